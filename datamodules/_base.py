@@ -1,0 +1,136 @@
+"""What every kind of data is: read once, batched by a pure plan, its vocabulary kept with the model.
+
+A public file of this folder holds one public subclass of `DataModule`; the class's `__init__`
+signature is its schema, and the contract tests pick it up.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lightning import LightningDataModule
+
+from datamodules._batch import Batch
+
+#: What goes in and what comes out, e.g. ("tokens", "tokens"). Words in use: tokens, frames, vector,
+#: label (inputs); tokens, tags, label, labels, value, next (targets).
+Task = tuple[str, str]
+
+#: The batches of one epoch: each a list of row numbers of the split.
+Plan = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Say where on this machine data may be read and where prepared data may be kept."""
+
+    #: Folders that data may be read from, in the order in which a relative path is looked for.
+    roots: tuple[Path, ...]
+    #: Folder of prepared data, keyed by content and settings; shared by all jobs of the home.
+    cache: Path
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Say how batches are drawn; the runner sets it before the fit."""
+
+    #: Padded source and target symbols in one global batch.
+    batch_tokens: int
+    #: Seed of the order.
+    seed: int
+    #: This process and how many there are: ranks take interleaved shares of each planned batch.
+    rank: int = 0
+    world_size: int = 1
+    #: Where the training loader of `start_epoch` begins; later epochs begin at batch 0.
+    start_epoch: int = 0
+    start_batch: int = 0
+
+
+class DataModule(LightningDataModule, ABC):
+    """Read one kind of data and give it as batches."""
+
+    #: Every task this kind of data can feed.
+    gives: ClassVar[frozenset[Task]]
+    #: Trainer options that this kind of data sets otherwise than the general default.
+    trainer_defaults: ClassVar[Mapping[str, Any]] = {}
+    #: Splits that every validation scores; the first is the one models are chosen by.
+    validation_splits: tuple[str, ...] = ("val",)
+
+    feed: Feed
+
+    @abstractmethod
+    def prepare(self, workspace: Workspace) -> None:
+        """Read, check, tokenise and cache all splits. Raise `DataError` for what is wrong."""
+
+    @property
+    @abstractmethod
+    def dims(self) -> dict[str, int | bool]:
+        """Return the values of the `FromData` parameters of topologies, by name."""
+
+    @abstractmethod
+    def plan(self, split: str, epoch: int) -> Plan:
+        """Return the batches of an epoch, a pure function of (feed.seed, split, epoch)."""
+
+    @abstractmethod
+    def collate(self, split: str, rows: Sequence[int]) -> Batch:
+        """Return the padded batch of these rows."""
+
+
+@dataclass(frozen=True)
+class TextScoring:
+    """Say how sacrebleu is to read this kind of data's target text."""
+
+    #: sacrebleu's tokenizer: "13a", "char", "intl", "zh", "none", ...
+    tokenize: str = "13a"
+    #: Whether case is ignored (sacrebleu's `lc`).
+    lowercase: bool = False
+
+
+class TextData(DataModule):
+    """A kind of data whose target is text: it can go from ids back to text, and score it."""
+
+    scoring: TextScoring = TextScoring()
+
+    @abstractmethod
+    def encode(self, lines: Sequence[str]) -> Batch:
+        """Return one batch of inputs without targets, its `index` the position in `lines`.
+
+        Needs `load_state_dict`, not `prepare`: prediction has only the checkpoint.
+        """
+
+    @abstractmethod
+    def detokenise(self, ids: Sequence[int]) -> str:
+        """Return the target text of these ids; everything from the end symbol on is left out."""
+
+    @abstractmethod
+    def source_symbols(self, line: str) -> list[str]:
+        """Return the printable symbols of an input, one for each of its positions."""
+
+    @abstractmethod
+    def target_symbols(self, ids: Sequence[int]) -> list[str]:
+        """Return the printable symbols of an output, one for each id, the end symbol included."""
+
+    @abstractmethod
+    def sources(self, split: str) -> Sequence[str]:
+        """Return the input text of every row."""
+
+    @abstractmethod
+    def references(self, split: str) -> Sequence[Sequence[str]]:
+        """Return the reference texts of every row, at least one each."""
+
+
+class BatchLoader:
+    """Iterate over a plan from batch `start`; nothing is counted here or in a sampler."""
+
+    def __init__(self, data: DataModule, split: str, epoch: int, start: int = 0) -> None:
+        self.data, self.split, self.start = data, split, start
+        self.plan = data.plan(split, epoch)
+
+    def __len__(self) -> int:
+        return len(self.plan) - self.start
+
+    def __iter__(self) -> Iterator[Batch]:
+        for rows in self.plan[self.start :]:
+            yield self.data.collate(self.split, rows)

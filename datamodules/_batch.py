@@ -1,0 +1,45 @@
+"""The one thing that travels between data and model.
+
+Shapes: B sequences in the batch, S longest input, T longest target, F features.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Hold one padded batch. Padding lies behind each sequence and never changes a result."""
+
+    #: Symbol ids, int64 (B, S), or features, float32 (B, S, F).
+    inputs: Tensor
+    #: True length of each input, int64 (B,); at least 1.
+    lengths: Tensor
+    #: Symbol ids with the end symbol but without the begin symbol, int64 (B, T); a class, int64
+    #: (B,); values, float32 (B, T, F). None where there is nothing to learn from (prediction).
+    targets: Tensor | None = None
+    #: True length of each target, the end symbol counted, int64 (B,).
+    target_lengths: Tensor | None = None
+    #: Further tensors by name, first axis B. `index` (B,) is the row in the split, always there.
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of sequences."""
+        return int(self.inputs.shape[0])
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """Return the same batch on another device (Lightning calls this)."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return Batch(
+            inputs=move(self.inputs),
+            lengths=move(self.lengths),
+            targets=None if self.targets is None else move(self.targets),
+            target_lengths=None if self.target_lengths is None else move(self.target_lengths),
+            extras={name: move(tensor) for name, tensor in self.extras.items()},
+        )

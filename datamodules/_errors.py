@@ -1,0 +1,18 @@
+"""What can go wrong with data. The runner maps these to the reasons a job can end.
+
+DataError
+├── DataPathError      a path that does not exist, or lies outside the allowed roots
+└── DataFormatError    a file that can be read but does not hold what was promised
+"""
+
+
+class DataError(Exception):
+    """Say in one line what is wrong with the data, with the file, the row and the mend."""
+
+
+class DataPathError(DataError):
+    """A path that does not exist, or that lies outside the allowed data roots."""
+
+
+class DataFormatError(DataError):
+    """A file whose content is not what its kind of data promises."""
