@@ -1,0 +1,1 @@
+"""Each public file is a kind of data."""

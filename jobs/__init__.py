@@ -1,0 +1,1 @@
+"""What a job is, and everything that speaks to Redis. Never imports torch."""

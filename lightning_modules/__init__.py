@@ -1,0 +1,1 @@
+"""All the ways to wire a recurrent network: each public file is a topology."""

@@ -1,0 +1,1 @@
+"""The training half: the only code of the worker that imports torch."""

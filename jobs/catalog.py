@@ -1,0 +1,116 @@
+"""What the workers can build: topologies, kinds of data, and their parameters."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.errors import SpecError, did_you_mean
+from jobs.schema import Parameter, check_all
+from jobs.spec import Component, TrainerOptions, TrainSpec
+
+#: What goes in and what comes out, e.g. ("tokens", "tokens").
+Task = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Describe one topology or one kind of data."""
+
+    name: str
+    #: One sentence for people.
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+    #: What a topology accepts, or a kind of data gives.
+    tasks: frozenset[Task] = frozenset()
+    #: Trainer options that it sets otherwise than the recipe.
+    trainer_defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def check(self, component: Component) -> dict[str, Any]:
+        """Return the component's parameters in their types. Raise SpecError."""
+        return check_all(self.parameters, component.params, self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "parameters": [parameter.to_dict() for parameter in self.parameters],
+            "tasks": sorted(map(list, self.tasks)),
+            "trainer_defaults": dict(self.trainer_defaults),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Entry":
+        """Build an entry from what `to_dict` gave."""
+        return cls(
+            name=plain["name"],
+            summary=plain["summary"],
+            parameters=tuple(map(Parameter.from_dict, plain["parameters"])),
+            tasks=frozenset((given, wanted) for given, wanted in plain["tasks"]),
+            trainer_defaults=plain["trainer_defaults"],
+        )
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Hold the entries by name."""
+
+    models: Mapping[str, Entry]
+    data: Mapping[str, Entry]
+
+    def check(self, spec: TrainSpec) -> None:
+        """Refuse a spec that no worker of this catalogue could build. Raise SpecError."""
+        model = _find(self.models, spec.model.name, "topology")
+        data = _find(self.data, spec.data.name, "kind of data")
+        model.check(spec.model)
+        data.check(spec.data)
+        if not model.tasks & data.tasks:
+            fitting = ", ".join(
+                name for name, each in sorted(self.models.items()) if each.tasks & data.tasks
+            )
+            raise SpecError(
+                f"{model.name} accepts {_words(model.tasks)}, {data.name} gives "
+                f"{_words(data.tasks)}; topologies that fit: {fitting or 'none'}"
+            )
+
+    def trainer(self, spec: TrainSpec) -> TrainerOptions:
+        """Return the trainer options in force for a spec."""
+        return spec.trainer.resolved(
+            self.models[spec.model.name].trainer_defaults,
+            self.data[spec.data.name].trainer_defaults,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {
+            "models": [entry.to_dict() for _, entry in sorted(self.models.items())],
+            "data": [entry.to_dict() for _, entry in sorted(self.data.items())],
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Catalog":
+        """Build a catalogue from what `to_dict` gave."""
+        models, data = (
+            {entry["name"]: Entry.from_dict(entry) for entry in plain[kind]}
+            for kind in ("models", "data")
+        )
+        return cls(models, data)
+
+    @property
+    def digest(self) -> str:
+        """Return a short digest of everything in the catalogue."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _find(entries: Mapping[str, Entry], name: str, what: str) -> Entry:
+    if name not in entries:
+        known = f" (there are: {', '.join(sorted(entries))})"
+        raise SpecError(f"no {what} is called {name!r}{did_you_mean(name, entries) or known}")
+    return entries[name]
+
+
+def _words(tasks: frozenset[Task]) -> str:
+    return " or ".join(sorted(f"{given} -> {wanted}" for given, wanted in tasks))

@@ -1,0 +1,419 @@
+"""What a person asks for: frozen dataclasses that travel as plain JSON.
+
+TrainSpec     train a model on data
+EvaluateSpec  score a trained job's model on a split
+PredictSpec   run a trained job's model on lines of text
+
+A spec file is TOML or JSON: top-level keys for the job, sections `model, data, trainer, resources,
+policy`. `read_spec` and `apply_overrides` know that grammar; a SpecError says what does not fit.
+"""
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar, get_type_hints
+
+from annotated_types import Ge, Gt, Interval
+
+from jobs.errors import SpecError, did_you_mean
+from jobs.schema import REQUIRED, Parameter, check_all
+
+#: A spec as JSON may have this many bytes; lines to predict have a bound of their own.
+MAX_SPEC_BYTES: Final = 1_000_000
+#: Lines to predict, and every file that travels through Redis, may have this many bytes together.
+MAX_CARRIED_BYTES: Final = 16_000_000
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+#: Value of an option that the spec does not set: the default in force decides (see `resolved`).
+UNSET: Final[Any] = _Unset()
+
+
+def option(default: Any, meaning: str) -> Any:
+    """Declare an option whose default a topology or a kind of data may override."""
+    return field(default=UNSET, metadata={"default": default, "meaning": meaning})
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """Declare a field with a fixed default."""
+    stored = {"default": default, "meaning": meaning}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=stored)
+    return field(default=default, metadata=stored)
+
+
+class Section:
+    """A frozen dataclass whose fields are declared with `option` or `setting`."""
+
+    #: How the section is called in a spec file.
+    section: ClassVar[str]
+
+    @classmethod
+    def parameters(cls) -> tuple[Parameter, ...]:
+        """Return the section's fields as parameters, the general defaults among them."""
+        hints = get_type_hints(cls, include_extras=True)
+        return tuple(
+            Parameter.from_annotation(
+                each.name,
+                hints[each.name],
+                each.metadata.get("default", REQUIRED),
+                each.metadata.get("meaning", ""),
+            )
+            for each in dataclasses.fields(cls)  # type: ignore[arg-type]
+        )
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """Build the section, its values checked. Raise SpecError."""
+        return cls(**check_all(cls.parameters(), plain, f"[{cls.section}]"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON of what is set."""
+        names = [each.name for each in dataclasses.fields(self)]  # type: ignore[arg-type]
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not UNSET}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions(Section):
+    """How to train. What is not set here, the topology, the data or the recipe decides."""
+
+    section: ClassVar[str] = "trainer"
+
+    max_epochs: Annotated[int, Ge(1)] = option(10, "passes over the training split")
+    max_steps: Annotated[int, Ge(1)] | None = option(None, "optimiser steps, if fewer")
+    batch_tokens: Annotated[int, Ge(1)] = option(
+        1100, "target symbols, padding counted, in one global batch"
+    )
+    lr: Annotated[float, Gt(0)] = option(2e-3, "peak learning rate of Adam")
+    beta1: Annotated[float, Interval(ge=0, lt=1)] = option(0.9, "decay of Adam's first moment")
+    beta2: Annotated[float, Interval(ge=0, lt=1)] = option(0.98, "decay of Adam's second moment")
+    weight_decay: Annotated[float, Ge(0)] = option(0.0, "decoupled weight decay (AdamW)")
+    warmup_steps: Annotated[int, Ge(0)] = option(200, "steps of linear rise to the peak rate")
+    schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"] = option(
+        "cosine", "the rate after the warm-up"
+    )
+    final_lr_fraction: Annotated[float, Interval(ge=0, le=1)] = option(
+        0.03, "last rate of cosine and linear, as a part of the peak"
+    )
+    clip: Annotated[float, Gt(0)] | None = option(1.0, "bound on the gradient's norm")
+    precision: Literal["auto", "bf16", "fp32"] = option(
+        "auto", "type of the matrix products; auto is bf16 where the processor gains by it"
+    )
+    val_every: Annotated[int, Ge(1)] = option(1, "epochs between validations")
+    patience: Annotated[int, Ge(1)] | None = option(
+        None, "stop after this many validations without a better one"
+    )
+    log_every: Annotated[int, Ge(1)] = option(20, "steps between points of the training metrics")
+
+    def resolved(self, *overrides: Mapping[str, Any]) -> "TrainerOptions":
+        """Return all options set: given here, else by the last override, else by the recipe."""
+        in_force = {
+            each.name: each.metadata["default"] for each in dataclasses.fields(TrainerOptions)
+        }
+        for override in overrides:
+            in_force.update(override)
+        return TrainerOptions.from_dict({**in_force, **self.to_dict()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources(Section):
+    """What a job needs of its worker."""
+
+    section: ClassVar[str] = "resources"
+
+    queue: str = setting("default", "the queue whose workers may take the job")
+    labels: list[str] = setting([], "labels that the worker must carry")
+    gpus: Annotated[int, Ge(0)] | None = setting(
+        None, "GPUs; not said, one where the worker has any"
+    )
+    devices: Annotated[int, Interval(ge=1, le=64)] = setting(
+        1, "processes that train together where no GPU is used"
+    )
+    threads: Annotated[int, Ge(1)] | None = setting(
+        None, "threads of each process; not said, the worker's share for a slot"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy(Section):
+    """What to do when things go wrong, and what to keep."""
+
+    section: ClassVar[str] = "policy"
+
+    checkpoint_seconds: Annotated[float, Gt(0)] = setting(
+        60.0, "time between checkpoints: the most work that a crash may cost"
+    )
+    checkpoint_steps: Annotated[int, Ge(1)] | None = setting(
+        None, "optimiser steps between checkpoints, besides the time"
+    )
+    on_nan: Literal["fail", "retry"] = setting(
+        "fail", "whether a loss that is not a number uses a retry or ends the job"
+    )
+    keep_days: Annotated[float, Gt(0)] = setting(
+        30.0, "days until the record and files of an ended job may be cleared"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(Section):
+    """How text is generated."""
+
+    section: ClassVar[str] = "search"
+
+    beam: Annotated[int, Interval(ge=1, le=100)] = setting(1, "width of the beam; 1 is greedy")
+    length_normalisation: Annotated[float, Ge(0)] = setting(
+        1.0, "exponent of the length that a hypothesis's score is divided by"
+    )
+    n_best: Annotated[int, Ge(1)] = setting(1, "hypotheses for each input; at most the beam")
+
+    def __post_init__(self) -> None:
+        if self.n_best > self.beam:
+            raise SpecError(f"[search]: n_best={self.n_best} needs a beam as wide, not {self.beam}")
+
+
+@dataclass(frozen=True)
+class Component:
+    """Name a public file of `lightning_modules/` or `datamodules/`, and its class's arguments."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_section(cls, plain: Any, section: str) -> "Component":
+        """Build a component from a spec's section: `name`, and the parameters beside it."""
+        if not isinstance(plain, Mapping) or not isinstance(plain.get("name"), str):
+            raise SpecError(f"[{section}] needs a name, e.g. name = {_EXAMPLES[section]!r}")
+        params = {key: value for key, value in plain.items() if key != "name"}
+        return cls(plain["name"], params)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the component as it stands in a spec's section."""
+        return {"name": self.name, **self.params}
+
+
+_EXAMPLES: Final = {"model": "attention_encoder_decoder", "data": "parallel_text"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """What every job has, whatever it does."""
+
+    kind: ClassVar[str]
+
+    resources: Resources = field(default_factory=Resources)
+    policy: Policy = field(default_factory=Policy)
+    #: A name for people; need not be unique.
+    name: str = ""
+    tags: Sequence[str] = ()
+    #: Higher goes first; equal ones in the order of their submission.
+    priority: Annotated[int, Interval(ge=-100, le=100)] = 0
+    #: How often an attempt that failed for a reason of its own is tried again.
+    retries: Annotated[int, Interval(ge=0, le=100)] = 0
+    #: Seconds of running, over all attempts, after which the job is stopped.
+    timeout: Annotated[float, Gt(0)] | None = None
+    #: Jobs that must have succeeded before this one starts.
+    after: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            if isinstance(value := getattr(self, each.name), list):
+                object.__setattr__(self, each.name, tuple(value))  # so that equal specs are equal
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON; `spec_from_dict` reads it back."""
+        plain: dict[str, Any] = {"kind": self.kind}
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, Section | Component):
+                value = value.to_dict()
+            elif isinstance(value, tuple | list):
+                value = list(value)
+            if value not in (None, {}, [], ""):
+                plain[each.name] = value
+        return plain
+
+    def to_json(self) -> str:
+        """Return compact JSON. Raise SpecError if it is too large or holds what JSON cannot."""
+        try:
+            text = json.dumps(self.to_dict(), allow_nan=False, separators=(",", ":"))
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"the spec holds a value that JSON cannot: {error}") from None
+        if len(text) > self.max_bytes():
+            raise SpecError(
+                f"the spec has {len(text):,} bytes; at most {self.max_bytes():,} can be queued: "
+                "put data into files and name their folder"
+            )
+        return text
+
+    @classmethod
+    def max_bytes(cls) -> int:
+        """Return how large the spec may be as JSON."""
+        return MAX_SPEC_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec(JobSpec):
+    """Train `model` on `data`."""
+
+    kind: ClassVar[str] = "train"
+
+    model: Component
+    data: Component
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    #: Seed of the weights, the dropout and the order of the batches.
+    seed: Annotated[int, Interval(ge=0, lt=2**32)] = 1
+    #: Id of a job whose newest checkpoint this one goes on from.
+    resume_from: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSpec(JobSpec):
+    """Score the best model of a trained job on a split."""
+
+    kind: ClassVar[str] = "evaluate"
+
+    #: Id of the trained job.
+    job: str
+    split: str = "test"
+    #: Parameters of the kind of data to set otherwise than in training.
+    data: Mapping[str, Any] = field(default_factory=dict)
+    search: SearchOptions = field(default_factory=SearchOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSpec(JobSpec):
+    """Run the best model of a trained job on lines of text."""
+
+    kind: ClassVar[str] = "predict"
+
+    #: Id of the trained job.
+    job: str
+    lines: Sequence[str]
+    search: SearchOptions = field(default_factory=SearchOptions)
+    #: Whether to keep the attention weights of each line.
+    attention: bool = False
+
+    @classmethod
+    def max_bytes(cls) -> int:
+        """Return how large the spec may be as JSON: the lines travel in it."""
+        return MAX_CARRIED_BYTES
+
+
+AnySpec = TrainSpec | EvaluateSpec | PredictSpec
+S = TypeVar("S", bound=JobSpec)
+
+_KINDS: Final[dict[str, type[AnySpec]]] = {
+    each.kind: each for each in (TrainSpec, EvaluateSpec, PredictSpec)
+}
+_SECTIONS: Final[dict[str, type[Section]]] = {
+    "trainer": TrainerOptions,
+    "resources": Resources,
+    "policy": Policy,
+    "search": SearchOptions,
+}
+
+
+def spec_from_dict(plain: Mapping[str, Any]) -> AnySpec:
+    """Build a spec from plain JSON, every value checked. Raise SpecError."""
+    given = dict(plain)
+    kind = given.pop("kind", "train")
+    if kind not in _KINDS:
+        raise SpecError(f"a job has no kind {kind!r}{did_you_mean(str(kind), _KINDS)}")
+    cls = _KINDS[kind]
+    if "queue" in given:  # a shorthand of the file's top level
+        given["resources"] = {"queue": given.pop("queue"), **given.get("resources", {})}
+    sections = {
+        name: _read_section(name, given.pop(name), cls)
+        for name in list(given)
+        if name in {"model", "data", *_SECTIONS} and _takes(cls, name)
+    }
+    for name in given:
+        if not _takes(cls, name):
+            known = [each.name for each in dataclasses.fields(cls)]
+            raise SpecError(f"the spec takes no {name!r}{did_you_mean(str(name), known)}")
+    fields = check_all(_top_level(cls), given, "the spec")
+    for name in ("model", "data"):
+        if cls is TrainSpec and name not in sections:
+            raise SpecError(f"the spec needs a section [{name}] with a name")
+    return cls(**fields, **sections)
+
+
+def _takes(cls: type[JobSpec], name: str) -> bool:
+    return any(each.name == name for each in dataclasses.fields(cls))
+
+
+def _read_section(name: str, plain: Any, cls: type[JobSpec]) -> Any:
+    if name in {"model", "data"} and cls is TrainSpec:
+        return Component.from_section(plain, name)
+    if not isinstance(plain, Mapping):
+        raise SpecError(f"[{name}] must be a section of key = value, not {plain!r}")
+    return _SECTIONS[name].from_dict(plain) if name in _SECTIONS else dict(plain)
+
+
+def _top_level(cls: type[JobSpec]) -> list[Parameter]:
+    hints = get_type_hints(cls, include_extras=True)
+    return [
+        Parameter.from_annotation(
+            each.name,
+            list[str] if hints[each.name] == Sequence[str] else hints[each.name],
+            REQUIRED if each.default is dataclasses.MISSING else each.default,
+        )
+        for each in dataclasses.fields(cls)
+        if each.name not in {"model", "data", *_SECTIONS}
+    ]
+
+
+def read_spec(path: Path, overrides: Sequence[str] = ()) -> AnySpec:
+    """Read a spec file (TOML, or JSON by its ending) and apply `section.key=value` overrides.
+
+    Raise SpecError if the file cannot be read or does not hold a spec.
+    """
+    try:
+        if path.stat().st_size > MAX_SPEC_BYTES:
+            raise SpecError(f"{path} is larger than a spec can be ({MAX_SPEC_BYTES:,} bytes)")
+        text = path.read_text(encoding="utf-8")
+        plain = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # both decoders' errors, and invalid UTF-8
+        raise SpecError(
+            f"{path} is no {'JSON' if path.suffix == '.json' else 'TOML'}: {error}"
+        ) from None
+    if not isinstance(plain, dict):
+        raise SpecError(f"{path} must hold an object with the sections model and data")
+    return spec_from_dict(apply_overrides(plain, overrides))
+
+
+def apply_overrides(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the spec with each `section.key=value` (or `key=value`) set. Raise SpecError."""
+    merged: dict[str, Any] = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in plain.items()
+    }
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        names = path.strip().split(".")
+        if not equals or not all(names) or len(names) > 2:
+            raise SpecError(f"{override!r} is no override; write section.key=value")
+        target = merged
+        if len(names) == 2:
+            target = merged.setdefault(names[0], {})
+            if not isinstance(target, dict):
+                raise SpecError(f"{override!r}: {names[0]!r} is not a section")
+        target[names[-1]] = parse_value(text.strip())
+    return merged
+
+
+def parse_value(text: str) -> Any:
+    """Return the text as a TOML value, or as itself where it is none."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,120 @@
+"""The attempt folder: all that a runner needs and all that it leaves; the one place for file names.
+
+    spec.json       what to do, as it was submitted
+    attempt.json    where and with what: paths, threads, the checkpoint to go on from
+    events.jsonl    what the runner reports, one event a line, appended
+    output.log      standard output and standard error of the runner
+    checkpoints/    complete checkpoints only (a temporary name until then)
+    files/          what a person may want: predictions, pictures
+    exit.json       how the runner's process ended, written by the guard
+
+`python -m worker.runner FOLDER` runs it again, without Redis.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.spec import AnySpec, spec_from_dict
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What the supervisor adds to a spec so that a runner can start."""
+
+    job: str
+    #: Number of the attempt: the fencing token.
+    attempt: int
+    #: Folders that data may be read from.
+    roots: tuple[str, ...]
+    #: Folder of prepared data, shared by all jobs of the home.
+    cache: str
+    #: Threads of each process.
+    threads: int = 1
+    #: Processes that train together.
+    world_size: int = 1
+    #: Indices of the GPUs of this attempt, as the machine numbers them.
+    gpus: tuple[int, ...] = ()
+    #: Checkpoint to go on from (training), or to use (evaluation, prediction).
+    checkpoint: str | None = None
+    #: Spec of the job whose checkpoint is evaluated or used, as plain JSON.
+    trained: Mapping[str, Any] | None = None
+    #: Steps already reported by earlier attempts.
+    steps_done: int = 0
+
+
+@dataclass(frozen=True)
+class AttemptFolder:
+    """Know every file of one attempt."""
+
+    path: Path
+
+    @property
+    def spec_file(self) -> Path:
+        """Return the path of the spec."""
+        return self.path / "spec.json"
+
+    @property
+    def attempt_file(self) -> Path:
+        """Return the path of what the supervisor adds to the spec."""
+        return self.path / "attempt.json"
+
+    @property
+    def events_file(self) -> Path:
+        """Return the path of the runner's events."""
+        return self.path / "events.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        """Return the path of the runner's standard output and error."""
+        return self.path / "output.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Return the folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def files(self) -> Path:
+        """Return the folder of further results."""
+        return self.path / "files"
+
+    @property
+    def exit_file(self) -> Path:
+        """Return the path of how the runner's process ended."""
+        return self.path / "exit.json"
+
+    def lay(self, spec: AnySpec, attempt: Attempt) -> None:
+        """Create the folder, or raise FileExistsError: an attempt is laid once."""
+        self.path.mkdir(parents=True, mode=0o700)
+        self.checkpoints.mkdir()
+        self.files.mkdir()
+        self.spec_file.write_text(json.dumps(spec.to_dict(), indent=1), encoding="utf-8")
+        self.attempt_file.write_text(json.dumps(asdict(attempt), indent=1), encoding="utf-8")
+
+    def read_spec(self) -> AnySpec:
+        """Return the spec. Raise SpecError."""
+        return spec_from_dict(json.loads(self.spec_file.read_text(encoding="utf-8")))
+
+    def read_attempt(self) -> Attempt:
+        """Return what the supervisor added."""
+        plain = json.loads(self.attempt_file.read_text(encoding="utf-8"))
+        return Attempt(**{**plain, "roots": tuple(plain["roots"]), "gpus": tuple(plain["gpus"])})
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is whole or not there, also after a power loss."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
