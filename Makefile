@@ -1,0 +1,47 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install demo test unit check lint types contracts format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+install: .venv/installed  ## set up .venv, with .venv/bin/unroll in it
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "unroll needs Python >= 3.11 with venv; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up .venv (torch, Lightning, Celery, an embedded Redis); once, about two minutes ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[worker,embedded,dev]'
+	@touch $@
+
+demo: install  ## start an embedded service, train an attention model on dates, show it working, stop
+	@$(BIN)/unroll demo
+
+test: install  ## the whole test suite
+	$(BIN)/pytest
+
+unit: install  ## the quick tests: no service, no process
+	$(BIN)/pytest tests/unit
+
+check: lint types contracts test  ## what CI runs
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+types: install
+	$(BIN)/mypy
+
+contracts: install
+	$(BIN)/lint-imports
+
+format: install  ## put the code into the common format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and everything made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
