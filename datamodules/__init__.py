@@ -1,1 +1,1 @@
-"""Each public file is a kind of data."""
+"""Kinds of data: each public file holds one, and joins the catalogue by being there."""

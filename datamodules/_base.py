@@ -1,4 +1,4 @@
-"""What every kind of data is: read once, batched by a pure plan, its vocabulary kept with the model.
+"""What every kind of data is: read once, batched by a pure plan, kept with the model it taught.
 
 A public file of this folder holds one public subclass of `DataModule`; the class's `__init__`
 signature is its schema, and the contract tests pick it up.
@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from lightning import LightningDataModule
 
 from datamodules._batch import Batch
+from datamodules._bucketing import Sizes, evaluation_plan, training_plan
 
 #: What goes in and what comes out, e.g. ("tokens", "tokens"). Words in use: tokens, frames, vector,
 #: label (inputs); tokens, tags, label, labels, value, next (targets).
@@ -36,7 +37,8 @@ class Workspace:
 class Feed:
     """Say how batches are drawn; the runner sets it before the fit."""
 
-    #: Padded source and target symbols in one global batch.
+    #: Rows x the longest sequence on either side of one global batch: the symbols of its longer
+    #: side, padding counted. Splits that are only evaluated use larger batches.
     batch_tokens: int
     #: Seed of the order.
     seed: int
@@ -70,12 +72,35 @@ class DataModule(LightningDataModule, ABC):
         """Return the values of the `FromData` parameters of topologies, by name."""
 
     @abstractmethod
-    def plan(self, split: str, epoch: int) -> Plan:
-        """Return the batches of an epoch, a pure function of (feed.seed, split, epoch)."""
+    def sizes(self, split: str) -> Sizes:
+        """Return the lengths of every row of a split on each side, int64 (N, K)."""
 
     @abstractmethod
     def collate(self, split: str, rows: Sequence[int]) -> Batch:
         """Return the padded batch of these rows."""
+
+    def plan(self, split: str, epoch: int) -> Plan:
+        """Return the batches of an epoch, a pure function of (feed, split, epoch)."""
+        if split == "train":
+            return training_plan(self.sizes(split), self.feed.batch_tokens, self.feed.seed, epoch)
+        return evaluation_plan(self.sizes(split), self.feed.batch_tokens)
+
+    def train_dataloader(self) -> "BatchLoader":
+        """Return the batches of the epoch the trainer is in, from where `feed` says.
+
+        The trainer must ask anew each epoch (`reload_dataloaders_every_n_epochs=1`).
+        """
+        epoch = self.trainer.current_epoch if self.trainer else self.feed.start_epoch
+        start = self.feed.start_batch if epoch == self.feed.start_epoch else 0
+        return BatchLoader(self, "train", epoch, start)
+
+    def val_dataloader(self) -> "list[BatchLoader]":
+        """Return the batches of each of `validation_splits`, in their order."""
+        return [BatchLoader(self, split, 0) for split in self.validation_splits]
+
+    def test_dataloader(self) -> "BatchLoader":
+        """Return the batches of the test split."""
+        return BatchLoader(self, "test", 0)
 
 
 @dataclass(frozen=True)
@@ -122,15 +147,29 @@ class TextData(DataModule):
 
 
 class BatchLoader:
-    """Iterate over a plan from batch `start`; nothing is counted here or in a sampler."""
+    """Iterate over a plan from batch `start`; nothing is counted here or in a sampler.
+
+    Each rank gets its share of every batch, so that all ranks take the same number of steps. Where
+    a batch has fewer rows than there are ranks, those left over get one that counts for nothing
+    (`Batch.idle`).
+    """
 
     def __init__(self, data: DataModule, split: str, epoch: int, start: int = 0) -> None:
         self.data, self.split, self.start = data, split, start
         self.plan = data.plan(split, epoch)
+        if not 0 <= start <= len(self.plan):
+            raise ValueError(f"epoch {epoch} has {len(self.plan)} batches and no batch {start}")
 
     def __len__(self) -> int:
         return len(self.plan) - self.start
 
     def __iter__(self) -> Iterator[Batch]:
         for rows in self.plan[self.start :]:
-            yield self.data.collate(self.split, rows)
+            yield self._share(rows)
+
+    def _share(self, rows: Sequence[int]) -> Batch:
+        feed = self.data.feed
+        mine = rows[feed.rank :: feed.world_size]
+        if not mine:
+            return self.data.collate(self.split, rows[:1]).idle()
+        return self.data.collate(self.split, mine)

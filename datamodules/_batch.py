@@ -4,7 +4,7 @@ Shapes: B sequences in the batch, S longest input, T longest target, F features.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,12 +23,21 @@ class Batch:
     targets: Tensor | None = None
     #: True length of each target, the end symbol counted, int64 (B,).
     target_lengths: Tensor | None = None
-    #: Further tensors by name, first axis B. `index` (B,) is the row in the split, always there.
+    #: Further tensors by name, first axis B. `index` (B,) is the row in the split, always there; -1
+    #: where the row counts for nothing.
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of sequences."""
         return int(self.inputs.shape[0])
+
+    def idle(self) -> "Batch":
+        """Return the same shapes with no target to learn from, for a rank without a share."""
+        return replace(
+            self,
+            target_lengths=torch.zeros_like(self.lengths),
+            extras={**self.extras, "index": torch.full_like(self.lengths, -1)},
+        )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
         """Return the same batch on another device (Lightning calls this)."""

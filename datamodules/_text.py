@@ -1,0 +1,177 @@
+"""What kinds of data with text on both sides share: everything but where the text comes from."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import torch
+
+from datamodules._base import Task, TextData, Workspace
+from datamodules._batch import Batch
+from datamodules._bucketing import Sizes
+from datamodules._errors import DataError
+from datamodules._rows import Rows, Texts
+from datamodules._vocab import TextForm, Vocabulary, from_state
+
+_STATE_FORMAT: Final = 1
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """The vocabulary of each side; where both are one, it is one object."""
+
+    source: Vocabulary
+    target: Vocabulary
+
+    @property
+    def shared(self) -> bool:
+        """Whether both sides use the same ids."""
+        return self.source is self.target
+
+    def state(self) -> dict[str, Any]:
+        """Return both as plain values, a shared one once."""
+        source = self.source.state()
+        return {"source": source, "target": None if self.shared else self.target.state()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Vocabularies":
+        """Undo `state`."""
+        source = from_state(state["source"])
+        return cls(source, source if state["target"] is None else from_state(state["target"]))
+
+
+@dataclass(frozen=True)
+class PairSplit:
+    """One split: rows of ids that end with EOS, and the text they were made of."""
+
+    source: Rows
+    target: Rows
+    source_text: Sequence[str]
+    target_text: Sequence[str]
+
+    @classmethod
+    def encode(
+        cls, sources: Sequence[str], targets: Sequence[str], vocabularies: Vocabularies
+    ) -> "PairSplit":
+        """Return the split of these lines."""
+        return cls(
+            Rows.of_ids(vocabularies.source.encode(sources)),
+            Rows.of_ids(vocabularies.target.encode(targets)),
+            Texts(Rows.of_texts(sources)),
+            Texts(Rows.of_texts(targets)),
+        )
+
+    @property
+    def sizes(self) -> Sizes:
+        """The lengths of both sides (N, 2)."""
+        return np.stack([self.source.lengths, self.target.lengths], axis=1)
+
+
+class TextPairs(TextData):
+    """Text in, text out. A subclass sets `_form` and, in `prepare`, `_vocabularies` and `_splits`.
+
+    Both sides end with EOS, so that an empty line still has one symbol.
+    """
+
+    gives: ClassVar[frozenset[Task]] = frozenset({("tokens", "tokens")})
+
+    _form: TextForm = TextForm()
+    _vocabularies: Vocabularies | None = None
+    _workspace: Workspace | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._splits: dict[str, PairSplit] = {}
+
+    @property
+    def vocabularies(self) -> Vocabularies:
+        """The vocabularies, learned by `prepare` or loaded from a checkpoint."""
+        if self._vocabularies is None:
+            raise DataError("this data has no vocabulary yet: prepare it or load a checkpoint")
+        return self._vocabularies
+
+    @property
+    def dims(self) -> dict[str, int | bool]:
+        """Return the size of both vocabularies and whether they are one."""
+        both = self.vocabularies
+        return {
+            "source_vocabulary_size": len(both.source),
+            "target_vocabulary_size": len(both.target),
+            "shared_vocabulary": both.shared,
+        }
+
+    def sizes(self, split: str) -> Sizes:
+        """Return the lengths of source and target, the end symbols counted (N, 2)."""
+        return self._split(split).sizes
+
+    def collate(self, split: str, rows: Sequence[int]) -> Batch:
+        """Return the padded batch of these rows."""
+        pairs = self._split(split)
+        inputs, lengths = pairs.source.padded(rows)
+        targets, target_lengths = pairs.target.padded(rows)
+        index = torch.tensor(rows, dtype=torch.int64)
+        return Batch(inputs, lengths, targets, target_lengths, {"index": index})
+
+    def encode(self, lines: Sequence[str]) -> Batch:
+        """Return one batch of these lines, in their order and without targets."""
+        rows = Rows.of_ids(self.vocabularies.source.encode([self._form(line) for line in lines]))
+        inputs, lengths = rows.padded(range(len(lines)))
+        return Batch(inputs, lengths, extras={"index": torch.arange(len(lines))})
+
+    def detokenise(self, ids: Sequence[int]) -> str:
+        """Return the target text of these ids up to the end symbol."""
+        return self.vocabularies.target.decode(ids)
+
+    def source_symbols(self, line: str) -> list[str]:
+        """Return the printable symbols of an input, its end symbol included."""
+        batch = self.encode([line])
+        return self.vocabularies.source.symbols(batch.inputs[0].tolist())
+
+    def target_symbols(self, ids: Sequence[int]) -> list[str]:
+        """Return the printable symbols of an output, one for each id."""
+        return self.vocabularies.target.symbols(ids)
+
+    def sources(self, split: str) -> Sequence[str]:
+        """Return the input text of every row."""
+        return self._split(split).source_text
+
+    def references(self, split: str) -> Sequence[Sequence[str]]:
+        """Return the target text of every row, as its only reference."""
+        return [[text] for text in self._split(split).target_text]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the vocabularies and the form of the text as plain values."""
+        return {
+            "format": _STATE_FORMAT,
+            "form": self._form.state(),
+            "vocabularies": self.vocabularies.state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over vocabularies and form: how text is read belongs to the model.
+
+        `prepare` then learns none of its own. Where it ran before with others, it runs again.
+        """
+        if state_dict.get("format") != _STATE_FORMAT:
+            raise DataError(
+                "this checkpoint holds its vocabulary in a form this version cannot read"
+            )
+        same = self._vocabularies is not None and self.state_dict() == state_dict
+        if same:
+            return
+        form = TextForm(**state_dict["form"])
+        if form != self._form:
+            _log.warning("the text is read as the model learned it: %s", form)
+        self._form = form
+        self._vocabularies = Vocabularies.from_state(state_dict["vocabularies"])
+        if self._workspace is not None:
+            self.prepare(self._workspace)
+
+    def _split(self, split: str) -> PairSplit:
+        if split not in self._splits:
+            known = ", ".join(self._splits) or "none; it was not prepared"
+            raise DataError(f"this data has no split {split!r} (it has: {known})")
+        return self._splits[split]
