@@ -1,0 +1,116 @@
+"""The whole service of one machine: Redis unless one is given, and one worker."""
+
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from jobs.children import Child
+from jobs.embedded import EmbeddedRedis, HomeLock, unusable
+from jobs.errors import SetupError
+
+#: Packages that a worker needs and a client does not.
+_WORKER_PACKAGES: Final = ("torch", "lightning", "torchmetrics", "sacrebleu", "psutil")
+#: Seconds within which a part that ends again and again is given up.
+_QUICK_END: Final = 10.0
+_MAX_QUICK_ENDS: Final = 3
+#: Seconds that a worker has for taking checkpoints and handing its jobs back.
+DRAIN_TIMEOUT: Final = 60.0
+
+
+class Service:
+    """Run Redis (unless `url` names one) and one worker, for the length of a block."""
+
+    def __init__(
+        self, home: Path, *, slots: int = 1, url: str | None = None, log: Path | None = None
+    ) -> None:
+        self.home = home.absolute()
+        self._slots = slots
+        self._url = url
+        self._log = log
+        self._lock = HomeLock(self.home)
+        self._redis = None if url else EmbeddedRedis(self.home)
+        self._worker: Child | None = None
+        self._ends: list[float] = []
+
+    @property
+    def url(self) -> str:
+        """Return the URL of Redis."""
+        return self._redis.url if self._redis else self._url or ""
+
+    @property
+    def worker_pid(self) -> int:
+        """Return the process id of the worker; 0 before its start."""
+        return self._worker.pid if self._worker else 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the parts. Raise SetupError with the mend, nothing left running."""
+        require_worker()
+        self._lock.acquire()
+        try:
+            if self._redis:
+                self._redis.start()
+            self._start_worker()
+        except BaseException:
+            self.stop(0)
+            raise
+
+    def stop(self, timeout: float = DRAIN_TIMEOUT) -> None:
+        """Let the worker hand its jobs back, then stop everything; at most `timeout` seconds."""
+        if self._worker is not None:
+            self._worker.stop(timeout)
+            self._worker = None
+        if self._redis is not None:
+            self._redis.stop()
+        self._lock.release()
+
+    def mend(self) -> None:
+        """Start again what has ended. Raise SetupError where it ends again and again."""
+        if self._redis is not None and not self._redis.running:
+            self._note_end("Redis")
+            self._redis.restart()
+        if self._worker is not None and not self._worker.running:
+            self._note_end("the worker")
+            self._start_worker()
+
+    def _note_end(self, what: str) -> None:
+        now = time.monotonic()
+        self._ends = [end for end in self._ends if now - end < _QUICK_END] + [now]
+        if len(self._ends) >= _MAX_QUICK_ENDS:
+            words = self._worker.last_words() if self._worker else ""
+            raise SetupError(f"{what} ends again and again{': ' + words if words else ''}")
+
+    def _start_worker(self) -> None:
+        command = [sys.executable, "-m", "worker", "--home", str(self.home)]
+        command += ["--slots", str(self._slots)]
+        # Credentials go by environment: a command line is open to every user of the machine.
+        environment = {**os.environ, "UNROLL_REDIS_URL": self.url, "UNROLL_HOME": str(self.home)}
+        try:
+            self._worker = Child(command, environment=environment, log=self._log)
+        except OSError as error:
+            raise unusable(self.home, error) from None
+
+
+def require_worker() -> None:
+    """Raise SetupError where only the client is installed."""
+    missing = [name for name in _WORKER_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SetupError(
+            f"this installation is a client only ({', '.join(missing)} missing): "
+            "pip install 'unroll[worker]'"
+        )
