@@ -1,0 +1,187 @@
+"""What all topologies that write text share: the loss, the search, the scores.
+
+Shapes: B sentences, T target positions, S source positions, M target symbols that count, V symbols.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypedDict
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from datamodules._base import Task, TextData
+from datamodules._batch import Batch
+from datamodules._vocab import BOS, PAD
+from lightning_modules._base import Topology
+from lightning_modules._decoding import Hypothesis, Search, StepDecoder, search
+from lightning_modules._errors import ModelError
+from lightning_modules._losses import smoothed_cross_entropy
+from lightning_modules._scoring import ScoredText, TokenAverages, score_outputs
+
+
+class StepOutput(TypedDict):
+    """What a training step tells the trainer (`loss`) and the runner's callbacks (the rest)."""
+
+    #: Mean smoothed loss of a target symbol.
+    loss: Tensor
+    #: Sum of the losses without smoothing, in nats.
+    nll_sum: Tensor
+    #: How many target symbols there were, the end symbols counted.
+    tokens: Tensor
+    #: How many of them the model would have chosen, given the true ones before.
+    correct: Tensor
+
+
+@dataclass
+class _Running:
+    """What an evaluation gathers of one split."""
+
+    averages: TokenAverages
+    outputs: dict[int, Sequence[int]] = field(default_factory=dict)
+
+
+def target_mask(batch: Batch) -> Tensor:
+    """Return which target positions count, bool (B, T)."""
+    targets, lengths = targets_of(batch)
+    return torch.arange(targets.shape[1], device=targets.device) < lengths[:, None]
+
+
+def targets_of(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return target ids (B, T) and their lengths (B,); refuse a batch without them."""
+    if batch.targets is None or batch.target_lengths is None:
+        raise ModelError("this batch has no targets; generate from it instead of training on it")
+    return batch.targets, batch.target_lengths
+
+
+def previous_symbols(targets: Tensor) -> Tensor:
+    """Return y_{i-1} for every y_i: the begin symbol, then all targets but the last, (B, T)."""
+    begin = torch.full_like(targets[:, :1], BOS)
+    return torch.cat([begin, targets[:, :-1]], dim=1)
+
+
+class TextTopology(Topology):
+    """A topology whose output is text, written symbol by symbol."""
+
+    accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "tokens")})
+    monitor = "val/bleu"
+    monitor_mode = "max"
+
+    #: How validation, test and `generate` search.
+    search: Search
+    #: Label smoothing ε of the training loss.
+    label_smoothing: float
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: The text and the scores of each split of the newest evaluation.
+        self.outputs: dict[str, ScoredText] = {}
+        self._running: dict[str, _Running] = {}
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the logits of every target symbol given those before it, (M, V).
+
+        They lie row by row as `batch.targets[target_mask(batch)]` does.
+        """
+
+    @abstractmethod
+    def decoder(self, batch: Batch) -> StepDecoder:
+        """Return the step by which outputs for these inputs are written."""
+
+    def alignment(self, batch: Batch) -> Tensor:  # noqa: ARG002 (for those that attend)
+        """Return what each target symbol attended to, (B, T, S)."""
+        raise ModelError(f"{type(self).__name__} does not attend; it has no attention to show")
+
+    def generate(self, batch: Batch, how: Search | None = None) -> list[list[Hypothesis]]:
+        """Return the n best outputs of each input, best first (`how`: else `self.search`)."""
+        how = how or self.search
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                found = search(self.decoder(batch), batch.lengths, how)
+                return self._explain(batch, found) if how.attention else found
+        finally:
+            self.train(training)
+
+    def _explain(self, batch: Batch, found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+        # Attention is read off in one pass over the finished outputs: cheaper than to carry it.
+        explained: list[list[Hypothesis]] = [[] for _ in found]
+        for rank in range(max(map(len, found))):
+            rows = [row for row, hypotheses in enumerate(found) if rank < len(hypotheses)]
+            ids = [torch.tensor(found[row][rank].ids, device=batch.inputs.device) for row in rows]
+            forced = Batch(
+                inputs=batch.inputs[rows],
+                lengths=batch.lengths[rows],
+                targets=pad_sequence(ids, batch_first=True, padding_value=PAD),
+                target_lengths=torch.tensor([len(i) for i in ids], device=batch.inputs.device),
+            )
+            for row, weights in zip(rows, self.alignment(forced).float().cpu(), strict=True):
+                hypothesis, length = found[row][rank], int(batch.lengths[row])
+                matrix = weights[: len(hypothesis.ids), :length].clone()
+                explained[row].append(replace(hypothesis, attention=matrix))
+        return explained
+
+    def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # noqa: ARG002 (Lightning)
+        """Return the loss of a batch and what its symbols count for."""
+        targets, _ = targets_of(batch)
+        targets = targets[target_mask(batch)]
+        logits = self(batch)
+        loss, nll = smoothed_cross_entropy(logits, targets, self.label_smoothing)
+        return {
+            "loss": loss.sum() / max(1, len(loss)),
+            "nll_sum": nll.sum(),
+            "tokens": torch.tensor(nll.numel(), device=nll.device),
+            "correct": (logits.detach().argmax(dim=-1) == targets).sum(),
+        }
+
+    def _evaluate(self, batch: Batch, dataloader_idx: int) -> None:
+        split = self.split_name(dataloader_idx)
+        running = self._running.setdefault(split, _Running(TokenAverages(self.device)))
+        targets = targets_of(batch)[0][target_mask(batch)]
+        logits = self(batch)
+        _, nll = smoothed_cross_entropy(logits, targets, 0.0)
+        running.averages.update(nll, logits.argmax(dim=-1) == targets)
+        rows = batch.extras["index"].tolist()
+        for row, hypotheses in zip(rows, self.generate(batch), strict=True):
+            running.outputs[row] = hypotheses[0].ids
+
+    def _report(self) -> None:
+        for split, running in self._running.items():
+            metrics = running.averages.compute()
+            if isinstance(self.data, TextData):
+                self.outputs[split] = score_outputs(running.outputs, self.data, split)
+                metrics |= self.outputs[split].metrics
+            self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
+        self._running = {}
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to gather anew."""
+        self._running = {}
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
+        """Gather the loss and the text of a batch."""
+        self._evaluate(batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of every validation split."""
+        self._report()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to gather anew."""
+        self._running = {}
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
+        """Gather the loss and the text of a batch."""
+        self._evaluate(batch, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test split."""
+        self._report()
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[list[Hypothesis]]:  # noqa: ARG002 (Lightning)
+        """Return the outputs of a batch."""
+        return self.generate(batch)

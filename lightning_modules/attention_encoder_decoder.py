@@ -1,0 +1,226 @@
+"""N-M with attention: a bidirectional encoder, and a decoder that looks back at every step.
+
+Shapes: B sentences, N = B * k rows in a search, S source positions, T target positions, E width
+of an embedding, H hidden units, C = 2H width of an annotation, G*H a cell's drive, V target
+symbols.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Interval, Lt
+from torch import Tensor, nn
+
+from datamodules._batch import Batch
+from datamodules._params import FromData
+from lightning_modules._attention import (
+    AdditiveScore,
+    AttendWithPrevious,
+    Memory,
+    Parts,
+    Scanned,
+    bind,
+    keep_rows,
+    remember,
+    scan,
+)
+from lightning_modules._cells import CELLS, CellName, FusedRNN
+from lightning_modules._decoding import Search
+from lightning_modules._errors import ModelError
+from lightning_modules._text import TextTopology, previous_symbols, target_mask, targets_of
+
+Size = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Lt(1)]
+
+
+class AttentionEncoderDecoder(TextTopology):
+    """Read a sequence in both directions, write another, attending to the input at every step.
+
+    Bahdanau, Cho & Bengio 2015, "Neural machine translation by jointly learning to align and
+    translate":
+
+        h_j = [→h_j; ←h_j],  s_0 = tanh(W_0 [→h_S; ←h_1] + b_0),
+        e_ij = a(s_{i-1}, h_j),  α_ij = softmax_j(e_ij),  c_i = Σ_j α_ij h_j,
+        s_i = f(s_{i-1}, y_{i-1}, c_i),  p(y_i) = softmax(g(y_{i-1}, s_i, c_i)),
+        g(y, s, c) = W_o tanh(W_r [s; y; c] + b_r) + b_o.
+
+    With several layers the lowest attends and those above run over its states. With tied
+    embeddings (Press & Wolf 2017) W_o is the target embedding, which is also the source's where
+    both sides share a vocabulary.
+
+    Args:
+        hidden_size: Units of each direction of the encoder, and of the decoder.
+        embedding_size: Width of an embedding; hidden_size if not given.
+        attention_size: Width in which attention compares states; hidden_size if not given.
+        cell: Kind of recurrent cell, of encoder and decoder.
+        layers: Recurrent layers of the encoder, and of the decoder.
+        embedding_dropout: Share of embedding values dropped in training.
+        dropout: Share of readout values, and of values between layers, dropped in training.
+        label_smoothing: Share of the target's probability spread over the whole vocabulary.
+        tie_embeddings: Whether output and embeddings use one matrix.
+        max_length_ratio: Symbols an output may have for each input symbol.
+        max_length_extra: Symbols an output may have beyond that.
+
+    """
+
+    def __init__(  # noqa: PLR0913 (the signature is the schema)
+        self,
+        *,
+        hidden_size: Size = 256,
+        embedding_size: Size | None = None,
+        attention_size: Size | None = None,
+        cell: CellName = "gru",
+        layers: Size = 1,
+        embedding_dropout: Share = 0.2,
+        dropout: Share = 0.3,
+        label_smoothing: Share = 0.1,
+        tie_embeddings: bool = True,
+        max_length_ratio: Annotated[float, Interval(ge=0, le=100)] = 2.0,
+        max_length_extra: Size = 10,
+        source_vocabulary_size: FromData[int],
+        target_vocabulary_size: FromData[int],
+        shared_vocabulary: FromData[bool],
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if shared_vocabulary and source_vocabulary_size != target_vocabulary_size:
+            raise ModelError(
+                f"a shared vocabulary has one size, not {source_vocabulary_size} for sources and "
+                f"{target_vocabulary_size} for targets"
+            )
+        self.label_smoothing = label_smoothing
+        self.search = Search(max_length_ratio=max_length_ratio, max_length_extra=max_length_extra)
+        width = embedding_size or hidden_size
+        shared = tie_embeddings and shared_vocabulary
+        self.target_embedding = _embedding(target_vocabulary_size, width)
+        self.source_embedding = (
+            self.target_embedding if shared else _embedding(source_vocabulary_size, width)
+        )
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.encoder = FusedRNN(
+            cell, width, hidden_size, layers=layers, bidirectional=True, dropout=dropout
+        )
+        annotation = self.encoder.output_size
+        self.cell = CELLS[cell](hidden_size)
+        self.score = AdditiveScore(hidden_size, annotation, attention_size or hidden_size)
+        self.drive = nn.Linear(width, self.cell.drive_size)
+        self.order = AttendWithPrevious(annotation, self.cell.drive_size)
+        self.upper = (
+            FusedRNN(cell, hidden_size, hidden_size, layers=layers - 1, dropout=dropout)
+            if layers > 1
+            else None
+        )
+        self.first_state = nn.Linear(annotation, self._state_size)
+        self.readout = nn.Linear(hidden_size + width + annotation, width)
+        self.output = nn.Linear(width, target_vocabulary_size)
+        self._initialise(tied=tie_embeddings)
+
+    @property
+    def _state_size(self) -> int:
+        return self.cell.state_size + (self.upper.state_size if self.upper else 0)
+
+    def _initialise(self, *, tied: bool) -> None:
+        for linear in (self.drive, self.first_state, self.readout, self.output):
+            nn.init.xavier_uniform_(linear.weight)
+        for linear in (self.first_state, self.readout, self.output):
+            nn.init.zeros_(linear.bias)
+        self.drive.bias.data.copy_(self.cell.initial_bias())
+        if tied:
+            self.output.weight = self.target_embedding.weight
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the logits of every target symbol given those before it, (M, V)."""
+        embedded, scanned, tops = self._write(batch)
+        features = torch.cat([tops, embedded, scanned.contexts], dim=-1).flatten(0, 1)
+        counted = target_mask(batch).flatten().nonzero().squeeze(1)
+        return self._logits(features.index_select(0, counted))
+
+    def alignment(self, batch: Batch) -> Tensor:
+        """Return α_ij of each target symbol, (B, T, S)."""
+        return self._write(batch)[1].weights
+
+    def decoder(self, batch: Batch) -> "Writer":
+        """Return the step by which translations of these inputs are written."""
+        memory, first = self._read(batch)
+        return Writer(self, bind(self.cell, self.score, self.order, memory), first)
+
+    def _read(self, batch: Batch) -> tuple[Memory, Tensor]:
+        """Return what is attended to, and s_0 of all layers (B, W)."""
+        embedded = self.embedding_dropout(self.source_embedding(batch.inputs))
+        annotations, last = self.encoder(embedded, batch.lengths)
+        first = torch.tanh(self.first_state(self.encoder.top(last)))
+        return remember(self.score, annotations, batch.lengths), first.to(embedded.dtype)
+
+    def _write(self, batch: Batch) -> tuple[Tensor, Scanned, Tensor]:
+        """Return y_{i-1} embedded (B, T, E), the scan, and the top layer's states (B, T, H)."""
+        memory, first = self._read(batch)
+        lowest, above = first.split_with_sizes([self.cell.state_size, self._upper_size], dim=1)
+        symbols = previous_symbols(targets_of(batch)[0])
+        embedded = self.embedding_dropout(self.target_embedding(symbols))
+        scanned = scan(
+            self.cell,
+            self.score,
+            self.order,
+            memory=memory,
+            drives=self.drive(embedded),
+            state=lowest,
+        )
+        if self.upper is None:
+            return embedded, scanned, scanned.states
+        tops, _ = self.upper(self.dropout(scanned.states), state=above)
+        return embedded, scanned, tops
+
+    @property
+    def _upper_size(self) -> int:
+        return self._state_size - self.cell.state_size
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """Return W_o tanh(W_r [s; y; c] + b_r) + b_o for features (M, H + E + C)."""
+        logits: Tensor = self.output(self.dropout(torch.tanh(self.readout(features))))
+        return logits
+
+    def write(self, parts: Parts, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Do one step of all layers: symbols (N,), state (N, W) -> logits (N, V), state (N, W)."""
+        embedded = self.target_embedding(symbols)
+        lowest, above = state.split_with_sizes([self.cell.state_size, self._upper_size], dim=1)
+        drive = self.drive(embedded).to(parts.memory.values.dtype)
+        with torch.autocast(state.device.type, enabled=False):
+            lowest, context, _ = parts.step(drive, lowest)
+        top = self.cell.visible(lowest)
+        if self.upper is not None:
+            tops, above = self.upper(top[:, None], state=above)
+            top = tops[:, 0]
+        logits = self._logits(torch.cat([top, embedded, context], dim=-1))
+        return logits, torch.cat([lowest, above.to(lowest.dtype)], dim=1)
+
+
+def _embedding(symbols: int, width: int) -> nn.Embedding:
+    embedding = nn.Embedding(symbols, width)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    return embedding
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The `StepDecoder` of one batch."""
+
+    model: AttentionEncoderDecoder
+    parts: Parts
+    first: Tensor
+
+    def start(self) -> Tensor:
+        """Return s_0."""
+        return self.first
+
+    def step(self, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of the next symbol, and the state that knows `symbols`."""
+        logits, state = self.model.write(self.parts, symbols, state)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return torch.log_softmax(logits, dim=-1, dtype=wide), state
+
+    def keep(self, index: Tensor) -> "Writer":
+        """Return the decoder of only these sentences."""
+        parts = keep_rows(self.parts, self.model.score, index)
+        return replace(self, parts=parts, first=self.first[index])
