@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 #: Lengths, int64 (N, K).
 Sizes = NDArray[np.int64]
 
-#: Evaluation keeps no gradients, so its batches may be so many times larger.
-EVALUATION_SCALE: Final = 4
+#: Evaluation keeps no gradients, so its batches may be this much larger.
+EVALUATION_SCALE: Final = 2
 
 #: Up to this length sequences are told apart to the symbol, above it to the same proportion.
 _EXACT: Final = 16
@@ -42,8 +42,8 @@ def training_plan(sizes: Sizes, batch_tokens: int, seed: int, epoch: int) -> lis
 
 
 def evaluation_plan(sizes: Sizes, batch_tokens: int) -> list[list[int]]:
-    """Return the batches of a pass without training: sorted by length, nothing left to chance."""
-    order = _by_length(*sizes.T)
+    """Return the batches of a pass without training: sorted by cost, nothing left to chance."""
+    order = _by_length(sizes.max(axis=1), *sizes.T)
     limit = batch_tokens * EVALUATION_SCALE
     return [order[start:end].tolist() for start, end in _cuts(sizes[order], limit)]
 

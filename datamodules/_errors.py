@@ -9,6 +9,10 @@ DataError
 class DataError(Exception):
     """Say in one line what is wrong with the data, with the file, the row and the mend."""
 
+    def __init__(self, line: str) -> None:
+        # A file's name or content, quoted in the line, may itself hold a line end.
+        super().__init__("\\n".join(line.splitlines()))
+
 
 class DataPathError(DataError):
     """A path that does not exist, or that lies outside the allowed data roots."""

@@ -3,11 +3,11 @@
 Shapes: N rows, V values of all rows together, B rows of a batch, S the longest of these.
 """
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
-from typing import Any, Final, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules._vocab import EOS, PAD
-
-_OFFSET: Final = np.int64
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,21 @@ class Rows:
     @classmethod
     def of_ids(cls, rows: Iterable[Sequence[int]]) -> "Rows":
         """Join rows of ids, the end symbol put behind each."""
-        ended = [(*row, EOS) for row in rows]
-        values = np.fromiter(chain.from_iterable(ended), dtype=np.int32)
-        return cls(values, _offsets(map(len, ended)))
+        values, offsets = array("i"), array("q", [0])
+        for row in rows:
+            values.extend(row)
+            values.append(EOS)
+            offsets.append(len(values))
+        return cls(np.array(values, dtype=np.int32), np.array(offsets, dtype=np.int64))
 
     @classmethod
     def of_texts(cls, texts: Iterable[str]) -> "Rows":
         """Join texts as UTF-8."""
-        encoded = [text.encode() for text in texts]
-        values = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        return cls(values, _offsets(map(len, encoded)))
+        values, offsets = bytearray(), array("q", [0])
+        for text in texts:
+            values.extend(text.encode())
+            offsets.append(len(values))
+        return cls(np.array(values, dtype=np.uint8), np.array(offsets, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -49,6 +52,11 @@ class Rows:
     def lengths(self) -> NDArray[np.int64]:
         """The length of every row (N,)."""
         return np.diff(self.offsets)
+
+    def where(self, kept: NDArray[np.bool_]) -> "Rows":
+        """Return only the rows for which `kept` (N,) is true."""
+        values = self.values[np.repeat(kept, self.lengths)]
+        return Rows(values, np.concatenate(([0], np.cumsum(self.lengths[kept]))))
 
     def padded(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return these rows side by side, int64 (B, S), and their lengths, int64 (B,)."""
@@ -79,7 +87,3 @@ class Texts(Sequence[str]):
             return [self[each] for each in range(*place.indices(len(self)))]
         start, end = self.rows.offsets[:-1][place], self.rows.offsets[1:][place]
         return self.rows.values[start:end].tobytes().decode()
-
-
-def _offsets(lengths: Iterable[int]) -> NDArray[np.int64]:
-    return np.concatenate(([0], np.cumsum(np.fromiter(lengths, dtype=_OFFSET)))).astype(_OFFSET)

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from datamodules._base import Task, TextData, Workspace
 from datamodules._batch import Batch
@@ -16,6 +17,8 @@ from datamodules._rows import Rows, Texts
 from datamodules._vocab import TextForm, Vocabulary, from_state
 
 _STATE_FORMAT: Final = 1
+#: Lines encoded at once: enough to keep all cores busy, too few to fill the memory.
+_PART: Final = 10_000
 _log = logging.getLogger(__name__)
 
 
@@ -49,8 +52,8 @@ class PairSplit:
 
     source: Rows
     target: Rows
-    source_text: Sequence[str]
-    target_text: Sequence[str]
+    source_text: Texts
+    target_text: Texts
 
     @classmethod
     def encode(
@@ -58,11 +61,34 @@ class PairSplit:
     ) -> "PairSplit":
         """Return the split of these lines."""
         return cls(
-            Rows.of_ids(vocabularies.source.encode(sources)),
-            Rows.of_ids(vocabularies.target.encode(targets)),
+            _encoded(vocabularies.source, sources),
+            _encoded(vocabularies.target, targets),
             Texts(Rows.of_texts(sources)),
             Texts(Rows.of_texts(targets)),
         )
+
+    #: The names of the four parts.
+    PARTS: ClassVar = ("source", "target", "source_text", "target_text")
+
+    def parts(self) -> dict[str, Rows]:
+        """Return the four parts as rows, by name."""
+        return dict(
+            zip(
+                self.PARTS,
+                (self.source, self.target, self.source_text.rows, self.target_text.rows),
+                strict=True,
+            )
+        )
+
+    @classmethod
+    def of_parts(cls, parts: Mapping[str, Rows]) -> "PairSplit":
+        """Undo `parts`."""
+        source, target, source_text, target_text = (parts[name] for name in cls.PARTS)
+        return cls(source, target, Texts(source_text), Texts(target_text))
+
+    def where(self, kept: NDArray[np.bool_]) -> "PairSplit":
+        """Return the split with only the rows for which `kept` (N,) is true."""
+        return self.of_parts({name: rows.where(kept) for name, rows in self.parts().items()})
 
     @property
     def sizes(self) -> Sizes:
@@ -117,7 +143,7 @@ class TextPairs(TextData):
 
     def encode(self, lines: Sequence[str]) -> Batch:
         """Return one batch of these lines, in their order and without targets."""
-        rows = Rows.of_ids(self.vocabularies.source.encode([self._form(line) for line in lines]))
+        rows = _encoded(self.vocabularies.source, [self._form(line) for line in lines])
         inputs, lengths = rows.padded(range(len(lines)))
         return Batch(inputs, lengths, extras={"index": torch.arange(len(lines))})
 
@@ -165,13 +191,25 @@ class TextPairs(TextData):
         form = TextForm(**state_dict["form"])
         if form != self._form:
             _log.warning("the text is read as the model learned it: %s", form)
-        self._form = form
+        self._read_as(form)
         self._vocabularies = Vocabularies.from_state(state_dict["vocabularies"])
         if self._workspace is not None:
             self.prepare(self._workspace)
+
+    def _read_as(self, form: TextForm) -> None:
+        self._form = form
+        self.scoring = replace(self.scoring, lowercase=form.lowercase)
 
     def _split(self, split: str) -> PairSplit:
         if split not in self._splits:
             known = ", ".join(self._splits) or "none; it was not prepared"
             raise DataError(f"this data has no split {split!r} (it has: {known})")
         return self._splits[split]
+
+
+def _encoded(vocabulary: Vocabulary, lines: Sequence[str]) -> Rows:
+    return Rows.of_ids(
+        row
+        for start in range(0, len(lines), _PART)
+        for row in vocabulary.encode(lines[start : start + _PART])
+    )

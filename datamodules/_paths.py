@@ -1,0 +1,59 @@
+"""Which files data may be read from: those whose resolved path lies in an allowed root."""
+
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from datamodules._errors import DataPathError
+
+
+def find_folder(name: str, roots: Sequence[Path]) -> Path:
+    """Return the folder of this name: absolute, or relative to the first root that has it.
+
+    Raise DataPathError where it is outside all roots, by whatever links or dots, or nowhere.
+    """
+    places = [Path(name)] if Path(name).is_absolute() else [root / name for root in roots]
+    for place in places:
+        found = inside(place, roots)
+        if _is_folder(found):
+            return found
+    looked = ", ".join(map(str, places)) or "no data root is allowed at all"
+    raise DataPathError(f"there is no folder {name!r} to read data from (looked for: {looked})")
+
+
+def inside(path: Path, roots: Sequence[Path]) -> Path:
+    """Return the resolved path. Raise DataPathError if it lies outside all roots."""
+    resolved = _resolve(path)
+    if any(resolved.is_relative_to(_resolve(root)) for root in roots):
+        return resolved
+    folder = resolved if _is_folder(resolved) else resolved.parent
+    allowed = ", ".join(map(str, roots)) or "none"
+    line = shlex.quote(os.pathsep.join(map(str, (*roots, folder))))
+    raise DataPathError(
+        f"{resolved} lies outside the allowed data roots ({allowed});"
+        f" to allow it, start the worker with UNROLL_DATA_ROOTS={line}"
+    )
+
+
+def _resolve(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in the name
+        raise DataPathError(f"{str(path)!r} is not a usable path: {error}") from error
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is such a file. Raise DataPathError where that may not be known."""
+    return _asked(path, Path.is_file)
+
+
+def _is_folder(path: Path) -> bool:
+    return _asked(path, Path.is_dir)
+
+
+def _asked(path: Path, question: Callable[[Path], bool]) -> bool:
+    try:
+        return question(path)
+    except OSError as error:
+        raise DataPathError(f"cannot look at {path}: {error.strerror}") from error
