@@ -1,0 +1,85 @@
+"""Run one attempt: `python -m worker.runner FOLDER`; or tell what can be built: `--catalog`.
+
+Whatever happens, the last line of the folder's events says how it ended, and the exit status is 0.
+"""
+
+import argparse
+import faulthandler
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.job import Reason
+from jobs.spec import EvaluateSpec, PredictSpec, TrainSpec
+from worker.events import EndEvent
+from worker.folder import AttemptFolder
+from worker.runner.catalog import whole_catalog
+from worker.runner.commands import Commands
+from worker.runner.evaluate import evaluate
+from worker.runner.lightning_setup import quiet, set_up_torch
+from worker.runner.predict import predict
+from worker.runner.reasons import end_of
+from worker.runner.reporter import Reporter
+from worker.runner.task import Task
+from worker.runner.train import train
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m worker.runner", description=__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("folder", type=Path, nargs="?", help="the attempt folder to run")
+    what.add_argument("--catalog", action="store_true", help="print the catalogue as JSON")
+    given = parser.parse_args(arguments)
+    if given.catalog:
+        print_catalog()
+        return 0
+    folder = AttemptFolder(given.folder.resolve())
+    if not folder.spec_file.is_file():
+        parser.error(f"{given.folder} is no attempt folder: it holds no {folder.spec_file.name}")
+    run(folder)
+    return 0
+
+
+def print_catalog() -> None:
+    """Print everything that can be built here as one JSON object."""
+    catalog, broken = whole_catalog()
+    for line in broken:
+        sys.stderr.write(f"{line}\n")
+    sys.stdout.write(json.dumps(catalog.to_dict(), ensure_ascii=False) + "\n")
+
+
+def run(folder: AttemptFolder) -> EndEvent:
+    """Run the attempt, and return the event that it ended with and that the folder now holds."""
+    faulthandler.enable()
+    commands = Commands.inherited()
+    with Reporter(folder) as reporter, commands.listening():
+        try:
+            try:
+                result = _work(folder, reporter, commands)
+            finally:
+                commands.settle()
+            end = EndEvent(Reason.SUCCEEDED, result=result)
+        except BaseException as error:
+            end = end_of(error)
+        reporter.end(end)
+    return end
+
+
+def _work(folder: AttemptFolder, reporter: Reporter, commands: Commands) -> dict[str, Any]:
+    quiet()
+    attempt, spec = folder.read_attempt(), folder.read_spec()
+    task = Task(folder, attempt, reporter, commands, set_up_torch(attempt))
+    match spec:
+        case TrainSpec():
+            return train(task, spec)
+        case EvaluateSpec():
+            return evaluate(task, spec)
+        case PredictSpec():
+            return predict(task, spec)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

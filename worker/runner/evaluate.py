@@ -1,0 +1,66 @@
+"""Evaluate: score a trained model on one split."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import SpecError
+from jobs.spec import Component, EvaluateSpec, SearchOptions, TrainerOptions
+from lightning_modules._base import Topology
+from lightning_modules._text import TextTopology
+from worker.folder import write_atomically
+from worker.runner import catalog, precision
+from worker.runner.build import build_data, rebuild_model
+from worker.runner.lightning_setup import make_trainer
+from worker.runner.metrics import validation_metrics
+from worker.runner.task import Task
+from worker.runner.train import load_weights, prepare, signature
+
+
+def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
+    """Return the model's scores on the split; its output goes to `files/hypotheses.txt`."""
+    task.reporter.phase("preparing")
+    saved = task.read_checkpoint()
+    trained = task.trained_spec(saved)
+    kind = catalog.kinds_of_data().find(trained.data.name)
+    options = TrainerOptions.from_dict(saved.trainer)
+    data = build_data(kind, Component(trained.data.name, {**trained.data.params, **spec.data}))
+    prepare(task, data, options, trained.seed, saved)
+    topology = catalog.topologies().find(trained.model.name)
+    model = rebuild_model(topology, saved.hyper_parameters)
+    load_weights(model, saved)
+    set_search(model, spec.search)
+    trainer = make_trainer(
+        task.folder.path, task.device, precision.choose(options.precision, task.device), []
+    )
+    task.reporter.phase("evaluating")
+    if spec.split == "test":
+        trainer.test(model, datamodule=data, verbose=False)
+    else:
+        data.validation_splits = (spec.split,)
+        trainer.validate(model, datamodule=data, verbose=False)
+    metrics = validation_metrics(trainer)
+    task.reporter.metrics(metrics, step=saved.position.step, epoch=saved.position.epoch)
+    _write_hypotheses(task.folder.files, model, spec.split)
+    return {**metrics, **signature(model), "step": saved.position.step}
+
+
+def set_search(model: Topology, search: SearchOptions) -> None:
+    """Tell the model how to search. Raise SpecError if it writes no text but a search was asked."""
+    if isinstance(model, TextTopology):
+        model.search = replace(
+            model.search,
+            beam=search.beam,
+            length_normalisation=search.length_normalisation,
+            n_best=search.n_best,
+        )
+    elif search != SearchOptions():
+        raise SpecError(f"{type(model).__name__} writes no text: leave out [search]")
+
+
+def _write_hypotheses(folder: Path, model: Topology, split: str) -> None:
+    """Write what the model wrote, one output a line, as sacrebleu's command reads it."""
+    if not isinstance(model, TextTopology) or split not in model.outputs:
+        return
+    lines = [" ".join(text.splitlines()) + "\n" for text in model.outputs[split].hypotheses]
+    write_atomically(folder / "hypotheses.txt", "".join(lines).encode())

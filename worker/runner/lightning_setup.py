@@ -1,0 +1,78 @@
+"""Lightning as this program uses it: no files, no logger, no bar, no chatter, ours to supervise."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+from jobs.errors import SpecError
+from worker.folder import Attempt
+
+#: Warnings that tell a person nothing: each with why. Everything else is shown.
+_QUIET: Final = (
+    # A worker's slot may have no GPU on a machine that has some.
+    r"GPU available but not used",
+    # The loaders are plain iterables over a plan in memory; workers would only copy.
+    r"The '\w+_dataloader' does not have many workers",
+    # Lightning's own import of a deprecated name; nothing that this program could mend.
+    r"The `srun` command is available on your system but is not used",
+    # The data knows the length of each epoch; lengths differ between epochs by design.
+    r"Trying to infer the `batch_size` from an ambiguous collection",
+)
+
+
+def quiet() -> None:
+    """Keep Lightning from telling what `Reporter` tells, or what does not matter here."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def set_up_torch(attempt: Attempt) -> torch.device:
+    """Give torch its share of the machine, and return the device to train on. Raise SpecError."""
+    if attempt.world_size != 1:
+        raise SpecError(
+            f"this worker trains with one process, not {attempt.world_size}: leave out "
+            "resources.devices, or ask for one GPU"
+        )
+    # The machine's numbers, whatever this process was shown; without any, no GPU is ever touched.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, attempt.gpus))
+    torch.set_num_threads(attempt.threads)
+    if torch.get_num_interop_threads() != 1:
+        torch.set_num_interop_threads(1)
+    # Numbers near zero, which gates produce plenty of, would otherwise be handled in microcode.
+    torch.set_flush_denormal(True)
+    if not attempt.gpus:
+        return torch.device("cpu")
+    if torch.cuda.device_count() < 1:
+        raise SpecError(f"no GPU {attempt.gpus[0]} can be used here; ask for resources.gpus = 0")
+    torch.set_float32_matmul_precision("high")
+    return torch.device("cuda", 0)
+
+
+def make_trainer(
+    folder: Path, device: torch.device, precision: Any, callbacks: list[Callback], **options: Any
+) -> Trainer:
+    """Return a Trainer that does nothing of its own accord."""
+    return Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision=precision,
+        callbacks=callbacks,
+        default_root_dir=folder,
+        plugins=[LightningEnvironment()],  # whatever cluster this may run on: the ranks are ours
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **options,
+    )

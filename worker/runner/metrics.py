@@ -1,0 +1,124 @@
+"""Telling how a fit goes: training metrics every few steps, validation metrics, progress."""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from worker.events import ProgressEvent
+from worker.runner.reporter import Reporter
+from worker.runner.resume import Continuation
+
+#: What a topology's `training_step` returns of its batch besides the loss: summed negative
+#: log-likelihood in nats, number of target symbols, number of those predicted right.
+SUMS = ("nll_sum", "tokens", "correct")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say where a fit will end."""
+
+    steps: int
+    epochs: int
+
+
+class MetricReporter(Callback):
+    """Report means over the steps since the last report; nothing is read from a device in between.
+
+    What a window has gathered is part of a checkpoint, so that a resumed fit reports equal points.
+    """
+
+    def __init__(
+        self, reporter: Reporter, continuation: Continuation, plan: Plan, every: int
+    ) -> None:
+        self._reporter = reporter
+        self._at = continuation
+        self._plan = plan
+        self._every = every
+        #: Sums (3,) of each step of the window.
+        self._window: list[Tensor] = []
+        #: Target symbols since the clock started; the clock stands still during validations.
+        self._clock = 0.0
+        self._timed_from = 0
+        self._paused = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the window has gathered."""
+        return {"window": [sums.tolist() for sums in self._window]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a window."""
+        self._window = [torch.tensor(sums, dtype=torch.float64) for sums in state_dict["window"]]
+        self._timed_from = len(self._window)
+
+    def on_train_start(self, *_: Any) -> None:
+        """Tell that training begins."""
+        self._reporter.phase("training")
+        self._clock = time.perf_counter()
+        self._tell_progress(now=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, _module: LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Take the batch into the window, and report a full one."""
+        self._window.append(sums_of(outputs))
+        if self._at.step % self._every == 0:
+            self._report(trainer)
+        self._tell_progress()
+
+    def on_validation_start(self, *_: Any) -> None:
+        """Stop the clock."""
+        self._paused = time.perf_counter()
+        self._tell_progress(now=True)
+        self._reporter.phase("validating")
+
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
+        """Report the validation's metrics."""
+        self._clock += time.perf_counter() - self._paused
+        self._reporter.metrics(
+            validation_metrics(trainer), step=self._at.step, epoch=self._at.epoch
+        )
+        self._reporter.phase("training")
+
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        """Report what is left of the window."""
+        if self._window:
+            self._report(trainer)
+        self._tell_progress(now=True)
+
+    def _report(self, trainer: Trainer) -> None:
+        sums = torch.stack([each.to(self._window[-1].device) for each in self._window]).tolist()
+        nll, tokens, correct = (math.fsum(column) for column in zip(*sums, strict=True))
+        timed = math.fsum(row[1] for row in sums[self._timed_from :])
+        now = time.perf_counter()
+        values = {
+            "train/loss": nll / max(tokens, 1),
+            "train/accuracy": correct / max(tokens, 1),
+            "train/lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "train/tokens_per_second": timed / max(now - self._clock, 1e-9),
+        }
+        self._window, self._timed_from, self._clock = [], 0, now
+        self._reporter.metrics(values, step=self._at.step, epoch=self._at.epoch)
+
+    def _tell_progress(self, *, now: bool = False) -> None:
+        progress = ProgressEvent(self._at.step, self._plan.steps, self._at.epoch, self._plan.epochs)
+        self._reporter.progress(progress, now=now)
+
+
+def sums_of(outputs: Mapping[str, Any]) -> Tensor:
+    """Return nll_sum, tokens and correct of a training step as one float64 tensor (3,)."""
+    return torch.stack([torch.as_tensor(outputs[name], dtype=torch.float64) for name in SUMS])
+
+
+def validation_metrics(trainer: Trainer) -> dict[str, float]:
+    """Return what the newest validation or test logged, by name."""
+    return {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if "/" in name and not name.startswith("train/")
+    }

@@ -1,0 +1,94 @@
+"""What a run says: events for the supervisor, lines for people."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Self
+
+from worker.events import (
+    CheckpointEvent,
+    EndEvent,
+    Event,
+    MetricEvent,
+    PhaseEvent,
+    ProgressEvent,
+)
+from worker.folder import AttemptFolder
+
+#: Seconds between two progress events, which only people look at.
+_PROGRESS_EVERY: Final = 0.5
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+class Reporter:
+    """Append events to the folder, each whole and at once; what must survive is fsynced."""
+
+    def __init__(self, folder: AttemptFolder, say: Callable[[str], None] = _say) -> None:
+        self._say = say
+        _move_aside(folder)
+        self._file = os.open(folder.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._progress_due = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def say(self, line: str) -> None:
+        """Print a line for people."""
+        self._say(line)
+
+    def phase(self, phase: str) -> None:
+        """Tell that the runner turned to something else."""
+        self._write(PhaseEvent(phase))
+
+    def metrics(self, values: Mapping[str, float], *, step: int, epoch: int) -> None:
+        """Tell the values of metrics, by name, after this step."""
+        now = time.time()
+        events = [MetricEvent(name, value, step, epoch, now) for name, value in values.items()]
+        self._write(*events)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.say(f"epoch {epoch}  step {step}  {shown}")
+
+    def progress(self, event: ProgressEvent, *, now: bool = False) -> None:
+        """Tell how far the run has come; between two tellings passes half a second."""
+        clock = time.monotonic()
+        if now or clock >= self._progress_due:
+            self._progress_due = clock + _PROGRESS_EVERY
+            self._write(event)
+
+    def checkpoint(self, event: CheckpointEvent) -> None:
+        """Tell that a complete checkpoint lies in the folder."""
+        self._write(event)
+        os.fsync(self._file)
+        best = f", the best so far ({event.score:.4g})" if event.best and event.score else ""
+        self.say(f"checkpoint {event.file}{best}")
+
+    def end(self, event: EndEvent) -> None:
+        """Tell how the run ended: the last event."""
+        self._write(event)
+        os.fsync(self._file)
+        if event.traceback:
+            sys.stderr.write(event.traceback + "\n")
+            sys.stderr.flush()
+        self.say(f"ended: {event.reason}{': ' if event.message else ''}{event.message}")
+
+    def _write(self, *events: Event) -> None:
+        text = memoryview("".join(event.to_json() + "\n" for event in events).encode())
+        while text:
+            text = text[os.write(self._file, text) :]
+
+
+def _move_aside(folder: AttemptFolder) -> None:
+    """Keep the events of an earlier run by hand under a number of their own."""
+    events = folder.events_file
+    if not events.exists():
+        return
+    taken = len(list(events.parent.glob(f"{events.stem}-*{events.suffix}")))
+    events.rename(events.with_name(f"{events.stem}-{taken + 1:04d}{events.suffix}"))

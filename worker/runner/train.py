@@ -1,0 +1,172 @@
+"""Train: from a spec to the best model's metrics."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules._base import DataModule, Feed
+from jobs.catalog import Catalog
+from jobs.errors import SpecError
+from jobs.spec import TrainerOptions, TrainSpec
+from lightning_modules._base import Topology
+from lightning_modules._recipe import Recipe
+from worker.runner import catalog, precision
+from worker.runner.build import build_data, build_model
+from worker.runner.checkpoints import Checkpointer, Shelf
+from worker.runner.gradients import GradientGuard
+from worker.runner.lightning_setup import make_trainer
+from worker.runner.metrics import MetricReporter, Plan
+from worker.runner.resume import Continuation, Position, Saved
+from worker.runner.selection import Selection
+from worker.runner.task import Task
+
+
+def train(task: Task, spec: TrainSpec) -> dict[str, Any]:
+    """Train, and return the metrics of the best model with a few facts about it."""
+    task.reporter.phase("preparing")
+    topology = catalog.topologies().find(spec.model.name)
+    kind = catalog.kinds_of_data().find(spec.data.name)
+    here = Catalog({spec.model.name: topology.entry}, {spec.data.name: kind.entry})
+    here.check(spec)
+    options = here.trainer(spec)
+    saved = _saved(task, spec, options)
+    seed_everything(spec.seed)
+    data = build_data(kind, spec.data)
+    prepare(task, data, options, spec.seed, saved)
+    seed_everything(spec.seed)  # the first weights do not depend on how the data was prepared
+    model = build_model(topology, spec.model, data.dims)
+    if saved:
+        load_weights(model, saved)
+    return _fit(task, spec, options, (model, data), saved)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every random number generator there is."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def prepare(
+    task: Task, data: DataModule, options: TrainerOptions, seed: int, saved: Saved | None
+) -> None:
+    """Read the data, with the vocabularies of the checkpoint where there is one."""
+    position = saved.position if saved else Position()
+    data.feed = Feed(
+        batch_tokens=options.batch_tokens,
+        seed=seed,
+        start_epoch=position.epoch,
+        start_batch=position.batch,
+    )
+    if saved:
+        data.load_state_dict(dict(saved.data))
+    data.prepare(task.workspace)
+
+
+def load_weights(model: Topology, saved: Saved) -> None:
+    """Load the checkpoint's weights. Raise SpecError where they are another model's."""
+    try:
+        model.load_state_dict(saved.weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise SpecError(
+            f"the checkpoint is of a model with other parameters: {first[0].strip()}"
+        ) from None
+
+
+def _saved(task: Task, spec: TrainSpec, options: TrainerOptions) -> Saved | None:
+    """Read what to go on from. Another job's choice of the best model is not this one's."""
+    if task.attempt.checkpoint is None:
+        return None
+    saved = Saved.read(Path(task.attempt.checkpoint))
+    if saved.spec == spec.to_dict():
+        return saved
+    _refuse_if_nothing_is_left(saved.position, options)
+    return replace(saved, memory={})
+
+
+def _refuse_if_nothing_is_left(position: Position, options: TrainerOptions) -> None:
+    if position.epoch >= options.max_epochs:
+        raise SpecError(
+            f"the checkpoint has {position.epoch} epochs behind it: to go on from it, set "
+            f"trainer.max_epochs above that, not to {options.max_epochs}"
+        )
+    if options.max_steps is not None and position.step >= options.max_steps:
+        raise SpecError(
+            f"the checkpoint has {position.step} steps behind it: to go on from it, set "
+            f"trainer.max_steps above that, not to {options.max_steps}"
+        )
+
+
+def _recipe(options: TrainerOptions, total_steps: int) -> Recipe:
+    return Recipe(
+        lr=options.lr,
+        betas=(options.beta1, options.beta2),
+        weight_decay=options.weight_decay,
+        warmup_steps=options.warmup_steps,
+        schedule=options.schedule,
+        final_lr_fraction=options.final_lr_fraction,
+        total_steps=total_steps,
+    )
+
+
+def _total_steps(data: DataModule, options: TrainerOptions) -> int:
+    """Return how many steps the whole training has; epochs differ by a batch or two at most."""
+    steps = len(data.plan("train", 0)) * options.max_epochs
+    return min(steps, options.max_steps or steps)
+
+
+def _fit(
+    task: Task,
+    spec: TrainSpec,
+    options: TrainerOptions,
+    parts: tuple[Topology, DataModule],
+    saved: Saved | None,
+) -> dict[str, Any]:
+    model, data = parts
+    total_steps = _total_steps(data, options)
+    model.recipe = _recipe(options, total_steps)
+    at = Continuation(saved, {"spec": spec.to_dict(), "trainer": options.to_dict()})
+    guard = GradientGuard(options.clip)
+    selection = Selection(at, options, model.monitor, model.monitor_mode)
+    plan = Plan(total_steps, options.max_epochs)
+    trainer = make_trainer(
+        task.folder.path,
+        task.device,
+        precision.choose(options.precision, task.device),
+        [
+            at,
+            guard,
+            MetricReporter(task.reporter, at, plan, options.log_every),
+            selection,
+            Checkpointer(
+                Shelf(task.folder.checkpoints, task.reporter),
+                spec.policy,
+                task.commands,
+                (at, guard, selection),
+            ),
+        ],
+        max_epochs=options.max_epochs,
+        check_val_every_n_epoch=options.val_every,
+        reload_dataloaders_every_n_epochs=1,
+    )
+    if saved:
+        selection.load_state_dict(saved.memory.get(Selection.__name__, selection.state_dict()))
+    if not selection.finished:
+        trainer.fit(model, datamodule=data)
+    return {
+        **selection.metrics,
+        **signature(model),
+        "best_step": selection.step,
+        "parameters": sum(each.numel() for each in model.parameters()),
+    }
+
+
+def signature(model: Topology) -> dict[str, str]:
+    """Return sacrebleu's signature of the newest scores, where there are any."""
+    found = [outputs.signature for outputs in getattr(model, "outputs", {}).values()]
+    return {"bleu_signature": found[0]} if found and found[0] else {}
