@@ -154,6 +154,8 @@ class Job:
     submitted: float = 0.0
     started: float = 0.0
     ended: float = 0.0
+    #: Seconds that earlier attempts ran; the newest one, while it runs, did so since `started`.
+    ran: float = 0.0
     progress: Progress = field(default_factory=Progress)
     #: The newest checkpoint, and the best one.
     checkpoint: Checkpoint | None = None

@@ -1,0 +1,34 @@
+"""What the sides of the store share: the connection, the keys and the transitions."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import redis
+
+from jobs.connection import address, reaching
+from jobs.keys import Keys
+from jobs.scripts import Clock, Scripts
+
+
+class StoreBase:
+    """Hold a Redis client whose answers are bytes, and the keys of one namespace."""
+
+    def __init__(
+        self, client: "redis.Redis", namespace: str = "default", clock: Clock | None = None
+    ) -> None:
+        self._client: Any = client  # redis-py types each answer as one that may be awaited
+        self._address = address(client)
+        self._scripts = Scripts(client, Keys(namespace), clock)
+        self.keys = Keys(namespace)
+
+    def _reaching(self) -> AbstractContextManager[None]:
+        return reaching(self._address)
+
+    def _run(self, script: str, /, **arguments: Any) -> Any:
+        with self._reaching():
+            return self._scripts.run(script, **arguments)
+
+    def ping(self) -> None:
+        """Return if the service answers. Raise ServiceUnreachable."""
+        with self._reaching():
+            self._client.ping()

@@ -1,0 +1,127 @@
+"""Where the service is, and how to reach it; every failure is one line without the password."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from jobs.errors import ServiceUnreachable, SetupError
+
+#: Seconds after which an unanswered call counts as unreachable.
+SOCKET_TIMEOUT: Final = 5.0
+#: Seconds for a connection to come about.
+CONNECT_TIMEOUT: Final = 3.0
+#: The file of the home that holds the URL of its embedded service.
+ADDRESS_FILE: Final = "address"
+
+_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+
+
+def default_home() -> Path:
+    """Return the folder of everything kept on this machine."""
+    if home := os.environ.get("UNROLL_HOME"):
+        return Path(home).expanduser().absolute()
+    if data := os.environ.get("XDG_DATA_HOME"):
+        return Path(data) / "unroll"
+    return Path("~/.local/share/unroll").expanduser()
+
+
+def redis_url(home: Path | None = None) -> str:
+    """Return UNROLL_REDIS_URL, else the address of the home's embedded service.
+
+    Raise ServiceUnreachable where there is neither.
+    """
+    if url := os.environ.get("UNROLL_REDIS_URL"):
+        return url
+    home = home or default_home()
+    try:
+        return (home / ADDRESS_FILE).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise ServiceUnreachable(
+            f"no service is running in {home}; start one with `unroll up`, "
+            "or name one in UNROLL_REDIS_URL"
+        ) from None
+    except OSError as error:
+        raise ServiceUnreachable(f"cannot read {home / ADDRESS_FILE}: {error.strerror}") from None
+
+
+def connect(url: str) -> "redis.Redis":
+    """Return a client whose answers are bytes; nothing is sent yet. Raise SetupError for a bad URL.
+
+    A call is repeated once after a moment, so that a restart of Redis passes unnoticed; every
+    transition can bear to be sent twice.
+    """
+    if not url.startswith(_SCHEMES):
+        raise SetupError(f"{shown(url)!r} is no address of a Redis; write redis://HOST:PORT/0")
+    try:
+        return redis.Redis.from_url(
+            url,
+            decode_responses=False,
+            socket_timeout=SOCKET_TIMEOUT,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            health_check_interval=30,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.1), retries=1),
+        )
+    except (ValueError, TypeError) as error:
+        raise SetupError(f"{shown(url)!r} is no address of a Redis: {error}") from None
+
+
+def shown(url: str) -> str:
+    """Return the URL as it may be printed: without user, password and options."""
+    if url.startswith("unix://"):
+        return "unix://" + url.removeprefix("unix://").partition("?")[0].rpartition("@")[2]
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "(an address that cannot be read)"
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def address(client: "redis.Redis") -> str:
+    """Return where a client connects to, as it may be printed."""
+    options = client.connection_pool.connection_kwargs
+    if path := options.get("path"):
+        return f"unix://{path}"
+    return f"redis://{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+
+
+@contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Turn every error of Redis into ServiceUnreachable, in one line. Usable as a decorator."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise ServiceUnreachable(f"{shown(url)}: {_sentence(error)}") from None
+
+
+def _sentence(error: redis.RedisError) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, redis.AuthenticationError) or text.startswith(("NOAUTH", "WRONGPASS")):
+        return "the service refuses the password; put the right one into UNROLL_REDIS_URL"
+    for kind, sentence in _SENTENCES:
+        if isinstance(error, kind):
+            return sentence
+    if text.startswith("OOM"):
+        return _FULL
+    if text.startswith("MISCONF"):
+        return "the service cannot write to its disk; free some of it"
+    if isinstance(error, redis.ConnectionError):
+        return f"no service answers ({text.rstrip('.')}); start one with `unroll up`"
+    return f"the service answers with an error: {text}"
+
+
+_FULL: Final = "the service's memory is full; remove jobs with `unroll rm`, or raise its maxmemory"
+_SENTENCES: Final[tuple[tuple[type[redis.RedisError], str], ...]] = (
+    (redis.exceptions.NoPermissionError, "this user of the service may not do that"),
+    (redis.exceptions.OutOfMemoryError, _FULL),
+    (redis.exceptions.ReadOnlyError, "the service is a replica, which takes no writes"),
+    (redis.BusyLoadingError, "the service is still loading its data; try again in a moment"),
+    (redis.TimeoutError, f"the service did not answer within {SOCKET_TIMEOUT:g} s"),
+)

@@ -1,0 +1,92 @@
+"""Every Redis key: its type, its lifetime, and the role that writes it. Nothing else spells a key.
+
+A key is `unroll:NAMESPACE:GROUP:NAME`, and `:JOB` or `:QUEUE` behind it where there is one for
+each. The groups are what Redis ACLs (Redis 7 and later) can tell apart:
+
+    ask    written by submitters (and by workers, which take requests off the queue)
+    run    written by workers only: a submitter cannot forge a result
+    bell   Celery's queues and bindings
+
+    submitter   %RW~unroll:NS:ask:*  %R~unroll:NS:run:*  %RW~unroll:NS:bell:*
+    worker      %RW~unroll:NS:*
+    looker      %R~unroll:NS:*
+
+"Queued" is thus a request without a job state of its round; `standing` in lua/common.lua says how
+the two are read together.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from jobs.errors import SetupError
+
+ASK: Final = "ask"
+RUN: Final = "run"
+BELL: Final = "bell"
+
+
+@dataclass(frozen=True)
+class Key:
+    """Describe one key, or a family of keys with a part behind the colon."""
+
+    name: str
+    group: str
+    type: str
+    #: "job" or "queue" where there is one key for each, else empty.
+    per: str
+    #: What it holds and how long it lives.
+    meaning: str
+
+
+KEYS: Final = (
+    Key("request", ASK, "hash", "job", "what was asked for, and wishes; until the job is removed"),
+    Key("requests", ASK, "zset", "", "all job ids by time of submission"),
+    Key("pending", ASK, "zset", "queue", "jobs that a worker may take, by rank"),
+    Key("queues", ASK, "set", "", "queues that ever had a job pending"),
+    Key("blocked", ASK, "set", "", "jobs that wait for other jobs"),
+    Key("dedupe", ASK, "hash", "", "idempotency key -> job id; until the job is removed"),
+    Key("sequence", ASK, "string", "", "number of submissions: the age in a rank"),
+    Key("clearing", ASK, "zset", "", "ended jobs by the time at which they may be cleared"),
+    Key("rung", ASK, "string", "queue", "a bell was rung; expires in a moment"),
+    Key("job", RUN, "hash", "job", "what became of the request; until the job is removed"),
+    Key("leases", RUN, "zset", "", "running jobs by the time at which their leases run out"),
+    Key("holds", RUN, "hash", "", "job that waits for GPUs -> worker that keeps its own free"),
+    Key("series", RUN, "hash", "job", "counts of points and log lines, highest step of a metric"),
+    Key("points", RUN, "stream", "job", "the newest points; an entry's id is its last cursor"),
+    Key("chunks", RUN, "stream", "job", "older points, compressed; ids likewise"),
+    Key("log", RUN, "stream", "job", "the newest log lines; ids likewise"),
+    Key("files", RUN, "hash", "job", "small files by name"),
+    Key("workers", RUN, "hash", "", "worker id -> time of its last word and what it said"),
+    Key("alive", RUN, "zset", "", "workers by the time at which they count as gone"),
+    Key("offers", RUN, "hash", "", "worker id -> its queues and the digest of its catalogue"),
+    Key("catalogs", RUN, "hash", "", "digest -> catalogue; until its last worker is gone"),
+    Key("swept", RUN, "string", "", "when the sweep last ran"),
+)
+
+_BY_NAME: Final = {key.name: key for key in KEYS}
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Spell the keys of one namespace. Raise SetupError for a name that cannot be one."""
+
+    namespace: str = "default"
+
+    def __post_init__(self) -> None:
+        if not _NAMESPACE.fullmatch(self.namespace):
+            raise SetupError(
+                f"{self.namespace!r} cannot be a namespace: at most 64 letters, digits, '_.-'"
+            )
+
+    def __call__(self, name: str, each: str = "") -> str:
+        """Return a key; of a family that of `each`, or the part before it."""
+        key = _BY_NAME[name]
+        spelled = f"unroll:{self.namespace}:{key.group}:{name}"
+        return f"{spelled}:{each}" if key.per else spelled
+
+    @property
+    def celery(self) -> str:
+        """Return what stands before every key of Celery."""
+        return f"unroll:{self.namespace}:{BELL}:"

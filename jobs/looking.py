@@ -1,0 +1,150 @@
+"""The looker's side of the store: it reads and never writes."""
+
+import json
+import time
+from typing import Any, Final
+
+from jobs.base import StoreBase
+from jobs.catalog import Catalog
+from jobs.errors import ArtifactError, UnknownJob, did_you_mean
+from jobs.feed import Entry, decode_lines, decode_points
+from jobs.job import Job, JobState, MetricPoint
+from jobs.reasons import explain
+from jobs.records import plain, read_job, text
+from jobs.workers import Worker
+
+#: Records read in one call.
+_PAGE: Final = 100
+#: In a list, a spec of more bytes is left empty.
+_LISTED_SPEC: Final = 65_536
+#: Seconds of one blocking read; below the socket's timeout.
+_BLOCK: Final = 2.0
+
+# The class has a method called `list`, so that inside it these types need names of their own.
+Ids = list[str]
+Jobs = list[Job]
+Points = list[MetricPoint]
+Lines = list[tuple[int, str]]
+Workers = list[Worker]
+Entries = list[Entry]
+
+
+class Looker(StoreBase):
+    """Read records and what hangs on them."""
+
+    def get(self, job: str) -> Job:
+        """Return the record of a job. Raise UnknownJob."""
+        if found := self._read([job], 1 << 40):
+            return found[0]
+        raise self._unknown(job)
+
+    def list(self, state: JobState | None = None, limit: int = 1000) -> Jobs:
+        """Return jobs, the newest first; a spec of more than 64 kB is left empty."""
+        found: Jobs = []
+        for start in range(0, 1 << 40, _PAGE):
+            ids = self._ids(start, start + _PAGE - 1)
+            page = self._read(ids, _LISTED_SPEC)
+            found += [job for job in page if state is None or job.state is state]
+            if len(found) >= limit or len(ids) < _PAGE:
+                break
+        return found[:limit]
+
+    def known(self, jobs: Ids) -> set[str]:
+        """Return those of the ids that a job has."""
+        return {job.id for job in self._read(jobs, 0)}
+
+    def resolve(self, prefix: str) -> str:
+        """Return the one id that begins so. Raise UnknownJob."""
+        if prefix and self.known([prefix]):
+            return prefix
+        begin = [each for each in self._ids(0, -1) if prefix and each.startswith(prefix)]
+        if len(begin) == 1:
+            return begin[0]
+        if begin:
+            raise UnknownJob(f"{len(begin)} jobs have an id that begins with {prefix!r}")
+        raise self._unknown(prefix)
+
+    def why(self, job: str) -> str:
+        """Return one sentence on why the job is where it is. Raise UnknownJob."""
+        record = self.get(job)
+        if record.state is JobState.BLOCKED:
+            return explain(record, parents=self._read(record.spec["after"], 0))
+        if record.state is not JobState.QUEUED:
+            return explain(record)
+        place, workers = self._run("why", id=job)
+        misfits = {text(name): (json.loads(queues), text(why)) for name, queues, why in workers}
+        return explain(record, place=place, misfits=misfits)
+
+    def metrics(self, job: str, since: int = 0, block: float = 0) -> Points:
+        """Return the points behind cursor `since`; if none, wait for some up to `block` seconds."""
+        return decode_points(self._behind(("chunks", "points"), job, since, block), since)
+
+    def logs(self, job: str, since: int = 0, block: float = 0) -> Lines:
+        """Return (cursor, line) behind cursor `since`; if none, wait up to `block` seconds.
+
+        Only the newest lines are kept here; all of them lie in the artifact store.
+        """
+        return decode_lines(self._behind(("log",), job, since, block), since)
+
+    def files(self, job: str) -> dict[str, int]:
+        """Return the sizes in bytes of the small files that travel through Redis."""
+        key = self.keys("files", job)
+        with self._reaching():
+            names = self._client.hkeys(key)
+            pipe = self._client.pipeline(transaction=False)
+            for name in names:
+                pipe.hstrlen(key, name)
+            return {text(name): size for name, size in zip(names, pipe.execute(), strict=True)}
+
+    def read_file(self, job: str, name: str) -> bytes:
+        """Return the content of a small file. Raise ArtifactError if there is none."""
+        with self._reaching():
+            content: bytes | None = self._client.hget(self.keys("files", job), name)
+        if content is None:
+            raise ArtifactError(
+                f"job {job} has no file {name!r}{did_you_mean(name, self.files(job))}"
+            )
+        return content
+
+    def workers(self) -> Workers:
+        """Return the workers that are alive."""
+        found = []
+        for said in self._run("workers"):
+            seen, _, worker = text(said).partition(" ")
+            found.append(Worker.from_dict(json.loads(worker), seen=int(seen) / 1000))
+        return sorted(found, key=lambda worker: worker.id)
+
+    def catalog(self, queue: str = "default") -> Catalog | None:
+        """Return what the workers of a queue can build; None while none has said so."""
+        found = self._run("catalog", queue=queue)
+        return Catalog.from_dict(json.loads(found)) if found else None
+
+    def _read(self, ids: Ids, bound: int) -> Jobs:
+        return [read_job(flat) for flat in self._run("read", ids=plain(ids), bound=bound)]
+
+    def _ids(self, first: int, last: int) -> Ids:
+        with self._reaching():
+            return [
+                text(each) for each in self._client.zrevrange(self.keys("requests"), first, last)
+            ]
+
+    def _unknown(self, job: str) -> UnknownJob:
+        return UnknownJob(f"no job has the id {job!r}{did_you_mean(job, self._ids(0, _PAGE))}")
+
+    def _behind(self, streams: tuple[str, ...], job: str, since: int, block: float) -> Entries:
+        deadline = time.monotonic() + block
+        keys = [self.keys(stream, job) for stream in streams]
+        while not (found := self._entries(keys, since)):
+            wait = min(_BLOCK, deadline - time.monotonic())
+            if wait <= 0:
+                break
+            with self._reaching():
+                self._client.xread({keys[-1]: f"{since}-0"}, block=max(1, int(wait * 1000)))
+        return found
+
+    def _entries(self, keys: Ids, since: int) -> Entries:
+        with self._reaching():
+            pipe: Any = self._client.pipeline(transaction=True)  # no entry moves between the two
+            for key in keys:
+                pipe.xrange(key, min=f"{since}-1")
+            return [entry for entries in pipe.execute() for entry in entries]

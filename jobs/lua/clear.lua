@@ -1,0 +1,33 @@
+-- Take away everything of the ended jobs whose time of keeping is over.
+--
+-- KEYS
+--   request     w
+--   requests    w
+--   dedupe      w
+--   clearing    rw
+--   job         w
+--   series      w
+--   points      w
+--   chunks      w
+--   log         w
+--   files       w
+-- ARGV
+--   limit       at most so many
+-- Returns their ids.
+
+local due = redis.call('ZRANGEBYSCORE', K.clearing, '-inf', now(), 'LIMIT', 0, A.limit)
+local cleared = {}
+for _, id in ipairs(due) do
+  local request, job = both(id)
+  redis.call('ZREM', K.clearing, id)
+  if not request or ENDED[standing(request, job)] then
+    local key = request and redis.call('HGET', K.request .. id, 'key') or ''
+    if key ~= '' then redis.call('HDEL', K.dedupe, key) end
+    redis.call('ZREM', K.requests, id)
+    for _, family in ipairs({K.request, K.job, K.series, K.points, K.chunks, K.log, K.files}) do
+      redis.call('UNLINK', family .. id)
+    end
+    cleared[#cleared + 1] = id
+  end
+end
+return cleared

@@ -1,0 +1,157 @@
+-- What the transitions share. K, A and the rules of jobs/job.py stand before it.
+--
+-- A job is two hashes: its request (what was asked for, and what was wished since) and its job state
+-- (what the workers made of it). `round` counts the times it was asked for: a retry is a new round,
+-- and a job state of an older round says nothing about where the job stands now.
+
+local function now()
+  if A.now ~= '' then return tonumber(A.now) end  -- the clock of a test
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+local function whole(number) return string.format('%.0f', number) end
+
+local function hash(key)
+  local flat, found = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
+  return found
+end
+
+-- The request and the job state of a job; nil where there is no request. The spec may be large and
+-- no transition looks into it.
+local REQUEST = {'kind', 'round', 'queue', 'rank', 'gpus', 'labels', 'origin', 'retries', 'keep',
+                 'retry_nan', 'after', 'waits', 'withdrawn', 'held'}
+local function both(id)
+  local values = redis.call('HMGET', K.request .. id, unpack(REQUEST))
+  if not values[1] then return nil end
+  local request = {}
+  for i, name in ipairs(REQUEST) do request[name] = values[i] or nil end
+  return request, hash(K.job .. id)
+end
+
+-- Where a job stands, one of jobs.job.JobState.
+local function standing(request, job)
+  local state = job.round == request.round and job.state or 'queued'
+  if state ~= 'queued' then return state end
+  if request.withdrawn then return 'cancelled' end
+  if request.held then return 'paused' end
+  if request.waits then return 'blocked' end
+  return 'queued'
+end
+
+-- What a person wishes of a running job and its worker has not yet done.
+local function wish(request, job)
+  if standing(request, job) ~= 'running' then return '' end
+  return request.withdrawn and 'cancel' or request.held and 'pause' or ''
+end
+
+-- The fence: what `both` returns if this attempt may write, else nil and the refusal.
+local function fence(id, attempt)
+  local request, job = both(id)
+  if not request then return nil, redis.error_reply('STALE job ' .. id .. ' was removed') end
+  if standing(request, job) == 'running' and job.attempt == attempt then return request, job end
+  return nil, redis.error_reply('STALE attempt ' .. attempt .. ' of job ' .. id ..
+    ' may write no more: the job is ' .. standing(request, job) .. ' after attempt ' ..
+    (job.attempt or '0'))
+end
+
+local function enqueue(id, request)
+  redis.call('ZADD', K.pending .. request.queue, request.rank, id)
+  redis.call('SADD', K.queues, request.queue)
+end
+
+-- A job comes to its end in the present round.
+local function conclude(id, request, state, time, fields)
+  redis.call('HSET', K.job .. id, 'state', state, 'round', request.round, 'ended', time, unpack(fields))
+  redis.call('ZADD', K.clearing, time + tonumber(request.keep), id)
+end
+
+-- An attempt is over: the job ends or goes back to its place in the queue. Returns its state.
+local function settle(id, request, job, reason, message, traceback, time)
+  local retries, free = tonumber(job.retries or 0), tonumber(job.free or 0)
+  local again = false
+  if reason == 'preempted' and request.held then
+    again = true
+  elseif FREE_RETRIES[reason] then
+    free = free + 1
+    again = free < MAX_FREE_RETRIES
+    if not again then
+      message = free .. ' attempts in a row ended without a newer checkpoint; the last: ' ..
+        (message ~= '' and message or reason)
+    end
+  elseif COUNTED_RETRIES[reason] and (reason ~= 'nan' or request.retry_nan) then
+    free = 0
+    again = retries < tonumber(request.retries)
+    if again then retries = retries + 1 end
+  end
+  local state = reason == 'succeeded' and 'succeeded' or again and 'queued' or 'failed'
+  if reason == 'cancelled' or (request.withdrawn and reason ~= 'succeeded') then
+    state, reason = 'cancelled', 'cancelled'
+  end
+  local ran = tonumber(job.ran or 0) + math.max(0, time - tonumber(job.started))
+  local fields = {'reason', reason, 'message', message, 'traceback', traceback,
+                  'retries', retries, 'free', free, 'ran', ran}
+  redis.call('ZREM', K.leases, id)
+  if state ~= 'queued' then
+    conclude(id, request, state, time, fields)
+    return state
+  end
+  redis.call('HSET', K.job .. id, 'state', state, unpack(fields))
+  if not request.held then enqueue(id, request) end
+  return standing(request, {state = state, round = job.round})
+end
+
+-- Why a worker cannot take a job: nil if it can, else a word and whether it may yet come to it.
+local function misfit(request, job, worker)
+  for _, label in ipairs(cjson.decode(request.labels)) do
+    if not worker.has[label] then return 'label ' .. label, false end
+  end
+  local store = job.checkpoint and job.store
+  if not store and request.origin then store = redis.call('HGET', K.job .. request.origin, 'store') end
+  if store and store ~= '' and store ~= worker.store then return 'store ' .. store, false end
+  local needed = tonumber(request.gpus) or math.min(1, worker.gpus)
+  if needed > worker.gpus then return 'gpus ' .. needed .. ' ' .. worker.gpus, false end
+  if worker.free_slots < 1 then return 'slots', true end
+  if needed > worker.free_gpus then return 'free_gpus ' .. needed .. ' ' .. worker.free_gpus, true end
+  return nil
+end
+
+local function read_worker(json)
+  local worker = cjson.decode(json)
+  worker.has = {}
+  for _, label in ipairs(worker.labels) do worker.has[label] = true end
+  return worker
+end
+
+-- The workers that are alive, in the order of their ids, each with the time of its last word.
+local function living(time)
+  local found = {}
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.alive, '(' .. time, '+inf')) do
+    local said = redis.call('HGET', K.workers, id)
+    if said then found[#found + 1] = said end
+  end
+  return found
+end
+
+-- A job as jobs/records.py reads it. A spec of more than `bound` bytes is left out.
+local function record(id, bound)
+  local request, job = both(id)
+  if not request then return nil end
+  local spec = ''
+  if redis.call('HSTRLEN', K.request .. id, 'spec') <= bound then
+    spec = redis.call('HGET', K.request .. id, 'spec')
+  end
+  local asked = redis.call('HMGET', K.request .. id, 'priority', 'submitted', 'note', 'tags')
+  local fields = {'id', id, 'kind', request.kind, 'spec', spec, 'queue', request.queue,
+                  'priority', asked[1], 'submitted', asked[2], 'note', asked[3], 'tags', asked[4],
+                  'withdrawn', request.withdrawn or '', 'state_now', standing(request, job),
+                  'wish', wish(request, job)}
+  for name, value in pairs(job) do
+    if job.round == request.round or (name ~= 'retries' and name ~= 'free') then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = value
+    end
+  end
+  return fields
+end

@@ -1,0 +1,23 @@
+-- Forget an ended job's request, which makes it unknown; `clear` takes away what workers wrote.
+--
+-- KEYS
+--   request     w
+--   requests    w
+--   dedupe      w
+--   clearing    w   due at once
+--   job         r
+-- ARGV
+--   id
+
+local request, job = both(A.id)
+if not request then return redis.error_reply('UNKNOWN no job has the id ' .. A.id) end
+local state = standing(request, job)
+if not ENDED[state] then
+  return redis.error_reply('NOTALLOWED job ' .. A.id .. ' is ' .. state .. ': cancel it before you remove it')
+end
+local key = redis.call('HGET', K.request .. A.id, 'key')
+if key ~= '' then redis.call('HDEL', K.dedupe, key) end
+redis.call('DEL', K.request .. A.id)
+redis.call('ZREM', K.requests, A.id)
+redis.call('ZADD', K.clearing, 0, A.id)
+return 'removed'

@@ -1,0 +1,131 @@
+-- What every worker does a few times a second for all: take jobs over whose lease ran out, let jobs
+-- go whose wait is over, forget workers that are gone, and name the queues whose bell should ring.
+--
+-- If nobody swept for more than half a lease, nobody could speak either (Redis was away, or all
+-- workers were): then every lease runs anew and nothing expires.
+--
+-- KEYS
+--   request     w   waits
+--   job         w
+--   leases      rw
+--   pending     rw
+--   queues      rw
+--   blocked     rw
+--   clearing    w
+--   workers     rw
+--   alive       rw
+--   offers      rw
+--   catalogs    rw
+--   holds       rw
+--   swept       rw
+-- ARGV
+--   ttl         milliseconds
+--   look        at most so many jobs of each queue are looked at
+-- Returns the jobs whose lease ran out, and the queues to ring.
+
+local time, ttl = now(), tonumber(A.ttl)
+local silence = time - tonumber(redis.call('GET', K.swept) or 0)
+redis.call('SET', K.swept, time)
+
+local function extend(index)
+  local entries = redis.call('ZRANGE', index, 0, -1, 'WITHSCORES')
+  for i = 1, #entries, 2 do
+    redis.call('ZADD', index, math.max(tonumber(entries[i + 1]), time + ttl), entries[i])
+  end
+end
+
+local function expire()
+  local expired = redis.call('ZRANGEBYSCORE', K.leases, '-inf', time)
+  for _, id in ipairs(expired) do
+    local request, job = both(id)
+    settle(id, request, job, 'lost', 'worker ' .. job.worker .. ' fell silent', '', time)
+  end
+  return expired
+end
+
+local function bury()
+  local gone = redis.call('ZRANGEBYSCORE', K.alive, '-inf', time)
+  for _, id in ipairs(gone) do
+    redis.call('ZREM', K.alive, id)
+    redis.call('HDEL', K.workers, id)
+    redis.call('HDEL', K.offers, id)
+  end
+  if #gone == 0 then return end
+  local offered = {}
+  for _, offer in ipairs(redis.call('HVALS', K.offers)) do offered[cjson.decode(offer).digest] = true end
+  for _, digest in ipairs(redis.call('HKEYS', K.catalogs)) do
+    if not offered[digest] then redis.call('HDEL', K.catalogs, digest) end
+  end
+end
+
+-- Whether all jobs before this one succeeded; if one never will, the end that this one comes to.
+local function verdict(request)
+  local ready = true
+  for _, parent in ipairs(cjson.decode(request.after)) do
+    local asked, job = both(parent)
+    local state = asked and standing(asked, job) or 'removed'
+    if state ~= 'succeeded' then
+      if state == 'removed' or ENDED[state] then
+        local reason = state == 'failed' and job.reason or 'cancelled'
+        return false, reason, 'job ' .. parent .. ', which this one waited for, ' ..
+          (state == 'removed' and 'was removed' or 'ended as ' .. state)
+      end
+      ready = false
+    end
+  end
+  return ready
+end
+
+local function unblock()
+  for _, id in ipairs(redis.call('SMEMBERS', K.blocked)) do
+    local request = both(id)
+    local ready, reason, message = verdict(request)
+    if ready or reason then
+      redis.call('SREM', K.blocked, id)
+      redis.call('HDEL', K.request .. id, 'waits')
+    end
+    if ready then enqueue(id, request) end
+    if reason then
+      conclude(id, request, 'failed', time, {'reason', reason, 'message', message, 'traceback', ''})
+    end
+  end
+end
+
+local function fits_some(queue, workers)
+  for _, id in ipairs(redis.call('ZRANGE', K.pending .. queue, 0, A.look - 1)) do
+    local request, job = both(id)
+    for _, worker in ipairs(workers) do
+      if worker.serves[queue] and not misfit(request, job, worker) then return true end
+    end
+  end
+  return false
+end
+
+local function bells()
+  local workers, rung = {}, {}
+  for _, said in ipairs(living(time)) do
+    local worker = read_worker(string.match(said, '^%d+ (.*)$'))
+    worker.serves = {}
+    for _, queue in ipairs(worker.queues) do worker.serves[queue] = true end
+    if worker.free_slots > 0 then workers[#workers + 1] = worker end
+  end
+  for _, queue in ipairs(redis.call('SMEMBERS', K.queues)) do
+    if redis.call('EXISTS', K.pending .. queue) == 0 then
+      redis.call('SREM', K.queues, queue)
+    elseif fits_some(queue, workers) then
+      rung[#rung + 1] = queue
+    end
+  end
+  return rung
+end
+
+local expired = {}
+if silence > ttl / 2 then
+  extend(K.leases)
+  extend(K.alive)
+else
+  expired = expire()
+  bury()
+end
+unblock()
+return {expired, bells()}

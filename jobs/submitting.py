@@ -1,0 +1,110 @@
+"""The submitter's side of the store: requests and wishes."""
+
+import secrets
+import time
+from typing import Final
+
+from jobs.errors import ServiceUnreachable, SpecError
+from jobs.job import Job
+from jobs.looking import Looker
+from jobs.records import plain
+from jobs.spec import AnySpec, TrainSpec
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
+_MAX_KEY: Final = 200
+#: Milliseconds in which a bell is rung only once.
+_BELL_MS: Final = 500
+
+
+def new_id() -> str:
+    """Return twelve letters and digits: nine of the time in milliseconds, three of chance."""
+    number = (time.time_ns() // 1_000_000 << 15) | secrets.randbits(15)
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(55, -1, -5))
+
+
+class Submitter(Looker):
+    """Write requests and wishes."""
+
+    def create(self, spec: AnySpec, *, key: str | None = None, note: str = "") -> Job:
+        """Queue a job, or return the one that was queued with this idempotency key.
+
+        Raise SpecError if the spec is too large or waits for a job that has failed, UnknownJob if
+        it waits for one that is not there.
+        """
+        if key is not None and not 0 < len(key) <= _MAX_KEY:
+            raise SpecError(f"an idempotency key has 1 to {_MAX_KEY} characters, not {len(key)}")
+        arguments = {
+            "key": key or "",
+            "nonce": secrets.token_hex(8),
+            "priority": spec.priority,
+            "after": plain(list(spec.after)),
+            "queue": spec.resources.queue,
+            "fields": plain(_fields(spec, note)),
+            "spec": spec.to_json(),
+        }
+        while not (job := self._run("create", id=new_id(), **arguments)):
+            pass  # the id was taken: chance gives another
+        return self.get(job.decode())
+
+    def cancel(self, job: str) -> None:
+        """Cancel a job: at once if no worker holds it, else by a wish to the worker.
+
+        Raise UnknownJob, and NotAllowed if it has succeeded or failed.
+        """
+        self._run("wish", id=job, wish="cancel")
+
+    def pause(self, job: str) -> None:
+        """Set a queued or running job aside. Raise UnknownJob, NotAllowed."""
+        self._run("wish", id=job, wish="pause")
+
+    def resume(self, job: str) -> None:
+        """Put a paused job back to its place in the queue. Raise UnknownJob, NotAllowed."""
+        self._run("wish", id=job, wish="resume")
+
+    def retry(self, job: str) -> None:
+        """Queue a failed or cancelled job again; it goes on from its newest checkpoint.
+
+        Raise UnknownJob, NotAllowed.
+        """
+        self._run("retry", id=job)
+
+    def remove(self, job: str) -> None:
+        """Remove an ended job and every key of it. Raise UnknownJob, NotAllowed.
+
+        Where this user may not write what workers wrote, the next sweep clears that part.
+        """
+        self._run("remove", id=job)
+        try:
+            self._run("clear", limit=10)
+        except ServiceUnreachable:
+            return
+
+    def bell(self, queue: str) -> bool:
+        """Return whether to ring for a queue: at most twice a second, whoever asks."""
+        with self._reaching():
+            rung = self.keys("rung", queue)
+            return bool(self._client.set(rung, 1, nx=True, px=_BELL_MS))
+
+
+def _fields(spec: AnySpec, note: str) -> list[str | int]:
+    """Return the further fields of a request and their values in turn."""
+    fields: dict[str, str | int] = {
+        "kind": spec.kind,
+        "note": note,
+        "tags": plain(list(spec.tags)),
+        "labels": plain(spec.resources.labels),
+        "retries": spec.retries,
+        "keep": int(spec.policy.keep_days * 86_400_000),
+    }
+    if spec.resources.gpus is not None:
+        fields["gpus"] = spec.resources.gpus
+    if spec.policy.on_nan == "retry":
+        fields["retry_nan"] = 1
+    if origin := _origin(spec):
+        fields["origin"] = origin
+    return [part for field in fields.items() for part in field]
+
+
+def _origin(spec: AnySpec) -> str | None:
+    """Return the job whose files this one needs: its worker must share their store."""
+    return spec.resume_from if isinstance(spec, TrainSpec) else spec.job
