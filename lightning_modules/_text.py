@@ -147,7 +147,8 @@ class TextTopology(Topology):
         running.averages.update(nll, logits.argmax(dim=-1) == targets)
         rows = batch.extras["index"].tolist()
         for row, hypotheses in zip(rows, self.generate(batch), strict=True):
-            running.outputs[row] = hypotheses[0].ids
+            if row >= 0:  # -1: a row that only keeps this rank busy
+                running.outputs[row] = hypotheses[0].ids
 
     def _report(self) -> None:
         for split, running in self._running.items():

@@ -50,17 +50,17 @@ class AttentionEncoderDecoder(TextTopology):
     both sides share a vocabulary.
 
     Args:
-        hidden_size: Units of each direction of the encoder, and of the decoder.
-        embedding_size: Width of an embedding; hidden_size if not given.
-        attention_size: Width in which attention compares states; hidden_size if not given.
-        cell: Kind of recurrent cell, of encoder and decoder.
-        layers: Recurrent layers of the encoder, and of the decoder.
-        embedding_dropout: Share of embedding values dropped in training.
-        dropout: Share of readout values, and of values between layers, dropped in training.
-        label_smoothing: Share of the target's probability spread over the whole vocabulary.
-        tie_embeddings: Whether output and embeddings use one matrix.
-        max_length_ratio: Symbols an output may have for each input symbol.
-        max_length_extra: Symbols an output may have beyond that.
+        hidden_size: units of each direction of the encoder, and of the decoder
+        embedding_size: width of an embedding; hidden_size if not given
+        attention_size: width in which attention compares states; hidden_size if not given
+        cell: kind of recurrent cell, of encoder and decoder
+        layers: recurrent layers of the encoder, and of the decoder
+        embedding_dropout: share of embedding values dropped in training
+        dropout: share of readout values, and of values between layers, dropped in training
+        label_smoothing: share of the target's probability spread over the whole vocabulary
+        tie_embeddings: whether output and embeddings use one matrix
+        max_length_ratio: symbols an output may have for each input symbol
+        max_length_extra: symbols an output may have beyond that
 
     """
 

@@ -1,0 +1,72 @@
+"""Text is scored as sacrebleu scores it, losses are averaged over symbols."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import sacrebleu
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from datamodules._base import TextScoring
+from lightning_modules._scoring import TokenAverages, score_text
+
+HYPOTHESES = ["The cat sat on the mat .", "two dogs play in the snow .", "A man", "exactly so"]
+REFERENCES = [
+    ["the cat sat on a mat."],
+    ["Two dogs play in snow.", "two dogs are playing in the snow ."],
+    ["a man rides"],
+    ["Exactly so", "exactly so !", "exactly so"],
+]
+
+
+@pytest.mark.parametrize(
+    ("tokenize", "lowercase"), [("13a", True), ("13a", False), ("char", False)]
+)
+def test_bleu_and_chrf_are_sacrebleus(tokenize: str, lowercase: bool) -> None:
+    scored = score_text(HYPOTHESES, REFERENCES, TextScoring(tokenize, lowercase))
+    streams = [[r[n] if n < len(r) else None for r in REFERENCES] for n in range(3)]
+    bleu = sacrebleu.corpus_bleu(HYPOTHESES, streams, tokenize=tokenize, lowercase=lowercase)
+    assert scored.metrics["bleu"] == pytest.approx(bleu.score)
+    plain = [[text.lower() if lowercase and text else text for text in s] for s in streams]
+    chrf = sacrebleu.corpus_chrf([h.lower() if lowercase else h for h in HYPOTHESES], plain)
+    assert scored.metrics["chrf"] == pytest.approx(chrf.score)
+    assert f"tok:{tokenize}" in scored.signature
+    assert f"case:{'lc' if lowercase else 'mixed'}" in scored.signature
+    assert scored.hypotheses == tuple(HYPOTHESES)
+
+
+def test_bleu_is_that_of_sacrebleus_command(tmp_path) -> None:
+    single = [references[:1] for references in REFERENCES]
+    (tmp_path / "hyp").write_text("\n".join(HYPOTHESES) + "\n")
+    (tmp_path / "ref").write_text("\n".join(reference for (reference,) in single) + "\n")
+    command = [sys.executable, "-m", "sacrebleu", tmp_path / "ref", "-i", tmp_path / "hyp"]
+    printed = subprocess.run([*command, "-b", "-w", "6"], capture_output=True, check=True).stdout
+    scored = score_text(HYPOTHESES, single, TextScoring())
+    assert scored.metrics["bleu"] == pytest.approx(float(printed), abs=1e-6)
+
+
+@pytest.mark.parametrize(("lowercase", "rate"), [(False, 0.25), (True, 0.5)])
+def test_exact_match_takes_any_reference(lowercase: bool, rate: float) -> None:
+    hypotheses = ["The end", *HYPOTHESES[1:]]
+    references = [["the end"], *REFERENCES[1:]]
+    scored = score_text(hypotheses, references, TextScoring(lowercase=lowercase))
+    assert scored.metrics["exact_match"] == rate
+
+
+@given(st.lists(st.lists(st.floats(0, 9), max_size=5), min_size=1, max_size=5))
+@settings(max_examples=25, deadline=None)
+def test_averages_count_symbols_not_batches(batches: list[list[float]]) -> None:
+    losses = [loss for batch in batches for loss in batch]
+    assume(losses)
+    averages = TokenAverages(torch.device("cpu"))
+    for batch in batches:
+        nll = torch.tensor(batch)
+        averages.update(nll, nll < 1)
+    mean = sum(losses) / len(losses)
+    computed = averages.compute()
+    assert computed["loss"] == pytest.approx(mean, abs=1e-5)
+    assert computed["perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)
+    assert computed["accuracy"] == pytest.approx(sum(x < 1 for x in losses) / len(losses))
