@@ -1,1 +1,85 @@
-"""What a job is, and everything that speaks to Redis. Never imports torch."""
+"""What a job is, and everything that speaks to Redis. Never imports torch.
+
+The names below are the public ones; each is imported when it is first asked for, so that naming a
+spec does not cost importing what runs it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from jobs.client import Client
+    from jobs.errors import (
+        ArtifactError,
+        JobFailed,
+        NotAllowed,
+        ServiceUnreachable,
+        SetupError,
+        SpecError,
+        UnknownJob,
+        UnrollError,
+        WaitTimeout,
+    )
+    from jobs.handle import Hypothesis, JobHandle, Result
+    from jobs.job import Job, JobState, MetricPoint, Progress, Reason
+    from jobs.spec import (
+        Component,
+        EvaluateSpec,
+        Policy,
+        PredictSpec,
+        Resources,
+        SearchOptions,
+        TrainerOptions,
+        TrainSpec,
+    )
+
+__all__ = [
+    "ArtifactError",
+    "Client",
+    "Component",
+    "EvaluateSpec",
+    "Hypothesis",
+    "Job",
+    "JobFailed",
+    "JobHandle",
+    "JobState",
+    "MetricPoint",
+    "NotAllowed",
+    "Policy",
+    "PredictSpec",
+    "Progress",
+    "Reason",
+    "Resources",
+    "Result",
+    "SearchOptions",
+    "ServiceUnreachable",
+    "SetupError",
+    "SpecError",
+    "TrainSpec",
+    "TrainerOptions",
+    "UnknownJob",
+    "UnrollError",
+    "WaitTimeout",
+]
+
+#: Where the names live that are not in `jobs.spec`.
+_HOMES: Final = {
+    "Client": "jobs.client",
+    **dict.fromkeys(("Hypothesis", "JobHandle", "Result"), "jobs.handle"),
+    **dict.fromkeys(("Job", "JobState", "MetricPoint", "Progress", "Reason"), "jobs.job"),
+    **dict.fromkeys(
+        ("ArtifactError", "JobFailed", "NotAllowed", "ServiceUnreachable"), "jobs.errors"
+    ),
+    **dict.fromkeys(("SetupError", "SpecError", "UnknownJob", "UnrollError"), "jobs.errors"),
+    "WaitTimeout": "jobs.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "jobs.spec")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,8 +7,9 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
-from jobs import tether
+_TETHER: Final = Path(__file__).with_name("tether.py")
 
 
 class Child:
@@ -22,7 +23,7 @@ class Child:
         environment: Mapping[str, str] | None = None,
         log: Path | None = None,
     ) -> None:
-        self._command = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
+        self._command = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid())]
         self._command += [str(int(death_signal)), *command]
         self._environment = environment
         self._log = log

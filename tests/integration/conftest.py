@@ -1,7 +1,8 @@
-"""A real Redis for the tests: private, on a unix socket, with an append-only file."""
+"""What integration tests share: a real Redis, private and on a unix socket; and tiny attempts."""
 
 import importlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -9,13 +10,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
 import redis
 
 from jobs.connection import connect
+from jobs.spec import spec_from_dict
 from jobs.store import JobStore
+from worker.folder import Attempt, AttemptFolder
 
 
 def find_server() -> str | None:
@@ -44,6 +49,11 @@ class RedisServer:
         self.password = ""
 
     @property
+    def login_url(self) -> str:
+        """Return the URL with the password."""
+        return self.url + (f"?password={quote(self.password, safe='')}" if self.password else "")
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
@@ -53,7 +63,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        client = redis.Redis.from_url(self.url, password=self.password or None)
+        client = redis.Redis.from_url(self.login_url)
         for _ in range(500):
             try:
                 client.ping()
@@ -124,3 +134,55 @@ def client(redis_server: RedisServer) -> Iterator["redis.Redis"]:
 def store(client: "redis.Redis") -> JobStore:
     """Return a store in a namespace of its own."""
     return JobStore(client, namespace=uuid4().hex)
+
+
+#: A model and a training that take a fraction of a second: letters, to be written backwards.
+TINY: dict[str, dict[str, Any]] = {
+    "model": {"name": "attention_encoder_decoder", "hidden_size": 12, "embedding_size": 8},
+    "data": {
+        "name": "parallel_text",
+        "root": "corpus",
+        "source": "fw",
+        "target": "bw",
+        "tokens": "characters",
+    },
+    "trainer": {
+        "max_epochs": 2,
+        "batch_tokens": 100,
+        "log_every": 1,
+        "precision": "fp32",
+        "warmup_steps": 4,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data root with a corpus of letters and their reverse."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "corpus").mkdir()
+    chance = random.Random(3)
+    for split, rows in {"train": 80, "val": 12, "test": 12}.items():
+        lines = ["".join(chance.choices("abcde", k=chance.randint(2, 9))) for _ in range(rows)]
+        for side, step in (("fw", 1), ("bw", -1)):
+            text = "".join(line[::step] + "\n" for line in lines)
+            (root / "corpus" / f"{split}.{side}").write_text(text, encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def lay(tmp_path: Path, data_root: Path) -> Callable[..., AttemptFolder]:
+    """Return a function that lays an attempt folder of the tiny job with further settings."""
+
+    def make(
+        name: str = "attempt", spec: dict[str, Any] | None = None, **attempt: Any
+    ) -> AttemptFolder:
+        given = {} if spec is None else spec
+        sections = {key: {**TINY[key], **given.get(key, {})} for key in TINY}
+        plain = {**given, **sections} if given.get("kind", "train") == "train" else given
+        folder = AttemptFolder(tmp_path / name)
+        fixed = {"roots": (str(data_root),), "cache": str(data_root / "cache")}
+        folder.lay(spec_from_dict(plain), Attempt(job="job-1", attempt=1, **{**fixed, **attempt}))
+        return folder
+
+    return make
