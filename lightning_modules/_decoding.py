@@ -174,27 +174,29 @@ class _Beam:
         )
 
     def extend(self, log_probs: Tensor, at: int, how: Search) -> tuple["_Beam", Tensor]:
-        """Read log-probabilities (B, k, V); return the next beam, each prefix's parent (B, k)."""
-        beam, size = self.totals.shape[1], log_probs.shape[2]
+        """Read log-probabilities (B, k, V); return the next beam, each prefix's parent (B, k).
+
+        An output is found where the end symbol is among the k best continuations. Twice as many
+        are looked at: at most k of them end, so that k prefixes are left to go on.
+        """
         candidates = self.totals[..., None] + log_probs
         _forbid(candidates, at, self.limits, how.min_length)
-        ended = self._collect(candidates[..., EOS], at, how)
-        candidates[..., EOS] = -math.inf
-        totals, choice = candidates.flatten(1).topk(beam, dim=1)
-        parent, symbol = choice // size, choice % size
-        prefixes = self.prefixes.gather(1, parent[..., None].expand_as(self.prefixes))
+        totals, choice = candidates.flatten(1).topk(2 * how.beam, dim=1)
+        parent, symbol = choice // log_probs.shape[2], choice % log_probs.shape[2]
+        prefixes = _pick(self.prefixes, parent)
         prefixes[..., at] = symbol
-        return replace(ended, prefixes=prefixes, totals=totals), parent
+        ends = symbol == EOS
+        ended = totals.masked_fill(~ends, -math.inf)[:, : how.beam]
+        found = self._collect(prefixes[:, : how.beam], ended / how.penalty(at + 1))
+        totals, going = totals.masked_fill(ends, -math.inf).topk(how.beam, dim=1)
+        extended = replace(found, prefixes=_pick(prefixes, going), totals=totals)
+        return extended, parent.gather(1, going)
 
-    def _collect(self, totals: Tensor, at: int, how: Search) -> "_Beam":
-        """Take the outputs that end here, log-probabilities (B, k), among the best found."""
-        outputs = self.prefixes.clone()
-        outputs[..., at] = EOS
-        scores = torch.cat([self.scores, totals / how.penalty(at + 1)], dim=1)
-        scores, choice = scores.topk(how.n_best, dim=1)
-        every = torch.cat([self.found, outputs], dim=1)
-        found = every.gather(1, choice[..., None].expand(-1, -1, every.shape[2]))
-        return replace(self, found=found, scores=scores)
+    def _collect(self, outputs: Tensor, scores: Tensor) -> "_Beam":
+        """Take outputs (B, k, L) with scores (B, k), -inf for none, among the best found."""
+        best, choice = torch.cat([self.scores, scores], dim=1).topk(self.scores.shape[1], dim=1)
+        found = _pick(torch.cat([self.found, outputs], dim=1), choice)
+        return replace(self, found=found, scores=best)
 
     def done(self, how: Search) -> Tensor:
         """Say for which sentences no prefix can still overtake the worst output kept, (B,).
@@ -208,6 +210,11 @@ class _Beam:
 
     def keep(self, index: Tensor) -> "_Beam":
         return _Beam(**{name: tensor[index] for name, tensor in vars(self).items()})
+
+
+def _pick(table: Tensor, choice: Tensor) -> Tensor:
+    """Return for each sentence the chosen rows (B, m) of a table (B, n, L)."""
+    return table.gather(1, choice[..., None].expand(-1, -1, table.shape[2]))
 
 
 @torch.no_grad()
@@ -224,8 +231,7 @@ def beam_search(decoder: StepDecoder, lengths: Tensor, how: Search) -> list[list
         if at:
             log_probs, state = decoder.step(beam.prefixes[..., at - 1].flatten(), state)
         beam, parent = beam.extend(log_probs.view(len(beam.sentences), how.beam, -1), at, how)
-        state = state.view(len(parent), how.beam, -1)
-        state = state.gather(1, parent[..., None].expand_as(state))
+        state = _pick(state.view(len(parent), how.beam, -1), parent)
         done = beam.done(how)
         if bool(done.any()):
             _report(beam.keep(done), results)
