@@ -1,0 +1,113 @@
+"""The `unroll` command.
+
+Exit status: 0 fine, 1 the job failed or was cancelled, 2 usage or refused, 3 the service cannot be
+reached, 4 a wait timed out; 130 interrupted, 141 nobody reads the output, 70 a fault of ours.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+from click.shell_completion import shell_complete
+
+from jobs.errors import (
+    JobFailed,
+    ServiceUnreachable,
+    UnrollError,
+    WaitTimeout,
+    did_you_mean,
+)
+from jobs.verbs import looking, service, submitting, using
+from jobs.verbs.common import printable
+
+_REFUSED, _FAULT, _INTERRUPTED, _NOBODY_READS = 2, 70, 130, 141
+_STATUS: Final = ((JobFailed, 1), (ServiceUnreachable, 3), (WaitTimeout, 4))
+_COMPLETE: Final = "_UNROLL_COMPLETE"
+
+
+class Verbs(click.Group):
+    """A group that knows what a misspelt verb may have meant, and keeps the verbs' order."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb. Raise UsageError with the nearest one."""
+        name = args[0]
+        if not name.startswith("-") and name not in self.commands:
+            raise click.UsageError(f"no verb {name!r}{did_you_mean(name, self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the verbs in the order of a job's life."""
+        return list(self.commands)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="unroll")
+def cli() -> None:
+    """Train recurrent networks as jobs: describe a run, submit it, watch it, use the model."""
+
+
+for verb in (
+    *(service.up, service.down, service.worker, service.workers),
+    *(looking.catalog, submitting.submit, looking.ls, looking.show, looking.why),
+    *(looking.watch, looking.metrics, looking.logs, looking.wait),
+    *(submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
+    *(using.evaluate, using.predict, using.demo),
+):
+    cli.add_command(verb)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status. No error leaves as a traceback."""
+    if instruction := os.environ.get(_COMPLETE):
+        return shell_complete(cli, {}, "unroll", _COMPLETE, instruction)
+    try:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOBODY_READS
+    except (KeyboardInterrupt, click.Abort):
+        return _INTERRUPTED
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        with cli.make_context("unroll", list(arguments)) as context:
+            return cli.invoke(context) or 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return _REFUSED
+    except click.ClickException as error:
+        return _refuse(error)
+    except UnrollError as error:
+        _complain(str(error))
+        return next((status for kind, status in _STATUS if isinstance(error, kind)), _REFUSED)
+    except (BrokenPipeError, KeyboardInterrupt, click.Abort):
+        raise
+    except Exception as error:
+        if os.environ.get("UNROLL_DEBUG"):
+            raise
+        _complain(f"a fault of ours: {type(error).__name__}: {error} (UNROLL_DEBUG=1 shows where)")
+        return _FAULT
+
+
+def _refuse(error: click.ClickException) -> int:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context else "unroll"
+    _complain(f"{error.format_message().rstrip('.')}; see `{path} --help`")
+    return _REFUSED
+
+
+def _complain(message: str) -> None:
+    click.echo(f"unroll: {printable(' '.join(message.splitlines()))}", err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""Submit jobs and find them again."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from jobs.errors import ServiceUnreachable
+from jobs.handle import JobHandle
+from jobs.intake import (
+    absolute_root,
+    check_evaluation,
+    check_training,
+    checked,
+    refuse_control_characters,
+    require_model,
+    with_whole_ids,
+)
+from jobs.job import Job, JobState
+from jobs.spec import AnySpec, Component, EvaluateSpec, SearchOptions, TrainSpec
+
+if TYPE_CHECKING:
+    from jobs.catalog import Catalog
+    from jobs.store import JobStore
+    from jobs.workers import Worker
+
+_CATALOG_LOOK = 0.2
+
+
+class Client:
+    """A way to the service: `url`, else UNROLL_REDIS_URL, else the embedded service of the home.
+
+    Raise ServiceUnreachable where no service is known; whether it answers shows at the first call.
+    """
+
+    def __init__(
+        self, url: str | None = None, home: Path | None = None, *, namespace: str = "default"
+    ) -> None:
+        from jobs.connection import default_home, redis_url  # noqa: PLC0415 - imports Redis
+
+        self.home = Path(home) if home is not None else default_home()
+        self.url = url or redis_url(self.home)
+        self._namespace = namespace
+        self._open = contextlib.ExitStack()
+
+    @classmethod
+    @contextlib.contextmanager
+    def embedded(cls, *, slots: int = 1, home: Path | None = None) -> "Iterator[Client]":
+        """Run the whole service for the length of a block.
+
+        Without a home, everything that the jobs leave is removed afterwards. Raise SetupError.
+        """
+        from jobs.service import Service  # noqa: PLC0415 - a client of a running service needs none
+
+        with contextlib.ExitStack() as stack:
+            if home is None:
+                folder = tempfile.TemporaryDirectory(prefix="unroll-home-")
+                home = Path(stack.enter_context(folder))
+            log = Path(home) / "worker.log"
+            service = stack.enter_context(Service(Path(home), slots=slots, log=log))
+            yield stack.enter_context(cls(service.url, service.home))
+
+    @cached_property
+    def store(self) -> "JobStore":
+        """Return the job records."""
+        from jobs.connection import connect  # noqa: PLC0415 - imports Redis
+        from jobs.store import JobStore  # noqa: PLC0415 - imports Redis
+
+        connection = connect(self.url)
+        self._open.callback(connection.close)
+        return JobStore(connection, self._namespace)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        self.__dict__.pop("store", None)
+        self._open.close()
+
+    def submit(
+        self, spec: AnySpec, key: str | None = None, *, base: Path | None = None
+    ) -> JobHandle:
+        """Queue a job; with a `key` that was used before, return the job that it made.
+
+        `base` is what a relative data root is relative to, by default the working folder, where
+        client and worker share a machine. Raise SpecError, UnknownJob or NotAllowed, with nothing
+        queued.
+        """
+        refuse_control_characters("key", [key or ""])
+        spec = with_whole_ids(self._with_absolute_root(checked(spec), base), self.store.resolve)
+        note = self._check(spec)
+        job = self.store.create(spec, key=key, note=note)
+        self._ring(job)
+        return JobHandle(self, job.id)
+
+    def get(self, id: str) -> JobHandle:  # noqa: A002 - the name in the record
+        """Return the job whose id is `id` or, alone of all, begins so. Raise UnknownJob."""
+        return JobHandle(self, self.store.resolve(id))
+
+    def list(self, state: JobState | None = None, *, limit: int = 1000) -> list[Job]:
+        """Return the records of the newest jobs, the newest first."""
+        return self.store.list(state, limit)
+
+    def workers(self) -> "Sequence[Worker]":
+        """Return the workers that live."""
+        return self.store.workers()
+
+    def catalog(self, queue: str = "default", *, timeout: float = 0) -> "Catalog | None":
+        """Return what the workers of a queue can build.
+
+        None where none has said so. A worker needs a few seconds to say it: give it `timeout`.
+        """
+        deadline = time.monotonic() + timeout
+        while (found := self.store.catalog(queue)) is None and time.monotonic() < deadline:
+            time.sleep(_CATALOG_LOOK)
+        return found
+
+    def evaluate(
+        self,
+        id: str,  # noqa: A002 - the name in the record
+        data: Mapping[str, Any] | None = None,
+        *,
+        split: str = "test",
+        search: SearchOptions | None = None,
+        wait: bool = True,
+    ) -> JobHandle:
+        """Score a job's best model on a split; see `JobHandle.evaluate`."""
+        return self.get(id).evaluate(data, split=split, search=search, wait=wait)
+
+    def predict(
+        self,
+        id: str,  # noqa: A002 - the name in the record
+        lines: Sequence[str],
+        *,
+        beam: int = 1,
+        timeout: float | None = None,
+    ) -> "Sequence[str]":
+        """Return a job's answer to each line; see `JobHandle.predict`."""
+        return self.get(id).predict(lines, beam=beam, timeout=timeout)
+
+    def _with_absolute_root(self, spec: AnySpec, base: Path | None) -> AnySpec:
+        if not self._shares_home:
+            return spec
+        base = (base or Path.cwd()).absolute()
+        if isinstance(spec, TrainSpec):
+            params = absolute_root(spec.data.params, base)
+            return replace(spec, data=Component(spec.data.name, params))
+        if isinstance(spec, EvaluateSpec):
+            return replace(spec, data=absolute_root(spec.data, base))
+        return spec
+
+    @property
+    def _shares_home(self) -> bool:
+        with contextlib.suppress(OSError):
+            return (self.home / "address").read_text(encoding="utf-8").strip() == self.url
+        return False
+
+    def _check(self, spec: AnySpec) -> str:
+        catalog = self.store.catalog(spec.resources.queue)
+        if isinstance(spec, TrainSpec):
+            if spec.resume_from:
+                require_model(self.store.get(spec.resume_from))
+            return check_training(spec, catalog)
+        trained = self.store.get(spec.job)
+        require_model(trained)
+        return check_evaluation(spec, trained, catalog) if isinstance(spec, EvaluateSpec) else ""
+
+    def _ring(self, job: Job) -> None:
+        from jobs.broker import ring  # noqa: PLC0415 - imports Celery
+
+        with contextlib.suppress(ServiceUnreachable):  # the job is queued; a bell is only faster
+            ring(self.url, job.queue, self.store)

@@ -1,0 +1,339 @@
+"""One job in a person's hands."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
+
+from jobs.errors import JobFailed, ServiceUnreachable, UnrollError, WaitTimeout
+from jobs.intake import require_model
+from jobs.job import Job, JobState, MetricPoint, Progress, Reason
+from jobs.spec import (
+    AnySpec,
+    EvaluateSpec,
+    PredictSpec,
+    Resources,
+    SearchOptions,
+    apply_overrides,
+    spec_from_dict,
+)
+
+if TYPE_CHECKING:
+    from jobs.store import JobStore
+
+T = TypeVar("T")
+
+#: Seconds for which somebody who waits or follows sits out a service that does not answer.
+_PATIENCE: Final = 60.0
+#: Seconds between looks at a job, at first and at most.
+_FIRST_LOOK, _LAST_LOOK = 0.05, 0.5
+#: Predictions go before trainings of the same queue: somebody sits and waits for them.
+PREDICT_PRIORITY: Final = 10
+PREDICTIONS_FILE: Final = "predictions.json"
+
+
+class Submitter(Protocol):
+    """What a handle needs of the client that made it."""
+
+    @property
+    def store(self) -> "JobStore":
+        """The job records."""
+
+    def submit(self, spec: AnySpec) -> "JobHandle":
+        """Queue a job."""
+
+
+class RemoteTraceback(Exception):
+    """The traceback on the worker: the cause of a JobFailed, printed above it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"\n{text.rstrip()}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job that succeeded has come to."""
+
+    #: Final metrics by name: `val/bleu`, `test/accuracy`, ...
+    metrics: Mapping[str, float]
+    #: Everything that the job reported at its end, the metrics among it.
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One answer of the model to one line."""
+
+    text: str
+    #: Length-normalised log probability.
+    score: float
+
+
+@dataclass(frozen=True)
+class Update:
+    """A job as it was at one look, and the points that came since the look before."""
+
+    job: Job
+    points: Sequence[MetricPoint]
+
+
+class JobHandle:
+    """One job: what it is doing, what has become of it, and what can be done with it."""
+
+    def __init__(self, client: Submitter, id: str) -> None:  # noqa: A002 - the name in the record
+        self._client = client
+        self.id: Final = id
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r})"
+
+    @property
+    def record(self) -> Job:
+        """Return the job's record as it is now."""
+        return self._client.store.get(self.id)
+
+    @property
+    def state(self) -> JobState:
+        """Return where the job stands now."""
+        return self.record.state
+
+    @property
+    def reason(self) -> Reason | None:
+        """Return why the job, or its newest ended attempt, ended; None while there is none."""
+        return self.record.reason
+
+    @property
+    def progress(self) -> Progress:
+        """Return how far the job has come."""
+        return self.record.progress
+
+    def why(self) -> str:
+        """Return one sentence on why the job is where it is."""
+        return self._client.store.why(self.id)
+
+    def metrics(self, *, follow: bool = False, since: int = 0) -> Iterator[MetricPoint]:
+        """Yield the points behind the cursor `since`; with `follow`, until the job has ended."""
+        for update in self.updates(since=since, follow=follow):
+            yield from update.points
+
+    def updates(self, *, since: int = 0, follow: bool = True) -> Iterator[Update]:
+        """Yield the job and its new points, again and again until it has ended."""
+        store = self._client.store
+        while True:
+            job = _patiently(lambda: store.get(self.id))
+            live = follow and not job.state.ended
+            # The last point is written before the end: what is read after an end is complete.
+            points = _patiently(
+                lambda since=since, live=live: store.metrics(  # type: ignore[misc]
+                    self.id, since=since, block=_LAST_LOOK if live else 0
+                )
+            )
+            yield Update(job, points)
+            if points:
+                since = points[-1].cursor
+            elif not live:
+                return
+
+    def logs(self, *, follow: bool = False) -> Iterator[str]:
+        """Yield the lines that the job wrote; with `follow`, until it has ended."""
+        for _, line in self.numbered_logs(follow=follow):
+            yield line
+
+    def numbered_logs(self, *, follow: bool = False, since: int = 0) -> Iterator[tuple[int, str]]:
+        """Yield the lines behind the cursor `since`, each with its cursor."""
+        store = self._client.store
+        while True:
+            live = follow and not _patiently(lambda: store.get(self.id)).state.ended
+            lines = _patiently(
+                lambda since=since, live=live: store.logs(  # type: ignore[misc]
+                    self.id, since=since, block=_LAST_LOOK if live else 0
+                )
+            )
+            yield from lines
+            if lines:
+                since = lines[-1][0]
+            elif not live:
+                return
+
+    def wait(self, timeout: float | None = None) -> Job:
+        """Return the record once the job has ended, however it ended. Raise WaitTimeout."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_LOOK
+        while True:
+            job = _patiently(lambda: self.record)
+            if job.state.ended:
+                return job
+            left = pause if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise WaitTimeout(
+                    f"job {self.id} is still {job.state} after {timeout:g} s; it goes on"
+                )
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _LAST_LOOK)
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Wait for the job and return what it has come to.
+
+        Raise WaitTimeout; raise JobFailed, caused by the worker's traceback, where it failed.
+        """
+        job = self.wait(timeout)
+        if job.state is not JobState.SUCCEEDED:
+            failure = JobFailed(
+                failure_line(job), reason=str(job.reason or job.state), traceback=job.traceback
+            )
+            raise failure from (RemoteTraceback(job.traceback) if job.traceback else None)
+        metrics = {
+            name: float(value)
+            for name, value in job.result.items()
+            if "/" in name and isinstance(value, int | float)
+        }
+        return Result(metrics, job.result)
+
+    def cancel(self) -> None:
+        """End the job without a result. Raise NotAllowed where it has ended."""
+        self._client.store.cancel(self.id)
+
+    def retry(self) -> None:
+        """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
+        self._client.store.retry(self.id)
+
+    def remove(self) -> None:
+        """Forget the job and its files. Raise NotAllowed while it has not ended."""
+        self._client.store.remove(self.id)
+
+    def clone(self, *overrides: str) -> "JobHandle":
+        """Submit the same spec again as a new job, with `section.key=value` overrides."""
+        return self._client.submit(spec_from_dict(apply_overrides(self.record.spec, overrides)))
+
+    def files(self) -> Mapping[str, int]:
+        """Return the job's small files, with their sizes in bytes."""
+        return self._client.store.files(self.id)
+
+    def read_file(self, name: str) -> bytes:
+        """Return one of the job's small files. Raise ArtifactError."""
+        return self._client.store.read_file(self.id, name)
+
+    def evaluate(
+        self,
+        data: Mapping[str, Any] | None = None,
+        *,
+        split: str = "test",
+        search: SearchOptions | None = None,
+        wait: bool = True,
+    ) -> "JobHandle":
+        """Score the job's best model on a split, as a job of its own; return that job.
+
+        `data` sets parameters of the kind of data otherwise than in training. Raise NotAllowed
+        where there is no model yet.
+        """
+        trained = self._with_model()
+        spec = EvaluateSpec(
+            job=self.id,
+            split=split,
+            data=data or {},
+            search=search or SearchOptions(),
+            resources=_where(trained),
+        )
+        evaluation = self._client.submit(spec)
+        if wait:
+            evaluation.wait()
+        return evaluation
+
+    @overload
+    def predict(
+        self, lines: Sequence[str], *, beam: int = ..., timeout: float | None = ...
+    ) -> list[str]: ...
+    @overload
+    def predict(
+        self, lines: Sequence[str], *, n_best: int, beam: int = ..., timeout: float | None = ...
+    ) -> list[list[Hypothesis]]: ...
+    def predict(
+        self,
+        lines: Sequence[str],
+        *,
+        beam: int = 1,
+        n_best: int | None = None,
+        timeout: float | None = None,
+    ) -> list[str] | list[list[Hypothesis]]:
+        """Return the model's answer to each line, in their order.
+
+        With `n_best`, return that many answers to each line, with their scores. Raise NotAllowed
+        where there is no model yet, JobFailed, WaitTimeout.
+        """
+        if not lines:
+            return []
+        search = SearchOptions(beam=max(beam, n_best or 1), n_best=n_best or 1)
+        with self.predicting(lines, search=search) as prediction:
+            prediction.result(timeout)
+            answers = prediction.predictions()
+        return answers if n_best is not None else [answer[0].text for answer in answers]
+
+    @contextlib.contextmanager
+    def predicting(
+        self, lines: Sequence[str], *, search: SearchOptions, attention: bool = False
+    ) -> Iterator["JobHandle"]:
+        """Run a prediction for the length of a block; the block waits for it and reads its files.
+
+        Afterwards its record and files are removed; it is cancelled where the block gives up.
+        """
+        trained = self._with_model()
+        prediction = self._client.submit(
+            PredictSpec(
+                job=self.id,
+                lines=tuple(lines),
+                search=search,
+                attention=attention,
+                priority=PREDICT_PRIORITY,
+                resources=_where(trained),
+            )
+        )
+        try:
+            yield prediction
+        except JobFailed:
+            raise  # kept: its record says what happened
+        except BaseException:
+            with contextlib.suppress(UnrollError):
+                prediction.cancel()
+            raise
+        with contextlib.suppress(UnrollError):
+            prediction.remove()
+
+    def predictions(self) -> list[list[Hypothesis]]:
+        """Return the answers of a prediction that has succeeded, the best first for each line."""
+        plain = json.loads(self.read_file(PREDICTIONS_FILE))
+        return [
+            [Hypothesis(each["text"], each["score"]) for each in answers]
+            for answers in plain["lines"]
+        ]
+
+    def _with_model(self) -> Job:
+        trained = self.record
+        require_model(trained)
+        return trained
+
+
+def failure_line(job: Job) -> str:
+    """Return one line on how a job ended without succeeding."""
+    if job.state is JobState.CANCELLED:
+        return f"job {job.id} was cancelled"
+    return f"job {job.id} failed ({job.reason}){': ' + job.message if job.message else ''}"
+
+
+def _where(trained: Job) -> Resources:
+    """Return the resources of a job on the model of another: the same kind of worker."""
+    labels = trained.spec.get("resources", {}).get("labels", [])
+    return Resources(queue=trained.queue, labels=labels)
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """Read, sitting out a service that was there and does not answer for a while."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return read()
+        except ServiceUnreachable:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_LAST_LOOK)

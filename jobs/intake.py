@@ -1,0 +1,93 @@
+"""What is looked at before a job is queued, so that a bad one costs a line and not a run."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jobs.catalog import Catalog
+from jobs.errors import NotAllowed, SpecError, did_you_mean
+from jobs.job import Job
+from jobs.spec import AnySpec, EvaluateSpec, PredictSpec, TrainSpec, spec_from_dict
+
+#: Note of a job that no catalogue was there to check.
+UNCHECKED = "unchecked"
+
+
+def checked(spec: AnySpec) -> AnySpec:
+    """Return the spec as a worker will read it back. Raise SpecError.
+
+    Dataclasses take any value; the way through JSON is where types and ranges are looked at.
+    """
+    refuse_control_characters("name", [spec.name])
+    refuse_control_characters("tags", spec.tags)
+    if isinstance(spec, PredictSpec):
+        check_lines(spec.lines)
+    return spec_from_dict(json.loads(spec.to_json()))
+
+
+def refuse_control_characters(what: str, texts: Iterable[str]) -> None:
+    """Raise SpecError where a text that people will see would act on their terminal."""
+    for text in texts:
+        if isinstance(text, str) and not text.isprintable():
+            raise SpecError(f"{what}: {text!r} holds a character that cannot be printed")
+
+
+def check_lines(lines: Iterable[str]) -> None:
+    """Raise SpecError for a line to predict that is not one line of text."""
+    for number, line in enumerate(lines, start=1):
+        if not isinstance(line, str):
+            raise SpecError(f"line {number} to predict must be text, not {type(line).__name__}")
+        for character, name in (("\0", "a NUL byte"), ("\n", "a line break")):
+            if character in line:
+                raise SpecError(f"line {number} to predict holds {name}")
+
+
+def absolute_root(params: Mapping[str, Any], base: Path) -> Mapping[str, Any]:
+    """Return parameters of a kind of data, a relative `root` made absolute against `base`."""
+    root = params.get("root")
+    if not isinstance(root, str) or not root or Path(root).is_absolute():
+        return params
+    return {**params, "root": str((base / root).absolute())}
+
+
+def check_training(spec: TrainSpec, catalog: Catalog | None) -> str:
+    """Raise SpecError for a spec that no worker can build; return the note of the job."""
+    if catalog is None:
+        return UNCHECKED
+    catalog.check(spec)
+    return ""
+
+
+def check_evaluation(spec: EvaluateSpec, trained: Job, catalog: Catalog | None) -> str:
+    """Raise SpecError for data that the trained job's kind does not take; return the note."""
+    kind = trained.spec["data"]["name"]
+    if "name" in spec.data:
+        raise SpecError(f"an evaluation keeps the kind of data of its job ({kind})")
+    if catalog is None or kind not in catalog.data:
+        return UNCHECKED
+    entry = catalog.data[kind]
+    known = {parameter.name: parameter for parameter in entry.parameters}
+    for name, value in spec.data.items():
+        if name not in known:
+            raise SpecError(f"{kind} takes no {name!r}{did_you_mean(name, known)}")
+        known[name].check(value, kind)
+    return ""
+
+
+def require_model(trained: Job) -> None:
+    """Raise NotAllowed unless the job has a model to use."""
+    if trained.kind != TrainSpec.kind:
+        raise NotAllowed(f"job {trained.id} is no training: it leaves no model ({trained.kind})")
+    if trained.checkpoint is None and trained.best is None:
+        mend = "" if trained.state.ended else f"; wait for it with `unroll wait {trained.id}`"
+        raise NotAllowed(f"job {trained.id} has no model yet: it is {trained.state}{mend}")
+
+
+def with_whole_ids(spec: AnySpec, resolve: Callable[[str], str]) -> AnySpec:
+    """Return the spec with prefixes of other jobs' ids made whole."""
+    spec = replace(spec, after=tuple(map(resolve, spec.after)))
+    if isinstance(spec, TrainSpec):
+        return replace(spec, resume_from=resolve(spec.resume_from)) if spec.resume_from else spec
+    return replace(spec, job=resolve(spec.job))

@@ -1,0 +1,73 @@
+"""What the verbs share: their options, and how they print."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def common(function: F) -> F:
+    """Add the options that every verb takes."""
+    function = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path),
+        help="Home of the service; by default UNROLL_HOME.",
+    )(function)
+
+
+#: The argument of verbs about one job.
+job_id = click.argument("id", metavar="ID")
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: records as objects, what is no number as null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {each.name: plain(getattr(value, each.name)) for each in fields}
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, AbstractSet):
+        return sorted(map(plain, value))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    click.echo(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))
+
+
+def printable(text: str) -> str:
+    """Return the text without what would act on a terminal: escapes, carriage returns, bells."""
+    return "".join(each for each in text if each.isprintable() or each == "\t")
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print left-aligned columns, as wide as they must be; never cut, so that ids can be copied."""
+    cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its two largest units: `2h 05m`, `3m 10s`, `4s`."""
+    whole = max(0, int(seconds))
+    units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+    for (large, size), (small, part) in pairwise(units):
+        if whole >= size:
+            return f"{whole // size}{large} {whole % size // part:02d}{small}"
+    return f"{whole}s"

@@ -1,0 +1,179 @@
+"""Verbs that run the service: up, down, worker, workers."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from jobs.client import Client
+from jobs.embedded import HomeLock
+from jobs.errors import SetupError, WaitTimeout
+from jobs.service import DRAIN_TIMEOUT, Service, require_worker
+from jobs.verbs.common import common, duration, print_json, print_table
+
+if TYPE_CHECKING:
+    from jobs.workers import Worker
+
+_LOOK: Final = 0.5
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@click.command()
+@click.option("--slots", type=click.IntRange(1, 1024), default=1, help="Jobs at the same time.")
+@common
+def up(slots: int, home: Path | None, as_json: bool) -> None:
+    """Run the service in front: Redis and one worker; Ctrl-C drains.
+
+    Redis is embedded unless UNROLL_REDIS_URL names one.
+    """
+    service = Service(home or _home(), slots=slots, url=os.environ.get("UNROLL_REDIS_URL"))
+    stop = threading.Event()
+    with _told_by_signals(stop), service:
+        _say_where(service, slots, as_json)
+        while not stop.wait(_LOOK):
+            service.mend()
+        click.echo("draining: jobs are handed back; a second Ctrl-C does not wait", err=True)
+
+
+@contextlib.contextmanager
+def _told_by_signals(stop: threading.Event) -> Iterator[None]:
+    def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+        if stop.is_set():
+            raise KeyboardInterrupt  # the children die with us
+        stop.set()
+
+    before = {each: signal.signal(each, ask) for each in _STOPPING}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _say_where(service: Service, slots: int, as_json: bool) -> None:
+    # A URL from the environment may hold a password; the embedded server's holds none.
+    redis = "UNROLL_REDIS_URL" if os.environ.get("UNROLL_REDIS_URL") else service.url
+    if as_json:
+        where = {"home": str(service.home), "redis": redis, "slots": slots}
+        print_json({**where, "pid": os.getpid(), "worker_pid": service.worker_pid})
+    else:
+        click.echo(f"home    {service.home}\nredis   {redis}")
+        click.echo(f"worker  pid {service.worker_pid}, slots {slots}")
+        click.echo("running; Ctrl-C or `unroll down` stops it")
+    sys.stdout.flush()
+
+
+@click.command()
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=2 * DRAIN_TIMEOUT,
+    help="Seconds to wait for the end.",
+)
+@common
+def down(timeout: float, home: Path | None, as_json: bool) -> None:
+    """Stop the service that runs in front elsewhere; its jobs are handed back."""
+    home = home or _home()
+    lock = HomeLock(home)
+    pid = lock.holder()
+    if pid is not None:
+        _tell(pid, home)
+        _await_end(lock, pid, timeout)
+    if as_json:
+        print_json({"home": str(home), "stopped": pid})
+    else:
+        click.echo(f"stopped the service of {home}" if pid else f"no service runs in {home}")
+
+
+def _tell(pid: int, home: Path) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError:
+        raise SetupError(f"the service of {home} (pid {pid}) belongs to another user") from None
+    except ProcessLookupError:
+        return
+
+
+def _await_end(lock: HomeLock, pid: int, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while lock.holder() == pid:
+        if time.monotonic() >= deadline:
+            raise WaitTimeout(f"pid {pid} still drains after {timeout:g} s; it was told to stop")
+        time.sleep(0.05)
+
+
+@click.command()
+@click.option("--queues", metavar="Q,..", help="Queues whose jobs it takes; by default `default`.")
+@click.option("--labels", metavar="L,..", help="Labels that jobs may ask for.")
+@click.option("--slots", type=click.IntRange(1, 1024), default=1, help="Jobs at the same time.")
+@click.option("--name", metavar="NAME", help="Name of the worker, unique among all.")
+@common
+def worker(
+    queues: str | None,
+    labels: str | None,
+    slots: int,
+    name: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Run one worker in front, against UNROLL_REDIS_URL or the service of the home."""
+    from jobs.connection import redis_url, shown  # noqa: PLC0415 - imports Redis
+
+    require_worker()
+    home = (home or _home()).absolute()
+    url = redis_url(home)
+    options = {"queues": queues, "labels": labels, "slots": str(slots), "name": name}
+    command = [sys.executable, "-m", "worker", "--home", str(home)]
+    command += [word for key, value in options.items() if value for word in (f"--{key}", value)]
+    if as_json:
+        print_json({"pid": os.getpid(), "home": str(home), "redis": shown(url)})
+    sys.stdout.flush()
+    # Credentials go by environment: a command line is open to every user of the machine.
+    os.environ.update(UNROLL_REDIS_URL=url, UNROLL_HOME=str(home))
+    os.execv(command[0], command)  # noqa: S606 - this very program, and no shell
+
+
+@click.command()
+@common
+def workers(home: Path | None, as_json: bool) -> None:
+    """List the workers that live: devices, slots, queues, labels, version, last seen."""
+    with Client(home=home) as client:
+        living = client.workers()
+    if as_json:
+        print_json(living)
+    elif living:
+        headers = ["WORKER", "HOST", "SLOTS", "GPUS", "QUEUES", "LABELS", "VERSION", "SEEN"]
+        print_table(headers, _rows(living))
+    else:
+        click.echo("no worker runs; start one with `unroll worker` or `unroll up`")
+
+
+def _rows(living: "Sequence[Worker]") -> list[list[str]]:
+    now = time.time()
+    return [
+        [
+            each.id,
+            each.host,
+            f"{each.slots - each.free_slots}/{each.slots}",
+            f"{each.gpus - each.free_gpus}/{each.gpus}",
+            ",".join(each.queues),
+            ",".join(each.labels) or "-",
+            each.version,
+            f"{duration(now - each.seen)} ago",
+        ]
+        for each in living
+    ]
+
+
+def _home() -> Path:
+    from jobs.connection import default_home  # noqa: PLC0415 - imports Redis
+
+    return default_home()
