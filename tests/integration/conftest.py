@@ -1,6 +1,7 @@
 """What integration tests share: a real Redis, private and on a unix socket; and tiny attempts."""
 
 import importlib
+import json
 import os
 import random
 import shutil
@@ -9,6 +10,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,9 +20,14 @@ from uuid import uuid4
 import pytest
 import redis
 
+from jobs.catalog import Catalog
+from jobs.client import Client
 from jobs.connection import connect
+from jobs.job import Checkpoint, Lease, Progress, Reason
 from jobs.spec import spec_from_dict
 from jobs.store import JobStore
+from jobs.workers import Worker
+from worker.events import MetricEvent
 from worker.folder import Attempt, AttemptFolder
 
 
@@ -186,3 +194,86 @@ def lay(tmp_path: Path, data_root: Path) -> Callable[..., AttemptFolder]:
         return folder
 
     return make
+
+
+class Hand:
+    """Play the worker by the store's own worker side: take jobs and say what came of them."""
+
+    def __init__(self, store: JobStore) -> None:
+        self.store = store
+        self.worker = Worker(id="hand", host="here", slots=4, free_slots=4, store="store-1")
+        store.announce(self.worker, ttl=60)
+
+    def offer(self, catalog: Catalog) -> None:
+        """Say what can be built."""
+        self.store.publish_catalog(["default"], catalog, self.worker.id)
+
+    def take(self) -> Lease:
+        """Return the lease of the next job; wait for one."""
+        deadline = time.monotonic() + 20
+        while not (found := self.store.acquire(self.worker, ttl=60)):
+            assert time.monotonic() < deadline, "no job came"
+            time.sleep(0.01)
+        return found[1]
+
+    def report(self, lease: Lease, step: int, **values: float) -> None:
+        """Report values of metrics, `val_bleu=1` for val/bleu."""
+        points = [
+            MetricEvent(name.replace("_", "/", 1), value, step, 1, time=step)
+            for name, value in values.items()
+        ]
+        self.store.report(lease, points=points, progress=Progress(step, 10, 1, 2, "training"))
+
+    def publish(self, lease: Lease, step: int = 10) -> None:
+        """Let the job have a model."""
+        self.store.publish(lease, Checkpoint(f"{step}.ckpt", "0" * 64, step, 1), best=True)
+
+    def train(self, **result: float) -> Lease:
+        """Take a job and bring it to a good end with a model."""
+        lease = self.take()
+        self.report(lease, 10, val_bleu=99.5)
+        self.publish(lease)
+        plain = {name.replace("_", "/", 1): value for name, value in result.items()}
+        self.store.finish(lease, Reason.SUCCEEDED, result=plain)
+        return lease
+
+    def answer(self, answers: Callable[[str], str]) -> None:
+        """Take a prediction and answer each of its lines."""
+        lease = self.take()
+        lines = self.store.get(lease.job).spec["lines"]
+        found = [[{"text": answers(line), "score": -0.5}] for line in lines]
+        self.store.put_file(lease, "predictions.json", json.dumps({"lines": found}).encode())
+        self.store.finish(lease, Reason.SUCCEEDED)
+
+    def fail(self, reason: Reason, message: str = "", traceback: str = "") -> Lease:
+        """Take a job and bring it to a bad end."""
+        lease = self.take()
+        self.store.finish(lease, reason, message=message, traceback=traceback)
+        return lease
+
+
+@pytest.fixture
+def meanwhile() -> Callable[[Callable[[], Any]], AbstractContextManager[None]]:
+    """Return a context manager that does work in a thread; its error is the block's."""
+
+    @contextmanager
+    def working(work: Callable[[], Any]) -> Iterator[None]:
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(work)
+            yield
+            done.result(timeout=30)
+
+    return working
+
+
+@pytest.fixture
+def person(redis_server: RedisServer) -> Iterator[Client]:
+    """Return a client in a namespace of its own."""
+    with Client(redis_server.url, namespace=uuid4().hex) as client:
+        yield client
+
+
+@pytest.fixture
+def hand(person: Client) -> Hand:
+    """Return somebody who plays the worker of `person`."""
+    return Hand(person.store)
