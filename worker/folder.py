@@ -2,6 +2,7 @@
 
     spec.json       what to do, as it was submitted
     attempt.json    where and with what: paths, threads, the checkpoint to go on from
+    start.ckpt      the checkpoint to go on from, or to use; not there where there is none
     events.jsonl    what the runner reports, one event a line, appended
     output.log      standard output and standard error of the runner
     checkpoints/    complete checkpoints only (a temporary name until then)
@@ -63,6 +64,11 @@ class AttemptFolder:
         return self.path / "attempt.json"
 
     @property
+    def start_checkpoint(self) -> Path:
+        """Return the path of the checkpoint that the attempt starts from."""
+        return self.path / "start.ckpt"
+
+    @property
     def events_file(self) -> Path:
         """Return the path of the runner's events."""
         return self.path / "events.jsonl"
@@ -89,9 +95,17 @@ class AttemptFolder:
 
     def lay(self, spec: AnySpec, attempt: Attempt) -> None:
         """Create the folder, or raise FileExistsError: an attempt is laid once."""
+        self.make()
+        self.write(spec, attempt)
+
+    def make(self) -> None:
+        """Create the folder without its contents, or raise FileExistsError."""
         self.path.mkdir(parents=True, mode=0o700)
         self.checkpoints.mkdir()
         self.files.mkdir()
+
+    def write(self, spec: AnySpec, attempt: Attempt) -> None:
+        """Write what to do, and with what."""
         self.spec_file.write_text(json.dumps(spec.to_dict(), indent=1), encoding="utf-8")
         self.attempt_file.write_text(json.dumps(asdict(attempt), indent=1), encoding="utf-8")
 

@@ -1,0 +1,181 @@
+"""One worker: Celery in this process hears the bells, a crew of supervisors does the jobs.
+
+signal         what follows
+SIGTERM, SIGINT    drain: runners take a checkpoint and end, leases go back, exit status 0
+a second SIGINT    exit at once; the guards kill the runners and hand the leases back
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from jobs.artifacts import ArtifactStore, default_root
+from jobs.broker import make_app
+from jobs.connection import connect
+from jobs.errors import ServiceUnreachable
+from jobs.store import JobStore
+from jobs.workers import Worker
+from worker import tasks
+from worker.crew import Crew
+from worker.devices import Devices, visible_gpus
+from worker.housekeeping import Housekeeping
+from worker.offer import CATALOG_COMMAND, Offer
+from worker.process import Launcher
+from worker.routines import Routine
+from worker.settings import Settings
+from worker.supervisor import Tools
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = logging.getLogger(__name__)
+
+#: Exit status after a second Ctrl-C, as a shell would give it.
+_INTERRUPTED: Final = 130
+#: Seconds beyond the drain that a worker may take to leave, before it leaves without ceremony.
+_EXIT_SECONDS: Final = 15.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a worker starts for its jobs; tests start smaller ones."""
+
+    launcher: Launcher
+    #: What prints the catalogue.
+    catalog: Sequence[str] = CATALOG_COMMAND
+
+
+class WorkerProcess:
+    """Be a worker until told to stop."""
+
+    def __init__(self, settings: Settings, parts: Parts | None = None) -> None:
+        parts = parts or Parts(Launcher())
+        settings.make_folders()
+        self._settings = settings
+        self._store = JobStore(connect(settings.url), settings.namespace)
+        self._store.ping()
+        artifacts = ArtifactStore(default_root(settings.home))
+        self._tools = Tools(self._store, artifacts, parts.launcher, settings, threading.Event())
+        devices = Devices(settings.slots, visible_gpus())
+        self._crew = Crew(self._tools, describe(settings, devices, artifacts.id), devices)
+        self._routines = self._make_routines(artifacts, parts.catalog)
+
+    def _make_routines(self, artifacts: ArtifactStore, catalog: Sequence[str]) -> list[Routine]:
+        clocks, crew = self._settings.clocks, self._crew
+        keeping = Housekeeping(self._store, artifacts, self._settings)
+        offer = Offer(self._store, self._settings, crew.name_catalog, catalog)
+        return [
+            Routine("announcing", clocks.sweep, self._announce),
+            Routine("looking for jobs", clocks.poll, crew.fill),
+            Routine("sweeping", clocks.sweep, keeping.sweep),
+            Routine("clearing", clocks.clear, keeping.clear),
+            Routine(
+                "publishing the catalogue", clocks.catalog, lambda: offer.publish(crew.worker.id)
+            ),
+        ]
+
+    def _announce(self) -> None:
+        self._store.announce(self._crew.worker, self._settings.clocks.lease)
+
+    def run(self) -> int:
+        """Work until a signal says to stop; return the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._announce()
+        worker = self._crew.worker
+        logger.info("%s takes jobs of %s", worker.id, ", ".join(worker.queues))
+        for routine in self._routines:
+            routine.start()
+        try:
+            hear_bells(self._settings, self._crew)
+        finally:
+            self._leave()
+        return 0
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._tools.draining.is_set():
+            if number == signal.SIGINT:
+                os._exit(_INTERRUPTED)
+            return
+        self._drain()
+
+    def _drain(self) -> None:
+        self._tools.draining.set()
+        patience = 2 * self._settings.clocks.drain + _EXIT_SECONDS
+        last_resort = threading.Timer(patience, os._exit, [1])
+        last_resort.daemon = True
+        last_resort.start()
+        stop_hearing()
+
+    def _leave(self) -> None:
+        self._tools.draining.set()
+        logger.info("%s stops and hands its jobs back", self._crew.worker.id)
+        self._crew.wait(2 * self._settings.clocks.drain)
+        for routine in self._routines:
+            routine.stop(timeout=1.0)
+        with contextlib.suppress(ServiceUnreachable):
+            self._store.withdraw(self._crew.worker.id)
+
+
+def describe(settings: Settings, devices: Devices, store: str) -> Worker:
+    """Return what a worker says of itself."""
+    host = socket.gethostname()
+    return Worker(
+        id=settings.name or f"{host}-{os.getpid()}-{secrets.token_hex(2)}",
+        host=host,
+        pid=os.getpid(),
+        slots=settings.slots,
+        free_slots=settings.slots,
+        gpus=len(devices.gpus),
+        free_gpus=len(devices.gpus),
+        queues=settings.queues,
+        labels=settings.labels,
+        version=metadata.version("unroll"),
+        store=store,
+    )
+
+
+def hear_bells(settings: Settings, crew: Crew) -> None:
+    """Run Celery in this thread, which must be the main one, until `stop_hearing`."""
+    app = make_app(settings.url, settings.namespace)
+    tasks.register(app, crew)
+    bells: Any = _celery_worker(app, settings, crew.worker.id)
+    bells.install_platform_tweaks = lambda _worker: None  # signals are this process's own affair
+    bells.start()
+
+
+def _celery_worker(app: "Celery", settings: Settings, name: str) -> Any:
+    from celery.signals import setup_logging  # noqa: PLC0415 - only who runs Celery pays for it
+
+    setup_logging.connect(_keep_logging, weak=False)  # Celery then leaves logging as it is
+    return app.Worker(
+        hostname=name,
+        pool="threads",
+        concurrency=settings.slots,
+        queues=list(settings.queues),
+        quiet=True,
+        without_mingle=True,
+        without_gossip=True,
+        without_heartbeat=True,
+        task_events=False,
+    )
+
+
+def _keep_logging(**_: Any) -> None:
+    """Stand in for Celery's own set-up of logging."""
+
+
+def stop_hearing() -> None:
+    """Let `hear_bells` return once its tasks have ended; to be called from a signal handler too."""
+    from celery.worker import state  # noqa: PLC0415 - as above
+
+    state.should_stop = 0

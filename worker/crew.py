@@ -1,0 +1,98 @@
+"""The supervisors of one worker: they take jobs while devices are free, and drain together."""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from jobs.errors import ServiceUnreachable, SpecError
+from jobs.job import Job
+from jobs.spec import Resources
+from jobs.workers import Worker
+from worker.devices import Devices
+from worker.supervisor import Assignment, Supervisor, Tools
+
+
+class Crew:
+    """Take jobs from the store and supervise each in a thread."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        worker: Worker,
+        devices: Devices,
+        supervise: Callable[[Tools, Assignment], None] | None = None,
+    ) -> None:
+        self._tools = tools
+        self._worker = worker
+        self._devices = devices
+        self._supervise = supervise or (lambda *given: Supervisor(*given).run())
+        self._taking = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+
+    @property
+    def worker(self) -> Worker:
+        """Return what this worker says of itself now."""
+        return replace(
+            self._worker,
+            free_slots=0 if self._tools.draining.is_set() else self._devices.free_slots,
+            free_gpus=self._devices.free_gpus,
+        )
+
+    def name_catalog(self, digest: str) -> None:
+        """Note the digest of the catalogue that this worker has published."""
+        self._worker = replace(self._worker, catalog=digest)
+
+    def take(self) -> Assignment | None:
+        """Take the best job that fits what is free, or None. Raise ServiceUnreachable."""
+        with self._taking:  # one at a time: what is free must not change between look and take
+            if self._tools.draining.is_set() or not self._devices.free_slots:
+                return None
+            found = self._tools.store.acquire(self.worker, self._tools.settings.clocks.lease)
+            if found is None:
+                return None
+            job, lease = found
+            return Assignment(job, lease, self._devices.take(_wanted(job)))
+
+    def work(self, first: Assignment | None = None) -> None:
+        """Supervise one job after the other in this thread, until nothing fits."""
+        assignment = first or self._look()
+        while assignment is not None:
+            try:
+                self._supervise(self._tools, assignment)
+            finally:
+                self._devices.give_back(assignment.share)
+            assignment = self._look()
+
+    def _look(self) -> Assignment | None:
+        with contextlib.suppress(ServiceUnreachable):  # whoever looks next will say so
+            return self.take()
+        return None
+
+    def fill(self) -> None:
+        """Take every job that fits, each into a thread of its own, and return."""
+        self._threads = {thread for thread in self._threads if thread.is_alive()}
+        while (assignment := self.take()) is not None:
+            thread = threading.Thread(
+                target=self.work, args=[assignment], name=f"job {assignment.job.id}", daemon=True
+            )
+            self._threads.add(thread)
+            thread.start()
+
+    def drain(self) -> None:
+        """Take no more jobs, and have every runner take a checkpoint and end; does not wait."""
+        self._tools.draining.set()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the threads that `fill` started; return whether all have ended in time."""
+        threads = list(self._threads)
+        for thread in threads:
+            thread.join(timeout)
+        return not any(thread.is_alive() for thread in threads)
+
+
+def _wanted(job: Job) -> Resources:
+    try:
+        return Resources.from_dict(job.spec.get("resources", {}))
+    except SpecError:
+        return Resources()  # the attempt will refuse the spec as a whole, and say why

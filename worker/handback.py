@@ -1,0 +1,52 @@
+"""Hand a lease back for a supervisor that is gone; the guard runs `python -m worker.handback`."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict
+from typing import Final
+
+from jobs.connection import connect
+from jobs.errors import ServiceUnreachable, StaleToken
+from jobs.job import Lease
+from jobs.store import JobStore
+from worker.process import Handback
+from worker.settings import Settings
+
+#: Seconds for which it is tried; after that the sweep has long found the lease run out.
+_PATIENCE: Final = 60.0
+_RETRY: Final = 0.5
+_URL: Final = "UNROLL_REDIS_URL"
+_LEASE: Final = "UNROLL_HANDBACK"
+
+
+def by_guard(settings: Settings, lease: Lease) -> Handback:
+    """Return what a guard runs to hand this lease back; the address goes by environment."""
+    told = json.dumps({"namespace": settings.namespace, "lease": asdict(lease)})
+    return Handback(
+        command=(sys.executable, "-P", "-m", "worker.handback"),
+        environment={**os.environ, _URL: settings.url, _LEASE: told},
+    )
+
+
+def main() -> int:
+    """Hand back the lease that the environment names; return the exit status."""
+    told = json.loads(os.environ[_LEASE])
+    store = JobStore(connect(os.environ[_URL]), told["namespace"])
+    lease = Lease(**told["lease"])
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            store.release(lease)
+        except StaleToken:
+            return 0  # the job's end is in the record, or another attempt holds it
+        except ServiceUnreachable:
+            time.sleep(_RETRY)
+        else:
+            return 0
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

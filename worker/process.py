@@ -1,0 +1,230 @@
+"""Start a runner behind its guard, speak to both, and learn how the runner ended."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from worker import guard
+from worker.folder import Attempt, AttemptFolder
+
+#: Begins the name of every variable that may tell a runner where Redis is.
+_SECRET: Final = ("UNROLL_REDIS", "REDIS_", "CELERY_", "VALKEY_")
+#: Variables by which the numeric libraries learn how many threads they may start.
+_THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+#: Name of the variable that holds the runner's end of the commands' socket.
+COMMANDS_FD: Final = "UNROLL_COMMANDS_FD"
+#: Seconds for a guard to say that its runner runs, and to clear up when told to.
+_START_SECONDS: Final = 30.0
+_CLEAR_SECONDS: Final = 5.0
+_NICE: Final = 5
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a runner's process ended, as its guard saw it."""
+
+    #: "exited", "killed" (told to), "abandoned" (its supervisor was gone), "deadline" (no renewal
+    #: was answered for too long), or "unseen" (the guard itself was killed).
+    cause: str
+    status: int | None = None
+    #: Name of the signal that ended it, e.g. `SIGSEGV`.
+    signal: str | None = None
+    #: Processes that the kernel killed for memory meanwhile.
+    oom_kills: int = 0
+
+    @classmethod
+    def read(cls, folder: AttemptFolder) -> "Exit":
+        """Return what the guard wrote, or "unseen" where it could not."""
+        try:
+            said = json.loads(folder.exit_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return cls("unseen")
+        return cls(said["cause"], said["status"], said["signal"], said["oom_kills"])
+
+    def describe(self) -> str:
+        """Return the end in a person's words."""
+        if self.signal:
+            return f"the runner was killed by {self.signal}"
+        if self.status is None:
+            return "the runner's guard was killed"
+        return f"the runner exited with status {self.status} and said nothing of its end"
+
+
+@dataclass(frozen=True)
+class Handback:
+    """How a guard gives the lease back when its supervisor is gone; nothing by default."""
+
+    command: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Running:
+    """A runner behind its guard."""
+
+    def __init__(self, link: "GuardLink", commands: socket.socket, folder: AttemptFolder) -> None:
+        self._link = link
+        self._commands = commands
+        self._folder = folder
+        self._replies = b""
+        self._over: Exit | None = None
+        #: The runner's process id, and its process group; 0 where it could not be started.
+        self.pid = link.hear_pid(_START_SECONDS)
+        commands.setblocking(False)
+
+    @property
+    def guard_pid(self) -> int:
+        """Return the guard's process id."""
+        return self._link.process.pid
+
+    def beat(self) -> None:
+        """Tell the guard that a renewal of the lease was answered."""
+        self._link.tell(guard.BEAT)
+
+    def send(self, command: str) -> None:
+        """Give the runner a command; one that has ended or does not listen misses it."""
+        with contextlib.suppress(OSError):
+            self._commands.send(json.dumps({"command": command}).encode() + b"\n")
+
+    def replies(self) -> Iterator[dict[str, Any]]:
+        """Yield what the runner has answered since the last look."""
+        with contextlib.suppress(OSError):
+            while said := self._commands.recv(65536):
+                self._replies += said
+        *lines, self._replies = self._replies.split(b"\n")
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+    def wait(self, timeout: float) -> Exit | None:
+        """Return how the runner ended, or None if it has not after `timeout` seconds."""
+        if self._over is None and self._link.is_closed(timeout):
+            self._over = Exit.read(self._folder)
+            if self._over.cause == "unseen":
+                self._kill_group()
+        return self._over
+
+    def kill(self) -> Exit:
+        """Kill the runner and all it has started; return how it ended."""
+        if self._over is None:
+            self._link.tell(guard.KILL)
+        if end := self.wait(_CLEAR_SECONDS):
+            return end
+        self._kill_group()  # the guard itself does not answer: stopped, or starved
+        self._link.process.kill()
+        return self.wait(_CLEAR_SECONDS) or Exit("unseen")
+
+    def close(self, *, done: bool) -> None:
+        """Let go of the guard: it kills what still runs; unless `done`, it hands the lease back."""
+        if done:
+            self._link.tell(guard.DONE)
+        self._commands.close()
+        self._link.close()
+        # A guard that hands back takes its time; somebody must still take its exit status.
+        threading.Thread(target=self._link.process.wait, daemon=True).start()
+
+    def _kill_group(self) -> None:
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+class GuardLink:
+    """A guard's process and the two pipes that lead to it."""
+
+    def __init__(self, orders: guard.Orders) -> None:
+        its_ear, self._tell = os.pipe()
+        self._hear, its_mouth = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__],
+                stdin=its_ear,
+                stdout=its_mouth,
+                env=orders.environment,
+                pass_fds=[orders.commands_fd],
+                start_new_session=True,
+            )
+        finally:
+            os.close(its_ear)
+            os.close(its_mouth)
+        told = json.dumps(orders._asdict()).encode() + b"\n"
+        with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(self._tell), "wb") as pipe:
+            pipe.write(told)
+        os.set_blocking(self._tell, False)
+
+    def hear_pid(self, timeout: float) -> int:
+        """Return the runner's process id, or 0 where the guard could not start it."""
+        if not select.select([self._hear], [], [], timeout)[0]:
+            self.process.kill()
+        said = os.read(self._hear, 64).strip()
+        return int(said) if said.isdigit() else 0
+
+    def is_closed(self, timeout: float) -> bool:
+        """Return whether the guard has closed its end, waiting up to `timeout` seconds for it."""
+        return bool(select.select([self._hear], [], [], timeout)[0])
+
+    def tell(self, word: bytes) -> None:
+        """Say one of the guard's words; a guard that has ended misses it."""
+        with contextlib.suppress(OSError):
+            os.write(self._tell, word)
+
+    def close(self) -> None:
+        """Close both pipes."""
+        os.close(self._tell)
+        os.close(self._hear)
+
+
+class Launcher:
+    """Start runners, each in an interpreter of its own."""
+
+    def __init__(
+        self, command: Sequence[str] = (sys.executable, "-P", "-m", "worker.runner")
+    ) -> None:
+        #: What runs an attempt, but for the folder.
+        self._command = tuple(command)
+
+    def start(
+        self, folder: AttemptFolder, attempt: Attempt, *, grace: float, handback: Handback
+    ) -> Running:
+        """Start the runner of a laid folder; `grace` is the guard's deadline in seconds."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            orders = guard.Orders(
+                command=[*self._command, str(folder.path)],
+                environment=runner_environment(attempt, theirs.fileno()),
+                cwd=str(folder.path),
+                log=str(folder.log_file),
+                exit_file=str(folder.exit_file),
+                commands_fd=theirs.fileno(),
+                grace=grace,
+                nice=_NICE,
+                handback=list(handback.command),
+                handback_environment=dict(handback.environment),
+            )
+            return Running(GuardLink(orders), ours, folder)
+
+
+def runner_environment(attempt: Attempt, commands_fd: int) -> dict[str, str]:
+    """Return the variables of a runner."""
+    return {
+        **clean_environment(),
+        **dict.fromkeys(_THREADS, str(attempt.threads)),
+        COMMANDS_FD: str(commands_fd),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order in which NVML counts
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, attempt.gpus)),
+        "PYTHONFAULTHANDLER": "1",  # a segmentation fault says where
+        "PYTHONUNBUFFERED": "1",  # what it says before it is killed reaches the log
+    }
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's variables without what leads to Redis."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_SECRET)}

@@ -1,0 +1,85 @@
+"""What a worker is told at its start, and the clocks that it goes by."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jobs.errors import SetupError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clocks:
+    """The times of a worker, in seconds; tests run with shorter ones."""
+
+    #: How long a lease lives without a renewal.
+    lease: float = 10.0
+    #: Between two renewals, by which wishes such as a cancel are heard.
+    renew: float = 0.5
+    #: Between two looks at what the runner says.
+    tick: float = 0.25
+    #: Between two looks for a job that no bell announced.
+    poll: float = 0.5
+    #: Between two sweeps; well below half a lease, which the sweep takes for an outage.
+    sweep: float = 1.0
+    #: Between two publications of the catalogue, which an outage may have lost.
+    catalog: float = 15.0
+    #: Between two clearings of what nobody needs any more.
+    clear: float = 60.0
+    #: How long a runner goes on with no renewal answered.
+    grace: float = 300.0
+    #: How long a draining worker waits for its runners' checkpoints.
+    drain: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Where a worker lives and whose jobs it takes."""
+
+    home: Path
+    #: Folders that data may be read from.
+    roots: tuple[Path, ...]
+    #: Where Redis is; carries the password.
+    url: str = field(repr=False)
+    namespace: str = "default"
+    name: str = ""
+    slots: int = 1
+    queues: tuple[str, ...] = ("default",)
+    labels: tuple[str, ...] = ()
+    clocks: Clocks = field(default_factory=Clocks)
+
+    @property
+    def attempts(self) -> Path:
+        """Return the folder of attempt folders."""
+        return self.home / "attempts"
+
+    @property
+    def cache(self) -> Path:
+        """Return the folder of what can be made again."""
+        return self.home / "cache"
+
+    def make_folders(self) -> None:
+        """Create what a worker writes into. Raise SetupError for a home that cannot be used."""
+        try:
+            for folder in (self.attempts, self.cache, self.home / "data"):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            probe = self.attempts / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise SetupError(
+                f"cannot write to the home {self.home}: {error.strerror}; set UNROLL_HOME to a "
+                "folder that you own"
+            ) from None
+
+
+def data_roots(home: Path, start: Path) -> tuple[Path, ...]:
+    """Return UNROLL_DATA_ROOTS, else the home's data folder and the folder of the start.
+
+    A worker that is started in `/` or in a user's home opens neither as a whole.
+    """
+    if given := os.environ.get("UNROLL_DATA_ROOTS"):
+        return tuple(Path(root).expanduser().absolute() for root in given.split(os.pathsep) if root)
+    start = start.resolve()
+    too_wide = start == Path(start.anchor) or start in Path.home().resolve().parents
+    data = (home / "data").absolute()
+    return (data,) if too_wide or start == Path.home().resolve() else (data, start)

@@ -1,0 +1,218 @@
+"""See one attempt through: from the job that was acquired to the end that stands in its record."""
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import format_exc
+from typing import Final, TypeVar
+
+from jobs.artifacts import ArtifactStore
+from jobs.errors import ArtifactError, ServiceUnreachable, SpecError, StaleToken
+from jobs.job import Job, Lease, Reason
+from jobs.store import JobStore
+from worker.devices import Share
+from worker.folder import AttemptFolder
+from worker.handback import by_guard
+from worker.inputs import Inputs
+from worker.leavings import Leavings
+from worker.process import Exit, Launcher, Running
+from worker.pulse import Pulse
+from worker.relay import Relay
+from worker.settings import Settings
+from worker.verdict import HANDED_BACK, Ending, Order, conclude
+
+logger = logging.getLogger(__name__)
+
+#: What of a runner's log stands in the record of an attempt that died without a word.
+_TAIL_BYTES: Final = 8_000
+#: Between two tries of a write that the service did not answer, in seconds.
+_RETRY: Final = 0.5
+#: How long a runner may take to exit after its last word.
+_LINGER: Final = 10.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the supervisors of one worker share."""
+
+    store: JobStore
+    artifacts: ArtifactStore
+    launcher: Launcher
+    settings: Settings
+    #: Set when the worker stops: runners take a checkpoint and end, leases are handed back.
+    draining: threading.Event
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A job that this worker took, and what the attempt may use."""
+
+    job: Job
+    lease: Lease
+    share: Share
+
+
+class _GaveUp(Exception):
+    """The service does not answer, and there is no more time to wait for it."""
+
+
+class Supervisor:
+    """Run one attempt, in the calling thread."""
+
+    def __init__(self, tools: Tools, assignment: Assignment) -> None:
+        self._tools = tools
+        self._clocks = tools.settings.clocks
+        self._job = assignment.job
+        self._lease = assignment.lease
+        self._share = assignment.share
+        self._pulse = Pulse(tools.store, self._lease, self._clocks)
+        self._began = time.monotonic()
+        self._order: Order | None = None
+        self._kill_at = math.inf
+
+    def run(self) -> None:
+        """See the attempt through; whatever happens, nothing of it is left running."""
+        name = f"job {self._job.id}, attempt {self._lease.attempt}"
+        logger.info("%s: taken", name)
+        try:
+            with self._pulse:
+                said = self._attempt()
+        except StaleToken:
+            said = "stopped; another attempt holds the job, or it was removed"
+        except _GaveUp:
+            said = "left to the next worker; the service does not answer"
+        logger.info("%s: %s", name, said)
+
+    def _attempt(self) -> str:
+        if self._tools.draining.is_set():
+            return self._finish(HANDED_BACK)
+        inputs = Inputs(
+            self._job, self._lease.attempt, get=self._get, artifacts=self._tools.artifacts
+        )
+        try:
+            folder, attempt = inputs.lay(self._tools.settings, self._share)
+        except SpecError as error:
+            return self._finish(Ending(Reason.USER_ERROR, str(error)))
+        except (ArtifactError, OSError) as error:
+            return self._finish(Ending(Reason.INFRASTRUCTURE, f"nothing was started: {error}"))
+        relay = Relay(self._tools.store, self._tools.artifacts, self._job, self._lease, folder)
+        for line in inputs.notes:
+            relay.note(line)
+        running = self._tools.launcher.start(
+            folder,
+            attempt,
+            grace=self._clocks.grace,
+            handback=by_guard(self._tools.settings, self._lease),
+        )
+        return self._supervise(running, relay, folder)
+
+    def _supervise(self, running: Running, relay: Relay, folder: AttemptFolder) -> str:
+        self._pulse.on_answer = running.beat
+        settled = True
+        try:
+            exited = self._watch(running, relay)
+            return self._record(exited, relay, folder)
+        except _GaveUp:
+            settled = False  # the guard goes on trying to hand the lease back
+            raise
+        except StaleToken:
+            running.kill()
+            raise
+        except Exception as error:
+            logger.exception("job %s: the supervisor failed", self._job.id)
+            running.kill()
+            return self._finish(
+                Ending(Reason.INFRASTRUCTURE, f"the supervisor failed: {error}", format_exc())
+            )
+        finally:
+            running.close(done=settled)
+
+    def _watch(self, running: Running, relay: Relay) -> Exit:
+        """Relay and obey until the runner has ended."""
+        exited = None
+        while exited is None:
+            # What the service does not take now waits in the folder.
+            with contextlib.suppress(ServiceUnreachable):
+                relay.pump()
+            exited = self._obey(running, relay) or running.wait(self._clocks.tick)
+        return exited
+
+    def _obey(self, running: Running, relay: Relay) -> Exit | None:
+        if self._pulse.stale:
+            raise StaleToken("the lease was lost")
+        order, now = self._decide(), time.monotonic()
+        if order is Order.HAND_BACK and self._order is None:
+            running.send("stop")
+            self._kill_at = now + self._clocks.drain
+        self._order = order or self._order
+        if relay.end is not None:
+            self._kill_at = min(self._kill_at, now + _LINGER)
+        if self._order in (Order.CANCEL, Order.TIMEOUT) or now > self._kill_at:
+            return running.kill()
+        return None
+
+    def _decide(self) -> Order | None:
+        if self._pulse.wish == "cancel":
+            return Order.CANCEL
+        ran = self._job.ran + time.monotonic() - self._began
+        if ran > (self._job.spec.get("timeout") or math.inf):
+            return Order.TIMEOUT
+        if self._pulse.wish == "pause" or self._tools.draining.is_set():
+            return Order.HAND_BACK
+        return None
+
+    def _record(self, exited: Exit, relay: Relay, folder: AttemptFolder) -> str:
+        self._insist(relay.drain)
+        ending = conclude(self._order, relay.end, exited, tail(folder.log_file))
+        leavings = Leavings(self._tools.store, self._tools.artifacts, self._lease, folder)
+        self._insist(leavings.keep_log if ending.handed_back else leavings.keep)
+        return self._finish(ending)
+
+    def _finish(self, ending: Ending) -> str:
+        store, lease = self._tools.store, self._lease
+        if ending.handed_back:
+            self._insist(lambda: store.release(lease))
+            return "handed back"
+        state = self._insist(
+            lambda: store.finish(
+                lease,
+                ending.reason,
+                message=ending.message,
+                traceback=ending.traceback,
+                result=ending.result,
+            )
+        )
+        return f"{ending.reason}{': ' if ending.message else ''}{ending.message} ({state})"
+
+    def _get(self, job: str) -> Job:
+        return self._insist(lambda: self._tools.store.get(job))
+
+    def _insist(self, call: Callable[[], T]) -> T:
+        """Repeat a call until the service has answered it, for as long as there is time."""
+        began = time.monotonic()
+        while True:
+            try:
+                return call()
+            except ServiceUnreachable as error:
+                draining = self._tools.draining.is_set()
+                limit = self._clocks.drain if draining else self._clocks.grace
+                if time.monotonic() - began > limit:
+                    raise _GaveUp from error
+                time.sleep(_RETRY)
+
+
+def tail(path: Path) -> str:
+    """Return the end of a text file; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            return file.read().decode("utf-8", "replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,66 @@
+"""How an attempt ended, and why: decided from what was said, not from an exit status."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from jobs.job import Reason
+from worker.events import EndEvent
+from worker.process import Exit
+
+
+class Order(Enum):
+    """Why a supervisor ended its runner."""
+
+    #: A person wished it.
+    CANCEL = auto()
+    #: The job has run for as long as it may.
+    TIMEOUT = auto()
+    #: The worker stops, or a person set the job aside.
+    HAND_BACK = auto()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the record is told of an attempt's end."""
+
+    reason: Reason
+    message: str = ""
+    traceback: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
+    #: Whether the job goes back to its place in the queue as if it had not been taken.
+    handed_back: bool = False
+
+
+#: The job goes back to its old place.
+HANDED_BACK = Ending(Reason.PREEMPTED, handed_back=True)
+
+
+def conclude(order: Order | None, end: EndEvent | None, exited: Exit, log_tail: str) -> Ending:
+    """Return how an attempt ended: by what was ordered, else in the runner's own word.
+
+    A success that was written before an order could take effect is one. Where nothing was said, the
+    process died of something outside its program, and the tail of its log is all that is known.
+    """
+    if end and end.reason is Reason.SUCCEEDED:
+        return Ending(end.reason, end.message, result=end.result)
+    if order is Order.CANCEL:
+        return Ending(Reason.CANCELLED)
+    if order is Order.TIMEOUT:
+        return Ending(Reason.TIMED_OUT, "the job ran for as long as its timeout allows")
+    if order is Order.HAND_BACK and (end is None or end.reason is Reason.PREEMPTED):
+        return HANDED_BACK
+    if end:
+        return Ending(end.reason, end.message, end.traceback, end.result)
+    return _unsaid(exited, log_tail)
+
+
+def _unsaid(exited: Exit, log_tail: str) -> Ending:
+    if exited.cause == "deadline":
+        message = "the service had not answered for so long that the runner was stopped"
+        return Ending(Reason.INFRASTRUCTURE, message, log_tail)
+    if exited.cause == "exited" and exited.signal == "SIGKILL" and exited.oom_kills:
+        message = "the machine ran out of memory, and its kernel killed the runner"
+        return Ending(Reason.OUT_OF_MEMORY, message, log_tail)
+    return Ending(Reason.INFRASTRUCTURE, exited.describe(), log_tail)
