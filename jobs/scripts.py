@@ -1,14 +1,17 @@
 """Load the Lua transitions: one file each, whose head declares the keys and arguments it takes.
 
     -- KEYS
-    --   request:    what it is for
-    --   pending:    ...
+    --   request     w   what it is for
+    --   job         r   ...
     -- ARGV
     --   id          ...
 
-Inside, a key is `K.request` and an argument `A.id`; so no position is counted by hand, and a key
-that the head does not declare cannot be touched. Before each file stand `common.lua` and the rules
-of `jobs.job` as Lua tables.
+Inside, a key is `K.request` (of a family, the part before the id) and an argument `A.id`; so no
+position is counted by hand, and a key that the head does not declare cannot be touched. Before each
+file stand `common.lua` and the rules of `jobs.job` as Lua tables.
+
+Keys that are only read (`r`) travel among the arguments: Redis asks for the right to write to every
+key that EVALSHA declares, which a submitter does not have, and looks again at each access anyway.
 """
 
 import re
@@ -27,7 +30,8 @@ from jobs.keys import Keys
 #: Milliseconds since 1970.
 Clock = Callable[[], int]
 
-_ENTRY: Final = re.compile(r"--   (\w+)")
+_KEY: Final = re.compile(r"--   (\w+) +(r|w|rw)\b")
+_ARGUMENT: Final = re.compile(r"--   (\w+)")
 #: First word of an error that a script returns -> the error it means.
 _ERRORS: Final[dict[str, type[UnrollError]]] = {
     "STALE": StaleToken,
@@ -42,7 +46,9 @@ class Source:
     """Hold one transition as it is sent to Redis, and what its head declares."""
 
     text: str
-    keys: tuple[str, ...]
+    #: Keys that are written to, and those that are only read.
+    written: tuple[str, ...]
+    read: tuple[str, ...]
     arguments: tuple[str, ...]
 
 
@@ -50,18 +56,14 @@ class Source:
 def load(name: str) -> Source:
     """Return the transition of `lua/NAME.lua`."""
     body = _read(name)
-    declared: dict[str, list[str]] = {"KEYS": [], "ARGV": []}
-    section: list[str] = []
-    for line in body.splitlines():
-        if not line.startswith("--"):
-            break
-        section = declared.get(line[3:].strip(), section)
-        if entry := _ENTRY.match(line):
-            section.append(entry[1])
-    arguments = [*declared["ARGV"], "now"]
+    keys, arguments = _head(body)
+    written = [key for key, mode in keys if mode != "r"]
+    read = [key for key, mode in keys if mode == "r"]
+    places = [f"{key} = KEYS[{place}]" for place, key in enumerate(written, 1)]
+    places += [f"{key} = ARGV[{place}]" for place, key in enumerate(read, 1)]
+    values = [f"{each} = ARGV[{place}]" for place, each in enumerate(arguments, len(read) + 1)]
     prelude = [
-        _names("K", "KEYS", declared["KEYS"]),
-        _names("A", "ARGV", arguments),
+        f"local K, A = {{{', '.join(places)}}}, {{{', '.join(values)}}}",
         _table("ENDED", ENDED),
         _table("FREE_RETRIES", FREE_RETRIES),
         _table("COUNTED_RETRIES", COUNTED_RETRIES),
@@ -69,16 +71,18 @@ def load(name: str) -> Source:
         _read("common"),
         body,
     ]
-    return Source("\n".join(prelude), tuple(declared["KEYS"]), tuple(arguments))
+    return Source("\n".join(prelude), tuple(written), tuple(read), tuple(arguments))
+
+
+def _head(body: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the keys with their modes and the arguments that a file declares, and `now`."""
+    head = body[: re.search(r"^(?!--)", body, re.MULTILINE).start()]  # type: ignore[union-attr]
+    keys, _, arguments = head.partition("-- ARGV\n")
+    return _KEY.findall(keys.partition("-- KEYS\n")[2]), [*_ARGUMENT.findall(arguments), "now"]
 
 
 def _read(name: str) -> str:
     return resources.files("jobs").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-
-
-def _names(table: str, source: str, names: list[str]) -> str:
-    fields = ", ".join(f"{name} = {source}[{index}]" for index, name in enumerate(names, 1))
-    return f"local {table} = {{{fields}}}"
 
 
 def _table(name: str, words: Iterable[str]) -> str:
@@ -102,8 +106,11 @@ class Scripts:
         arguments["now"] = self._clock() if self._clock else ""
         try:
             return self._registered[name](
-                keys=[self._keys(key) for key in source.keys],
-                args=[arguments[each] for each in source.arguments],
+                keys=[self._keys(key) for key in source.written],
+                args=[
+                    *[self._keys(key) for key in source.read],
+                    *[arguments[each] for each in source.arguments],
+                ],
             )
         except redis.ResponseError as error:
             word, _, sentence = str(error).partition(" ")
