@@ -27,6 +27,8 @@ class Clocks:
     clear: float = 60.0
     #: How long a runner goes on with no renewal answered.
     grace: float = 300.0
+    #: How long a runner may take to exit after its last word.
+    linger: float = 10.0
     #: How long a draining worker waits for its runners' checkpoints.
     drain: float = 30.0
 

@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 _TAIL_BYTES: Final = 8_000
 #: Between two tries of a write that the service did not answer, in seconds.
 _RETRY: Final = 0.5
-#: How long a runner may take to exit after its last word.
-_LINGER: Final = 10.0
 
 T = TypeVar("T")
 
@@ -153,7 +151,7 @@ class Supervisor:
             self._kill_at = now + self._clocks.drain
         self._order = order or self._order
         if relay.end is not None:
-            self._kill_at = min(self._kill_at, now + _LINGER)
+            self._kill_at = min(self._kill_at, now + self._clocks.linger)
         if self._order in (Order.CANCEL, Order.TIMEOUT) or now > self._kill_at:
             return running.kill()
         return None

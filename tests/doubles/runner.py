@@ -1,0 +1,121 @@
+"""A runner without torch, for tests of the supervising half: `python runner.py FOLDER`.
+
+It follows the protocol of the attempt folder, and does what the model's parameters say:
+
+    steps, step_seconds     how long it trains
+    checkpoint_every        steps between checkpoints
+    fail                    "segfault", "exit", "error", "linger", "out_of_memory": how it ends
+    fail_at, fail_attempt   at which step, and in which attempt only (0: in all)
+    children                processes that it starts and leaves behind, in sessions of their own
+    deaf                    whether it ignores what the supervisor asks for
+    say                     a line for its standard error
+    file                    content of a result file
+"""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jobs.job import Reason
+from jobs.spec import TrainSpec
+from worker.events import (
+    CheckpointEvent,
+    EndEvent,
+    Event,
+    MetricEvent,
+    PhaseEvent,
+    ProgressEvent,
+)
+from worker.folder import AttemptFolder, write_atomically
+
+
+class Runner:
+    def __init__(self, path: Path) -> None:
+        self.folder = AttemptFolder(path)
+        self.attempt = self.folder.read_attempt()
+        spec = self.folder.read_spec()
+        self.params: dict[str, Any] = dict(spec.model.params) if isinstance(spec, TrainSpec) else {}
+        self.commands = socket.socket(fileno=int(os.environ["UNROLL_COMMANDS_FD"]))
+        self.commands.setblocking(False)
+
+    def tell(self, event: Event) -> None:
+        with self.folder.events_file.open("a") as file:
+            file.write(event.to_json() + "\n")
+
+    def run(self) -> None:
+        self.tell(PhaseEvent("training"))
+        print(f"environment {json.dumps(sorted(os.environ))}", flush=True)
+        if line := self.params.get("say"):
+            print(line, file=sys.stderr, flush=True)
+        for _ in range(self.params.get("children", 0)):
+            subprocess.Popen(["sleep", "600"], start_new_session=True)
+        steps = self.params.get("steps", 3)
+        start = self.read_start()
+        for step in range(start + 1, steps + 1):
+            self.train(step, steps)
+            if self.is_told_to_stop():
+                self.save(step)
+                self.tell(EndEvent(Reason.PREEMPTED, "told to stop"))
+                return
+        if content := self.params.get("file"):
+            (self.folder.files / "result.txt").write_text(content)
+        result = {"val/loss": 0.5, "started_at": start, "trained": self.attempt.trained}
+        self.tell(EndEvent(Reason.SUCCEEDED, result=result))
+
+    def read_start(self) -> int:
+        if self.attempt.checkpoint is None:
+            return 0
+        return int(json.loads(Path(self.attempt.checkpoint).read_text())["step"])
+
+    def train(self, step: int, steps: int) -> None:
+        time.sleep(self.params.get("step_seconds", 0.0))
+        self.tell(MetricEvent("train/loss", 1 / step, step, 1, time.time()))
+        self.tell(ProgressEvent(step, steps, 1, 1))
+        if step % self.params.get("checkpoint_every", steps + 1) == 0:
+            self.save(step)
+        if step == self.params.get("fail_at") and self.params.get("fail_attempt", 0) in (
+            0,
+            self.attempt.attempt,
+        ):
+            self.fail(self.params["fail"])
+
+    def save(self, step: int) -> None:
+        content = json.dumps({"step": step}).encode()
+        name = f"step-{step:08d}.ckpt"
+        write_atomically(self.folder.checkpoints / name, content)
+        digest = hashlib.sha256(content).hexdigest()
+        self.tell(CheckpointEvent(name, digest, step, 1, score=float(step), best=step % 2 == 0))
+
+    def fail(self, how: str) -> None:
+        print(f"about to fail: {how}", file=sys.stderr, flush=True)
+        if how == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif how == "exit":
+            os._exit(7)
+        elif how == "linger":
+            self.tell(EndEvent(Reason.SUCCEEDED))
+            time.sleep(600)
+        elif how == "error":
+            self.tell(EndEvent(Reason.USER_ERROR, "no such thing", "Traceback: here"))
+            sys.exit(0)
+
+    def is_told_to_stop(self) -> bool:
+        try:
+            said = self.commands.recv(4096)
+        except BlockingIOError:
+            return False
+        if self.params.get("deaf") or b"stop" not in said:
+            return False
+        self.commands.send(b'{"reply": "stop"}\n')
+        return True
+
+
+if __name__ == "__main__":
+    Runner(Path(sys.argv[1])).run()

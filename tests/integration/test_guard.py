@@ -1,0 +1,269 @@
+"""The guard and what speaks to it, with real processes that need no service."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs.spec import Component, TrainSpec
+from worker import guard
+from worker.folder import Attempt, AttemptFolder
+from worker.process import Exit, Handback, Launcher, Running
+
+PATIENCE = 20.0
+#: Start of each runner: it says its name, so that a test knows that it runs.
+PRELUDE = """
+import json, os, pathlib, signal, socket, subprocess, sys, time
+folder = pathlib.Path(sys.argv[1])
+def say(name, text=''):
+    (folder / f'.{name}').write_text(text)
+    (folder / f'.{name}').rename(folder / name)
+"""
+SLEEP = "say('ready')\ntime.sleep(600)"
+
+
+def eventually(found: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not found():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> AttemptFolder:
+    laid = AttemptFolder(tmp_path / "attempt")
+    spec = TrainSpec(model=Component("m"), data=Component("d"))
+    laid.lay(spec, Attempt("job", 1, roots=(), cache="", threads=2, gpus=(1, 3)))
+    return laid
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(folder: AttemptFolder) -> Iterator[Start]:
+    started: list[Running] = []
+
+    def go(code: str, *, grace: float = 60.0, handback: Handback | None = None) -> Running:
+        launcher = Launcher([sys.executable, "-I", "-S", "-c", PRELUDE + code])
+        running = launcher.start(
+            folder, folder.read_attempt(), grace=grace, handback=handback or Handback()
+        )
+        started.append(running)
+        return running
+
+    yield go
+    for running in started:
+        if psutil.pid_exists(running.guard_pid):
+            running.kill()
+            running.close(done=True)
+
+
+def ready(folder: AttemptFolder) -> None:
+    eventually((folder.path / "ready").exists)
+
+
+def waited(running: Running) -> Exit:
+    end = running.wait(PATIENCE)
+    assert end is not None
+    return end
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "by"),
+    [
+        ("sys.exit(0)", 0, None),
+        ("sys.exit(3)", 3, None),
+        ("os.abort()", None, "SIGABRT"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", None, "SIGKILL"),
+    ],
+)
+def test_the_exit_is_told_as_it_was(start: Start, code: str, status: int, by: str) -> None:
+    assert waited(start(code)) == Exit("exited", status, by, 0)
+
+
+def test_a_runner_that_cannot_be_started_says_why_in_its_log(folder: AttemptFolder) -> None:
+    launcher = Launcher(["/no/such/program"])
+    running = launcher.start(folder, folder.read_attempt(), grace=60, handback=Handback())
+    assert waited(running) == Exit("exited", 127)
+    assert "/no/such/program" in folder.log_file.read_text()
+    running.close(done=True)
+
+
+def test_the_runner_is_killed_with_all_that_it_started(start: Start, folder: AttemptFolder) -> None:
+    running = start(
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        "stray = subprocess.Popen(['setsid', '--fork', 'sh', '-c', "
+        "'echo $$ > stray; exec sleep 600'])\n"
+        "while not (folder / 'stray').exists() or not (folder / 'stray').read_text().strip():\n"
+        "    time.sleep(0.01)\n"
+        "say('child', str(child.pid))\n" + SLEEP
+    )
+    ready(folder)
+    pids = [int((folder.path / name).read_text()) for name in ("child", "stray")]
+    assert all(map(is_alive, pids))
+    assert running.kill() == Exit("killed", None, "SIGKILL", 0)
+    assert not any(map(is_alive, [running.pid, *pids]))
+
+
+def test_what_an_ended_runner_leaves_behind_is_killed(start: Start, folder: AttemptFolder) -> None:
+    end = waited(
+        start("say('child', str(subprocess.Popen(['sleep', '600'], start_new_session=True).pid))")
+    )
+    assert end == Exit("exited", 0)
+    assert not is_alive(int((folder.path / "child").read_text()))
+
+
+def test_without_its_supervisor_nothing_is_left_and_the_lease_goes_back(
+    start: Start, folder: AttemptFolder
+) -> None:
+    told = folder.path / "handed back"
+    command = ["/bin/sh", "-c", f'echo "$SECRET" > "{told}.new"; mv "{told}.new" "{told}"']
+    running = start(SLEEP, handback=Handback(command, {"SECRET": "password"}))
+    ready(folder)
+    running.close(done=False)  # as the kernel does when it dies
+    eventually(told.exists)
+    assert told.read_text() == "password\n"
+    assert Exit.read(folder) == Exit("abandoned", None, "SIGKILL", 0)
+    assert not is_alive(running.pid)
+    eventually(lambda: not is_alive(running.guard_pid))
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_lease_goes_back_after_the_end_too_unless_the_record_has_it(
+    start: Start, folder: AttemptFolder, done: bool
+) -> None:
+    told = folder.path / "handed back"
+    running = start("pass", handback=Handback(["/bin/sh", "-c", f'touch "{told}"']))
+    assert waited(running) == Exit("exited", 0)
+    assert is_alive(running.guard_pid)
+    running.close(done=done)
+    eventually(lambda: not is_alive(running.guard_pid))
+    assert told.exists() is not done
+
+
+def test_the_deadline_ends_a_runner_whose_renewals_are_not_answered(
+    start: Start, folder: AttemptFolder
+) -> None:
+    running = start(SLEEP, grace=0.5)
+    assert waited(running).cause == "deadline"
+    assert not is_alive(running.pid)
+
+
+def test_an_answered_renewal_moves_the_deadline(start: Start, folder: AttemptFolder) -> None:
+    running = start(SLEEP, grace=1.0)
+    for _ in range(20):
+        running.beat()
+        assert running.wait(0.1) is None
+    assert waited(running).cause == "deadline"
+
+
+def test_the_guard_outlives_what_stops_a_whole_group(start: Start, folder: AttemptFolder) -> None:
+    running = start("signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEP)
+    ready(folder)
+    os.kill(running.guard_pid, signal.SIGTERM)
+    os.kill(running.guard_pid, signal.SIGINT)
+    assert running.wait(0.3) is None
+    assert running.kill().cause == "killed"
+
+
+def test_a_killed_guard_takes_its_runner_along(start: Start, folder: AttemptFolder) -> None:
+    running = start("say('child', str(subprocess.Popen(['sleep', '600']).pid))\n" + SLEEP)
+    ready(folder)
+    child = int((folder.path / "child").read_text())
+    os.kill(running.guard_pid, signal.SIGKILL)
+    assert waited(running) == Exit("unseen")
+    eventually(lambda: not is_alive(running.pid) and not is_alive(child))
+
+
+def test_a_stopped_guard_does_not_keep_its_runner_from_being_killed(
+    start: Start, folder: AttemptFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.process._CLEAR_SECONDS", 0.5)
+    running = start(SLEEP)
+    ready(folder)
+    os.kill(running.guard_pid, signal.SIGSTOP)
+    assert running.kill() == Exit("unseen")
+    eventually(lambda: not is_alive(running.pid))
+
+
+def test_commands_go_in_and_replies_come_out(start: Start, folder: AttemptFolder) -> None:
+    running = start(
+        "channel = socket.socket(fileno=int(os.environ['UNROLL_COMMANDS_FD']))\n"
+        "said = json.loads(channel.makefile().readline())\n"
+        "channel.sendall(json.dumps({'reply': said['command']}).encode() + b'\\n')\n" + SLEEP
+    )
+    running.send("checkpoint")
+    replies: list[object] = []
+    eventually(lambda: replies.extend(running.replies()) or replies)
+    assert replies == [{"reply": "checkpoint"}]
+
+
+def test_the_runner_inherits_what_it_needs_and_no_credentials(
+    start: Start, folder: AttemptFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNROLL_REDIS_URL", "redis://:secret@nowhere/0")
+    monkeypatch.setenv("HARMLESS", "kept")
+    running = start(
+        "say('env', json.dumps(dict(os.environ)))\n"
+        "say('fds', json.dumps([os.readlink(f'/proc/self/fd/{n}') for n in range(64) "
+        "if os.path.exists(f'/proc/self/fd/{n}')]))\n" + SLEEP
+    )
+    ready(folder)
+    environment = json.loads((folder.path / "env").read_text())
+    assert "UNROLL_REDIS_URL" not in environment
+    assert "secret" not in json.dumps(environment)
+    assert environment["HARMLESS"] == "kept"
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "2"
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1,3"
+    kinds = [fd.partition(":")[0] for fd in json.loads((folder.path / "fds").read_text())]
+    assert kinds == ["/dev/null", str(folder.log_file), str(folder.log_file), "socket"]
+    assert "secret" not in " ".join(psutil.Process(running.guard_pid).cmdline())
+    assert "secret" not in json.dumps(psutil.Process(running.guard_pid).environ())
+    assert os.getpgid(running.pid) == running.pid != os.getpgid(running.guard_pid)
+    assert os.getsid(running.guard_pid) == running.guard_pid
+
+
+def test_the_runner_yields_to_its_supervisor(start: Start, folder: AttemptFolder) -> None:
+    running = start(SLEEP)
+    ready(folder)
+    assert psutil.Process(running.pid).nice() > psutil.Process().nice()
+    score = Path(f"/proc/{running.pid}/oom_score_adj").read_text()
+    assert int(score) > int(Path("/proc/self/oom_score_adj").read_text())
+
+
+def test_the_guard_is_small(start: Start, folder: AttemptFolder) -> None:
+    running = start(SLEEP)
+    ready(folder)
+    assert psutil.Process(running.guard_pid).memory_info().rss < 24e6
+
+
+def test_descendants_are_found_in_any_depth() -> None:
+    pids = guard.descendants(os.getppid())
+    assert os.getpid() in pids
+    assert guard.descendants(os.getpid()) == [p.pid for p in psutil.Process().children()]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"cause": 1'])
+def test_a_torn_exit_file_counts_as_unseen(folder: AttemptFolder, text: str) -> None:
+    folder.exit_file.write_text(text)
+    assert Exit.read(folder) == Exit("unseen")
+
+
+def test_a_supervisor_that_dies_before_its_first_word_leaves_no_guard() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", guard.__file__], input=b"{", capture_output=True, check=False
+    )
+    assert ended.returncode == 1
+    assert not ended.stdout

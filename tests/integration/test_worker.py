@@ -1,0 +1,369 @@
+"""Whole workers against a real Redis: Celery, supervisors, guards, and a runner without torch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from jobs.artifacts import ArtifactStore
+from jobs.connection import connect
+from jobs.errors import ServiceUnreachable
+from jobs.job import Job, JobState, Reason
+from jobs.spec import Component, EvaluateSpec, TrainSpec
+from jobs.store import JobStore
+
+PATIENCE = 30.0
+WORKER = Path(__file__).parents[1] / "doubles" / "worker.py"
+ENDLESS = 100_000
+
+
+def train(**params: Any) -> TrainSpec:
+    return TrainSpec(model=Component("double", params), data=Component("none"))
+
+
+def endless(**params: Any) -> TrainSpec:
+    return train(steps=ENDLESS, step_seconds=0.02, **params)
+
+
+class Workers:
+    """Start workers that share a home, and leave nothing behind."""
+
+    def __init__(self, home: Path, url: str, store: JobStore) -> None:
+        self.home = home
+        self._url = url
+        self._store = store
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str = "one", **told: Any) -> "subprocess.Popen[bytes]":
+        told = {"home": str(self.home), "name": name, **told}
+        told["namespace"] = self._store.keys.namespace
+        log = (self.home.parent / f"{name}.log").open("ab")
+        with log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", str(WORKER), json.dumps(told)],
+                env={**os.environ, "UNROLL_REDIS_URL": self._url},
+                stdout=log,
+                stderr=log,
+            )
+        self._started.append(process)
+        return process
+
+    def log(self, name: str = "one") -> str:
+        return (self.home.parent / f"{name}.log").read_text()
+
+    def runners(self) -> list[psutil.Process]:
+        """Return every process, guards too, that belongs to an attempt in the home."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                belongs = Path(process.cwd()).is_relative_to(self.home) or str(self.home) in str(
+                    process.cmdline()[-1:]
+                )
+                if belongs and "worker.py" not in str(process.cmdline()):
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+    def clear(self) -> None:
+        for process in self._started:
+            process.kill()
+            process.wait()
+        eventually(lambda: not self.runners())
+
+
+def eventually(found: Callable[[], Any], what: str = "it did not come about") -> Any:
+    deadline = time.monotonic() + PATIENCE
+    while not (result := found()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+    return result
+
+
+@pytest.fixture
+def workers(tmp_path: Path, redis_server: Any, store: JobStore) -> Iterator[Workers]:
+    started = Workers(tmp_path / "home", redis_server.url, store)
+    yield started
+    started.clear()
+
+
+def wait(store: JobStore, job: Job, wanted: Callable[[Job], Any]) -> Job:
+    def look() -> Job | None:
+        try:
+            record = store.get(job.id)
+        except ServiceUnreachable:
+            return None
+        return record if wanted(record) else None
+
+    found: Job = eventually(look, f"{job.id} did not get there")
+    return found
+
+
+def ended(record: Job) -> bool:
+    return record.state.ended
+
+
+def at_step(step: int) -> Callable[[Job], bool]:
+    return lambda record: record.progress.step >= step
+
+
+def checkpointed(record: Job) -> bool:
+    return record.checkpoint is not None
+
+
+def runner_pid(workers: Workers, job: Job, attempt: int = 1) -> int:
+    folder = str(workers.home / "attempts" / job.id / f"{attempt:04d}")
+    return next(each.pid for each in workers.runners() if each.cmdline()[-1:] == [folder])
+
+
+def test_a_job_runs_from_submission_to_result(workers: Workers, store: JobStore) -> None:
+    workers.start()
+    job = store.create(train(steps=5, checkpoint_every=2, file="hello", say="on stderr"))
+    record = wait(store, job, ended)
+    assert (record.state, record.reason) == (JobState.SUCCEEDED, Reason.SUCCEEDED)
+    assert record.result["val/loss"] == 0.5
+    points = store.metrics(job.id)
+    assert [(p.name, p.step, p.value, p.attempt) for p in points] == [
+        ("train/loss", step, 1 / step, 1) for step in range(1, 6)
+    ]
+    assert "on stderr" in [line for _, line in store.logs(job.id)]
+    assert store.read_file(job.id, "result.txt") == b"hello"
+    assert (record.progress.step, record.progress.phase) == (5, "training")
+    artifacts = ArtifactStore(workers.home / "store")
+    assert record.store == artifacts.id
+    assert record.checkpoint is not None
+    assert record.checkpoint == record.best
+    assert artifacts.check(record.checkpoint.artifact, record.checkpoint.digest)
+    kept = [key.rpartition("/")[2] for key in artifacts.list(f"jobs/{job.id}")]
+    assert sorted(kept)[:3] == ["metrics.jsonl", "output.log", "result.txt"]
+    assert len(kept) == 4, "an older checkpoint, neither newest nor best, was kept"
+    with artifacts.open(f"jobs/{job.id}/metrics.jsonl") as file:
+        assert [json.loads(line)["cursor"] for line in file] == [1, 2, 3, 4, 5]
+
+
+def test_a_job_without_a_bell_is_found_before_and_after_the_start(
+    workers: Workers, store: JobStore
+) -> None:
+    early = store.create(train())
+    workers.start()
+    assert wait(store, early, ended).state is JobState.SUCCEEDED
+    late = store.create(train())
+    assert wait(store, late, ended).state is JobState.SUCCEEDED
+
+
+def test_a_worker_says_what_it_has_and_takes_its_leave(workers: Workers, store: JobStore) -> None:
+    process = workers.start("named", slots=2)
+    job = store.create(endless())
+    wait(store, job, at_step(1))
+    eventually(lambda: store.catalog())
+    eventually(lambda: store.workers()[0].free_slots == 1 and store.workers()[0].catalog)
+    (said,) = store.workers()
+    assert (said.id, said.slots, said.pid) == ("named", 2, process.pid)
+    process.terminate()
+    process.wait(PATIENCE)
+    assert not store.workers()
+    assert store.catalog() is None
+
+
+def test_cancel_leaves_no_process_of_the_group(workers: Workers, store: JobStore) -> None:
+    workers.start()
+    job = store.create(endless(children=2, deaf=True))
+    wait(store, job, at_step(2))
+    strays = [each for each in psutil.process_iter(["cmdline"]) if _is_stray(each, workers)]
+    assert len(strays) == 2
+    asked = time.monotonic()
+    store.cancel(job.id)
+    record = wait(store, job, ended)
+    took = time.monotonic() - asked
+    assert (record.state, record.reason) == (JobState.CANCELLED, Reason.CANCELLED)
+    assert not any(each.is_running() for each in strays)
+    eventually(lambda: not workers.runners())
+    assert took < 5  # within a second where nothing else runs
+
+
+def _is_stray(process: psutil.Process, workers: Workers) -> bool:
+    try:
+        return process.cmdline() == ["sleep", "600"] and workers.home in Path(process.cwd()).parents
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [("segfault", "SIGSEGV"), ("exit", "status 7")],
+)
+def test_a_runner_that_dies_without_a_word_is_tried_again_and_the_record_says_why(
+    workers: Workers, store: JobStore, fail: str, message: str
+) -> None:
+    workers.start()
+    job = store.create(train(fail=fail, fail_at=2))
+    record = wait(store, job, ended)
+    assert (record.state, record.reason) == (JobState.FAILED, Reason.INFRASTRUCTURE)
+    assert record.attempt == 5
+    assert message in record.message
+    assert f"about to fail: {fail}" in record.traceback
+
+
+def test_what_the_runner_says_of_its_end_counts(workers: Workers, store: JobStore) -> None:
+    workers.start()
+    failing = store.create(train(fail="error", fail_at=1))
+    record = wait(store, failing, ended)
+    assert (record.reason, record.message) == (Reason.USER_ERROR, "no such thing")
+    assert record.traceback == "Traceback: here"
+    assert record.attempt == 1
+
+
+def test_a_killed_worker_loses_nothing(workers: Workers, store: JobStore) -> None:
+    first = workers.start("first")
+    job = store.create(endless(checkpoint_every=5, children=1))
+    before = wait(store, job, checkpointed)
+    assert before.checkpoint is not None
+    left = workers.runners()
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    workers.start("second")
+    after = wait(store, job, lambda record: record.attempt == 2 and record.progress.step > 10)
+    assert after.worker == "second"
+    assert not any(each.is_running() for each in left)
+    folder = workers.home / "attempts" / job.id / "0002"
+    start = json.loads((folder / "start.ckpt").read_text())["step"]
+    assert start >= before.checkpoint.step
+    store.cancel(job.id)
+    wait(store, job, ended)
+    steps = [point.step for point in store.metrics(job.id)]
+    assert steps == list(range(1, len(steps) + 1)), "a point was lost or doubled"
+
+
+def test_a_draining_worker_hands_its_jobs_back_where_they_are(
+    workers: Workers, store: JobStore
+) -> None:
+    first = workers.start("first", slots=2)
+    jobs = [store.create(endless()), store.create(endless())]
+    for job in jobs:
+        wait(store, job, at_step(3))
+    first.terminate()
+    assert first.wait(PATIENCE) == 0
+    assert not workers.runners()
+    for job in jobs:
+        record = store.get(job.id)
+        assert (record.state, record.reason) == (JobState.QUEUED, Reason.PREEMPTED)
+        assert record.checkpoint is not None
+        assert record.checkpoint.step == record.progress.step, "work was lost"
+    workers.start("second", slots=2)
+    for job in jobs:
+        wait(store, job, lambda record: record.attempt == 2 and record.state is JobState.RUNNING)
+
+
+def test_a_drain_waits_for_no_runner_that_does_not_listen(
+    workers: Workers, store: JobStore
+) -> None:
+    process = workers.start(clocks={"drain": 0.5})
+    job = store.create(endless(deaf=True))
+    wait(store, job, at_step(1))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 0
+    assert not workers.runners()
+    assert store.get(job.id).state is JobState.QUEUED
+
+
+def test_a_second_interrupt_does_not_wait_and_still_leaves_nothing(
+    workers: Workers, store: JobStore
+) -> None:
+    process = workers.start()
+    job = store.create(endless(deaf=True))
+    wait(store, job, at_step(1))
+    process.send_signal(signal.SIGINT)
+    eventually(lambda: "stops and hands" in workers.log() or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
+    eventually(lambda: not workers.runners())
+    wait(store, job, lambda record: record.state is JobState.QUEUED)
+
+
+def test_two_slots_run_two_jobs_and_one_waits(workers: Workers, store: JobStore) -> None:
+    workers.start(slots=2)
+    first, second, third = (store.create(endless()) for _ in range(3))
+    for job in (first, second):
+        wait(store, job, at_step(1))
+    assert store.get(third.id).state is JobState.QUEUED
+    store.cancel(first.id)
+    wait(store, third, at_step(1))
+    assert store.get(second.id).attempt == 1
+
+
+def test_a_job_goes_on_while_redis_is_away(make_server: Callable[..., Any], tmp_path: Path) -> None:
+    server = make_server()
+    with connect(server.url) as client:
+        store = JobStore(client, namespace="outage")
+        workers = Workers(tmp_path / "home", server.url, store)
+        try:
+            workers.start()
+            job = store.create(endless(checkpoint_every=20))
+            wait(store, job, at_step(5))
+            pid = runner_pid(workers, job)
+            server.kill()
+            events = workers.home / "attempts" / job.id / "0001" / "events.jsonl"
+            away = len(events.read_text().splitlines())
+            eventually(lambda: len(events.read_text().splitlines()) > away + 200)
+            server.start()
+            record = wait(store, job, at_step(away // 2 + 100))
+            assert record.attempt == 1
+            assert runner_pid(workers, job) == pid
+            store.cancel(job.id)
+            wait(store, job, ended)
+            steps = [point.step for point in store.metrics(job.id)]
+            assert steps == list(range(1, len(steps) + 1)), "a point was lost or doubled"
+            log = workers.log()
+            assert "answers again" in log
+            assert "Traceback" not in log
+        finally:
+            workers.clear()
+
+
+def test_a_job_stops_when_its_time_is_up(workers: Workers, store: JobStore) -> None:
+    workers.start()
+    spec = TrainSpec(model=endless(checkpoint_every=10).model, data=Component("none"), timeout=1.0)
+    record = wait(store, store.create(spec), ended)
+    assert (record.state, record.reason) == (JobState.FAILED, Reason.TIMED_OUT)
+    assert not workers.runners()
+
+
+def test_a_job_that_was_removed_or_never_trained_cannot_be_evaluated(
+    workers: Workers, store: JobStore
+) -> None:
+    workers.start()
+    job = store.create(EvaluateSpec(job="nobody"))
+    record = wait(store, job, ended)
+    assert (record.reason, record.attempt) == (Reason.USER_ERROR, 1)
+    assert "nobody" in record.message
+
+
+def test_a_runner_that_lingers_after_its_last_word_does_not_keep_the_slot(
+    workers: Workers, store: JobStore
+) -> None:
+    workers.start(clocks={"linger": 0.5})
+    job = store.create(train(steps=9, fail="linger", fail_at=2))
+    assert wait(store, job, ended).state is JobState.SUCCEEDED
+    eventually(lambda: not workers.runners())
+
+
+def test_an_evaluation_gets_the_best_model_and_how_it_was_trained(
+    workers: Workers, store: JobStore
+) -> None:
+    workers.start()
+    trained = store.create(train(steps=7, checkpoint_every=1))
+    best = wait(store, trained, ended).best
+    assert best is not None
+    assert best.step == 6
+    job = store.create(EvaluateSpec(job=trained.id, data={"test": "other"}))
+    record = wait(store, job, ended)
+    assert record.result["started_at"] == best.step
+    assert record.result["trained"]["data"] == {"name": "none", "test": "other"}
