@@ -172,7 +172,7 @@ class Subwords(Vocabulary):
 
     tokens = "subwords"
     #: Signs outside the byte alphabet, so that no text can be mistaken for a special symbol.
-    _RESERVED: Final = ("⟨pad⟩", "⟨bos⟩", "⟨eos⟩", "⟨unk⟩")
+    _RESERVED: Final = ("⟨pad⟩", "⟨bos⟩", "⟨eos⟩", UNKNOWN_TEXT)
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
