@@ -21,7 +21,7 @@ INNER = [symbol for symbol in range(VOCABULARY) if symbol not in {PAD, BOS, EOS}
 
 @dataclass(frozen=True)
 class Chain:
-    """A model whose next symbol depends on the whole prefix: the state is a hash of it (never a tie).
+    """A model whose next symbol depends on the whole prefix: the state hashes it, ties are out.
 
     `seeds` (B,) tells sentences apart; the rows of sentence b read its seed.
     """

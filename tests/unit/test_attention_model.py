@@ -1,0 +1,315 @@
+"""The attention model is its equations, whatever stands around a sentence."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from datamodules._batch import Batch
+from datamodules._vocab import BOS, EOS, PAD, SPECIALS
+from lightning_modules._attention import AdditiveScore, AttendWithPrevious, remember, scan
+from lightning_modules._cells import CELLS, CellName
+from lightning_modules._decoding import Search
+from lightning_modules._errors import ModelError
+from lightning_modules._text import target_mask
+from lightning_modules.attention_encoder_decoder import AttentionEncoderDecoder
+
+NAMES: list[CellName] = ["rnn", "gru", "lstm"]
+SOURCES, TARGETS = 9, 8
+Row = list[float]
+
+
+def build(cell: CellName = "gru", **params: object) -> AttentionEncoderDecoder:
+    """Return a small model in float64 whose weights are all far from their first values."""
+    torch.manual_seed(11)
+    dims = {"source_vocabulary_size": SOURCES, "target_vocabulary_size": TARGETS}
+    sizes = {"hidden_size": 3, "embedding_size": 4, "attention_size": 5}
+    given = {"shared_vocabulary": False, **dims, **sizes, "cell": cell, **params}
+    model = AttentionEncoderDecoder(**given).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def make_batch(sources: list[list[int]], targets: list[list[int]], extra: int = 0) -> Batch:
+    """Return the padded batch of these ids, with `extra` more positions of padding."""
+
+    def pad(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        width = max(map(len, rows)) + extra
+        lengths = torch.tensor([len(row) for row in rows])
+        return torch.tensor([row + [PAD] * (width - len(row)) for row in rows]), lengths
+
+    index = torch.arange(len(sources))
+    return Batch(*pad(sources), *pad(targets), extras={"index": index})
+
+
+EXAMPLE = make_batch([[4, 5, 6, EOS], [8, EOS]], [[4, EOS], [5, 7, 6, EOS]])
+
+
+# The reference: the whole model over Python lists, one number at a time.
+
+
+def dot(a: Row, b: Row) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def affine(layer: nn.Linear, x: Row) -> Row:
+    biases = [0.0] * layer.out_features if layer.bias is None else layer.bias.tolist()
+    return [dot(w, x) + b for w, b in zip(layer.weight.tolist(), biases, strict=True)]
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def move(name: CellName, x: Row, u: Row, state: Row, bias: Row) -> Row:
+    """Return the next state from the drive x, the products u = U s' and the state s'."""
+    size = len(u) // CELLS[name].gates
+    out = []
+    for i in range(size):
+        a = [x[i + g * size] for g in range(len(x) // size)]
+        b = [u[i + g * size] for g in range(len(u) // size)]
+        if name == "rnn":
+            out.append([math.tanh(a[0] + b[0])])
+        elif name == "gru":
+            r, z = sigmoid(a[0] + b[0]), sigmoid(a[1] + b[1])
+            new = math.tanh(a[2] + r * (b[2] + bias[i]))
+            out.append([(1 - z) * new + z * state[i]])
+        else:
+            new = math.tanh(a[2] + b[2])
+            memory = sigmoid(a[1] + b[1]) * state[size + i] + sigmoid(a[0] + b[0]) * new
+            out.append([sigmoid(a[3] + b[3]) * math.tanh(memory), memory])
+    return [part for block in zip(*out, strict=True) for part in block]
+
+
+def run_direction(
+    model: AttentionEncoderDecoder, name: CellName, xs: list[Row], end: str
+) -> list[Row]:
+    rnn, size = model.encoder.rnn, model.encoder.hidden_size
+    w, u, b, c = (
+        getattr(rnn, f"{kind}_l0{end}").tolist()
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    late = c[2 * size :] if name == "gru" else [0.0] * size
+    early = [*c[: 2 * size], *[0.0] * size] if name == "gru" else c
+    state, visible = [0.0] * size * CELLS[name].blocks, []
+    for x in xs:
+        drive = [dot(row, x) + p + q for row, p, q in zip(w, b, early, strict=True)]
+        products = [dot(row, state[:size]) for row in u]
+        state = move(name, drive, products, state, late)
+        visible.append(state[:size])
+    return visible
+
+
+def reference(
+    model: AttentionEncoderDecoder, name: CellName, source: list[int], target: list[int]
+) -> tuple[list[Row], list[Row]]:
+    """Return logits and attention of one sentence pair."""
+    embed = model.source_embedding.weight.tolist()
+    xs = [embed[symbol] for symbol in source]
+    forward = run_direction(model, name, xs, "")
+    backward = run_direction(model, name, xs[::-1], "_reverse")[::-1]
+    annotations = [f + b for f, b in zip(forward, backward, strict=True)]
+    state = [math.tanh(v) for v in affine(model.first_state, forward[-1] + backward[0])]
+    late = model.cell.bias.tolist() if name == "gru" else [0.0] * 3
+    logits, attention = [], []
+    for symbol in [BOS, *target[:-1]]:
+        y = model.target_embedding.weight.tolist()[symbol]
+        query = affine(model.score.query, state[:3])
+        energies = [
+            dot(
+                model.score.vector.tolist(),
+                [math.tanh(q + k) for q, k in zip(query, affine(model.score.key, h), strict=True)],
+            )
+            for h in annotations
+        ]
+        total = sum(math.exp(e) for e in energies)
+        alphas = [math.exp(e) / total for e in energies]
+        context = [dot(alphas, [h[i] for h in annotations]) for i in range(len(annotations[0]))]
+        entering = [dot(row, context) for row in model.order.weight.tolist()]
+        drive = [a + b for a, b in zip(affine(model.drive, y), entering, strict=True)]
+        products = [dot(row, state[:3]) for row in model.cell.weight.tolist()]
+        state = move(name, drive, products, state, late)
+        hidden = [math.tanh(v) for v in affine(model.readout, state[:3] + y + context)]
+        logits.append(affine(model.output, hidden))
+        attention.append(alphas)
+    return logits, attention
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_is_the_equations_number_by_number(name: CellName) -> None:
+    model = build(name)
+    logits, weights = model(EXAMPLE), model.alignment(EXAMPLE)
+    start = 0
+    for row, (source, target) in enumerate(
+        [([4, 5, 6, EOS], [4, EOS]), ([8, EOS], [5, 7, 6, EOS])]
+    ):
+        expected, attention = reference(model, name, source, target)
+        ours = logits[start : start + len(target)]
+        torch.testing.assert_close(
+            ours, torch.tensor(expected, dtype=torch.float64), atol=1e-9, rtol=0
+        )
+        matrix = weights[row, : len(target), : len(source)]
+        torch.testing.assert_close(
+            matrix, torch.tensor(attention, dtype=torch.float64), atol=1e-9, rtol=0
+        )
+        assert not weights[row, :, len(source) :].any()
+        start += len(target)
+    assert start == len(logits)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_agree_with_finite_differences(name: CellName) -> None:
+    model = build(name, layers=2, hidden_size=2, embedding_size=2, attention_size=2)
+    names, values = zip(*model.named_parameters(), strict=True)
+
+    def loss(*parameters: Tensor) -> Tensor:
+        bound = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(model, bound, (EXAMPLE,)).tanh().sum()
+
+    # fast_mode checks random directions through all weights together.
+    assert torch.autograd.gradcheck(loss, values, fast_mode=True)
+
+
+symbols = st.integers(SPECIALS, TARGETS - 1)
+pairs = st.lists(
+    st.tuples(st.lists(symbols, max_size=5), st.lists(symbols, max_size=5)), min_size=1, max_size=4
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(pairs=pairs, extra=st.integers(0, 3), data=st.data())
+@settings(max_examples=10, deadline=None)
+def test_padding_and_company_change_nothing(
+    name: CellName, pairs: list[tuple[list[int], list[int]]], extra: int, data: st.DataObject
+) -> None:
+    model = build(name, layers=2)
+    how = Search(beam=3, n_best=2, attention=True, max_length_ratio=1, max_length_extra=2)
+    order = data.draw(st.permutations(range(len(pairs))))
+    sources = [[*pairs[i][0], EOS] for i in order]
+    targets = [[*pairs[i][1], EOS] for i in order]
+    batch = make_batch(sources, targets, extra)
+    logits = model(batch).split([len(target) for target in targets])
+    outputs = model.generate(batch, how)
+    for row in range(len(pairs)):
+        alone = make_batch([sources[row]], [targets[row]])
+        torch.testing.assert_close(model(alone), logits[row])
+        (expected,) = model.generate(alone, how)
+        assert [h.ids for h in outputs[row]] == [h.ids for h in expected]
+        for one, other in zip(outputs[row], expected, strict=True):
+            assert one.score == pytest.approx(other.score)
+            torch.testing.assert_close(one.attention, other.attention)
+
+
+def test_no_gradient_flows_into_padding() -> None:
+    model = build(tie_embeddings=False)
+    model(make_batch([[4, EOS], [5, 6, EOS]], [[4, EOS], [EOS]], extra=2)).sum().backward()
+    for embedding in (model.source_embedding, model.target_embedding):
+        assert embedding.weight.grad is not None
+        used = embedding.weight.grad.abs().sum(dim=1) > 0
+        assert not used[PAD]
+        assert used[4]
+
+
+def test_extra_padding_keeps_every_gradient() -> None:
+    gradients = []
+    for extra in (0, 3):
+        model = build("lstm", layers=2, tie_embeddings=False)
+        batch = make_batch([[4, EOS], [5, 6, EOS]], [[4, EOS], [EOS]], extra)
+        model.training_step(batch, 0)["loss"].backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_scores_are_those_of_teacher_forcing(name: CellName, layers: int) -> None:
+    model = build(name, layers=layers)
+    sources = [[4, 5, EOS], [6, EOS], [5, 5, 4, 6, EOS]]
+    blank = make_batch(sources, [[EOS]] * 3)
+    for how in (Search(), Search(beam=4, n_best=4, attention=True)):
+        for source, hypotheses in zip(sources, model.generate(blank, how), strict=True):
+            assert len(hypotheses) == how.n_best
+            for hypothesis in hypotheses:
+                forced = make_batch([source], [list(hypothesis.ids)])
+                logp = torch.log_softmax(model(forced), dim=-1)
+                total = logp.gather(1, torch.tensor(hypothesis.ids)[:, None]).sum().item()
+                score = total / how.penalty(len(hypothesis.ids))
+                assert hypothesis.score == pytest.approx(score, abs=1e-5)
+                if how.attention:
+                    assert hypothesis.attention is not None
+                    assert hypothesis.attention.shape == (len(hypothesis.ids), len(source))
+                    sums = hypothesis.attention.sum(dim=1)
+                    torch.testing.assert_close(sums, torch.ones_like(sums))
+
+
+@pytest.mark.parametrize(
+    ("tie", "shared", "matrices"), [(True, True, 1), (True, False, 2), (False, True, 3)]
+)
+def test_embeddings_are_tied_as_far_as_vocabularies_allow(
+    tie: bool, shared: bool, matrices: int
+) -> None:
+    sizes = {"source_vocabulary_size": TARGETS} if shared else {}
+    model = build(tie_embeddings=tie, shared_vocabulary=shared, **sizes)
+    weights = [model.source_embedding.weight, model.target_embedding.weight, model.output.weight]
+    assert len({id(weight) for weight in weights}) == matrices
+    assert (model.output.weight is model.target_embedding.weight) is tie
+
+
+def test_a_shared_vocabulary_has_one_size() -> None:
+    with pytest.raises(ModelError, match="one size, not 9 for sources and 8 for targets"):
+        build(shared_vocabulary=True)
+
+
+def test_learning_needs_targets() -> None:
+    blind = replace(EXAMPLE, targets=None, target_lengths=None)
+    with pytest.raises(ModelError, match="no targets"):
+        build().training_step(blind, 0)
+    assert len(build().generate(blind)) == 2
+
+
+def test_generating_leaves_the_mode_as_it_was() -> None:
+    model = build().train()
+    first, second = model.generate(EXAMPLE), model.generate(EXAMPLE)
+    assert first == second  # no dropout
+    assert model.training
+
+
+def test_additive_energies_are_those_of_tanh() -> None:
+    torch.manual_seed(2)
+    score = AdditiveScore(3, 4, 5).double()
+    values, state = torch.randn(2, 6, 4).double(), torch.randn(2, 3).double()
+    expected = torch.tanh(score.query(state)[:, None] + score.key(values)) @ score.vector
+    energies = score.bind(score.keys(values))(state)[:, 0]
+    torch.testing.assert_close(energies.softmax(dim=-1), expected.softmax(dim=-1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_products_in_bfloat16_stay_near_single_precision(name: CellName) -> None:
+    torch.manual_seed(7)
+    cell, score = CELLS[name](16), AdditiveScore(16, 8, 16)
+    order = AttendWithPrevious(8, cell.drive_size)
+    values, drives = torch.randn(3, 6, 8), torch.randn(3, 5, cell.drive_size)
+    state, lengths = torch.randn(3, cell.state_size).tanh(), torch.tensor([6, 2, 1])
+    scans = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            memory = remember(score, values, lengths)
+            assert memory.values.dtype == (torch.bfloat16 if enabled else torch.float32)
+            scans.append(scan(cell, score, order, memory=memory, drives=drives, state=state))
+    single, half = scans
+    assert half.weights.dtype == half.states.dtype == torch.float32
+    torch.testing.assert_close(half.states, single.states, atol=0.05, rtol=0)
+    torch.testing.assert_close(half.weights, single.weights, atol=0.02, rtol=0)
+    sums = half.weights.sum(dim=-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+
+
+def test_target_mask_counts_the_end_symbol() -> None:
+    expected = [[True, True, False, False], [True, True, True, True]]
+    assert target_mask(EXAMPLE).tolist() == expected

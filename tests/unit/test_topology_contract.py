@@ -1,0 +1,359 @@
+"""What every topology promises; a new public file of lightning_modules is tested by existing."""
+
+import ast
+import inspect
+import re
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import pad
+
+import lightning_modules
+from datamodules._base import Feed, Task, TextData, TextScoring, Workspace
+from datamodules._batch import Batch
+from datamodules._params import FROM_DATA
+from datamodules._vocab import BOS, EOS, PAD, SPECIALS
+from lightning_modules._base import Topology
+from lightning_modules._recipe import Recipe
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec.* is deprecated",  # Lightning's own use of torch's pytree
+    "ignore:The .* does not have many workers",
+    "ignore:GPU available",
+)
+
+LETTERS = "abcdef"
+FOLDER = Path(lightning_modules.__file__).parent
+FILES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+
+
+class Backwards(TextData):
+    """Words to be written backwards: the smallest task from tokens to tokens."""
+
+    gives = frozenset({("tokens", "tokens")})
+    validation_splits = ("val", "unseen")
+    scoring = TextScoring(tokenize="char")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feed = Feed(batch_tokens=40, seed=1)
+        chance = np.random.default_rng(5)
+        self.words = {
+            split: [
+                "".join(chance.choice(list(LETTERS), size=n)) for n in chance.integers(1, 6, 14)
+            ]
+            for split in ("train", "val", "unseen", "test")
+        }
+
+    def prepare(self, workspace: Workspace) -> None:
+        """Do nothing: the words are there."""
+
+    @property
+    def dims(self) -> dict[str, int | bool]:
+        size = SPECIALS + len(LETTERS)
+        return {
+            "source_vocabulary_size": size,
+            "target_vocabulary_size": size,
+            "shared_vocabulary": True,
+        }
+
+    def ids(self, word: str) -> list[int]:
+        return [*(SPECIALS + LETTERS.index(letter) for letter in word), EOS]
+
+    def sizes(self, split: str) -> np.ndarray:
+        return np.array([[len(word) + 1] * 2 for word in self.words[split]])
+
+    def collate(self, split: str, rows: Sequence[int]) -> Batch:
+        words = [self.words[split][row] for row in rows]
+        inputs, lengths = self.pad([self.ids(word) for word in words])
+        targets, target_lengths = self.pad([self.ids(word[::-1]) for word in words])
+        extras = {"index": torch.tensor(rows)}
+        return Batch(inputs, lengths, targets, target_lengths, extras)
+
+    @staticmethod
+    def pad(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        width = max(map(len, rows))
+        return (
+            torch.tensor([row + [PAD] * (width - len(row)) for row in rows]),
+            torch.tensor([len(row) for row in rows]),
+        )
+
+    def encode(self, lines: Sequence[str]) -> Batch:
+        inputs, lengths = self.pad([self.ids(line) for line in lines])
+        return Batch(inputs, lengths, extras={"index": torch.arange(len(lines))})
+
+    def detokenise(self, ids: Sequence[int]) -> str:
+        return "".join(LETTERS[i - SPECIALS] if i >= SPECIALS else "?" for i in ids[:-1])
+
+    def source_symbols(self, line: str) -> list[str]:
+        return [*line, "</s>"]
+
+    def target_symbols(self, ids: Sequence[int]) -> list[str]:
+        return [*self.detokenise(ids), "</s>"]
+
+    def sources(self, split: str) -> Sequence[str]:
+        return self.words[split]
+
+    def references(self, split: str) -> Sequence[Sequence[str]]:
+        return [[word[::-1]] for word in self.words[split]]
+
+
+#: A small kind of data for each task; a topology that accepts none of these needs a new one here.
+DATA: dict[Task, type[Backwards]] = {("tokens", "tokens"): Backwards}
+
+
+def public_classes(name: str) -> list[type[Topology]]:
+    module = import_module(f"lightning_modules.{name}")
+    return [
+        value
+        for key, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, Topology)
+        and value.__module__ == module.__name__
+        and not key.startswith("_")
+    ]
+
+
+@pytest.fixture(params=FILES)
+def topology(request: pytest.FixtureRequest) -> type[Topology]:
+    (found,) = public_classes(request.param)
+    return found
+
+
+@pytest.fixture
+def data(topology: type[Topology]) -> Backwards:
+    for task in sorted(topology.accepts):
+        if task in DATA:
+            return DATA[task]()
+    raise AssertionError(f"write a small kind of data for one of {set(topology.accepts)}")
+
+
+def build(topology: type[Topology], data: TextData, **changes: Any) -> Topology:
+    torch.manual_seed(2)
+    small = {"hidden_size": 24, "embedding_dropout": 0.0, "dropout": 0.0, **changes}
+    known = inspect.signature(topology).parameters
+    return topology(**{k: v for k, v in small.items() if k in known}, **data.dims)
+
+
+def batches(data: TextData, split: str = "train") -> list[Batch]:
+    return [data.collate(split, rows) for rows in data.plan(split, 0)]
+
+
+def parameters_of(topology: type[Topology]) -> Iterator[tuple[inspect.Parameter, Any]]:
+    hints = get_type_hints(topology.__init__, include_extras=True)
+    for parameter in list(inspect.signature(topology.__init__).parameters.values())[1:]:
+        yield parameter, hints[parameter.name]
+
+
+def from_data(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and FROM_DATA in get_args(hint)[1:]
+
+
+def test_there_are_topologies() -> None:
+    assert "attention_encoder_decoder" in FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_holds_one_topology_named_like_it(name: str) -> None:
+    (found,) = public_classes(name)
+    assert re.sub(r"(?<!^)(?=[A-Z])", "_", found.__name__).lower() == name
+
+
+def test_says_what_it_is_and_how_it_is_judged(topology: type[Topology]) -> None:
+    assert topology.accepts
+    assert topology.monitor.startswith("val/")
+    assert topology.monitor_mode in {"min", "max"}
+    assert inspect.getdoc(topology)
+    assert inspect.getdoc(inspect.getmodule(topology))
+
+
+def test_signature_is_a_schema(topology: type[Topology]) -> None:
+    documented = dict(
+        re.findall(r"^    (\w+): (.+)$", inspect.getdoc(topology) or "", re.MULTILINE)
+    )
+    for parameter, hint in parameters_of(topology):
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        assert plain(hint), f"{parameter.name}: {hint}"
+        if from_data(hint):
+            assert parameter.default is inspect.Parameter.empty
+        else:
+            assert parameter.default is not inspect.Parameter.empty
+            assert documented.pop(parameter.name)
+    assert not documented
+
+
+def plain(hint: Any) -> bool:
+    """Say whether a type can stand in a spec file."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return plain(args[0])
+    if origin in {Union, types.UnionType, list}:
+        return all(plain(arg) for arg in args)
+    return origin is Literal or hint in {int, float, bool, str, type(None)}
+
+
+def test_imports_nothing_of_jobs_or_worker(topology: type[Topology]) -> None:
+    tree = ast.parse(Path(inspect.getfile(topology)).read_text())
+    imported = [
+        *(node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)),
+        *(a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names),
+    ]
+    assert not {"jobs", "worker", "redis", "celery"} & {name.split(".")[0] for name in imported}
+
+
+def test_the_same_seed_makes_the_same_model(topology: type[Topology], data: Backwards) -> None:
+    first, second = build(topology, data).state_dict(), build(topology, data).state_dict()
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+
+
+def test_a_step_tells_what_it_counted(topology: type[Topology], data: Backwards) -> None:
+    batch = batches(data)[0]
+    output = build(topology, data, label_smoothing=0.0).training_step(batch, 0)
+    assert output["loss"].requires_grad
+    assert not any(output[name].requires_grad for name in ("nll_sum", "tokens", "correct"))
+    assert batch.target_lengths is not None
+    assert output["tokens"] == batch.target_lengths.sum()
+    assert 0 <= output["correct"] <= output["tokens"]
+    torch.testing.assert_close(output["loss"].detach(), output["nll_sum"] / output["tokens"])
+
+
+def test_every_parameter_gets_a_gradient(topology: type[Topology], data: Backwards) -> None:
+    model = build(topology, data, layers=2)
+    for batch in batches(data):
+        model.training_step(batch, 0)["loss"].backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not dead
+
+
+def test_a_rank_without_rows_adds_nothing(topology: type[Topology], data: Backwards) -> None:
+    model = build(topology, data)
+    output = model.training_step(batches(data)[0].idle(), 0)
+    output["loss"].backward()
+    assert output["loss"] == output["tokens"] == output["correct"] == 0
+    assert not any(p.grad is not None and p.grad.any() for p in model.parameters())
+
+
+@given(extra=st.integers(0, 4), seed=st.integers(0, 99))
+@settings(max_examples=8, deadline=None)
+@pytest.mark.parametrize("name", FILES)
+def test_padding_and_order_of_rows_change_nothing(name: str, extra: int, seed: int) -> None:
+    (topology,) = public_classes(name)
+    data = DATA[min(topology.accepts & DATA.keys())]()
+    model = build(topology, data, layers=2).eval()
+    rows = np.random.default_rng(seed).permutation(6)
+    plain_batch, shuffled = data.collate("train", range(6)), data.collate("train", rows.tolist())
+    assert shuffled.targets is not None
+    wide = replace(
+        shuffled,
+        inputs=pad(shuffled.inputs, (0, extra), value=PAD),
+        targets=pad(shuffled.targets, (0, extra), value=PAD),
+    )
+    one, other = model.training_step(plain_batch, 0), model.training_step(wide, 0)
+    torch.testing.assert_close(one["nll_sum"], other["nll_sum"])
+    assert one["correct"] == other["correct"]
+
+
+def test_learns_a_few_batches_by_heart(topology: type[Topology], data: Backwards) -> None:
+    model = build(topology, data, label_smoothing=0.0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    few = batches(data)[:2]
+    for _ in range(40):
+        for batch in few:
+            optimiser.zero_grad()
+            output = model.training_step(batch, 0)
+            output["loss"].backward()
+            optimiser.step()
+    outputs = [model.training_step(batch, 0) for batch in few]
+    assert sum(o["correct"] for o in outputs) == sum(o["tokens"] for o in outputs)
+    assert max(output["loss"].item() for output in outputs) < 0.1
+
+
+def test_half_precision_products_change_little(topology: type[Topology], data: Backwards) -> None:
+    model, batch = build(topology, data, layers=2), batches(data)[0]
+    single = model.training_step(batch, 0)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model.training_step(batch, 0)["loss"]
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, single, atol=0.05, rtol=0)
+    half.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def trainer(tmp_path: Path, **options: Any) -> lightning.Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return lightning.Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        **quiet,
+        **options,
+    )
+
+
+def test_runs_under_lightning_and_comes_back(
+    topology: type[Topology], data: Backwards, tmp_path: Path
+) -> None:
+    model = build(topology, data)
+    model.recipe = Recipe(warmup_steps=2, total_steps=len(data.plan("train", 0)))
+    fitting = trainer(tmp_path, max_epochs=1, precision="bf16-mixed", num_sanity_val_steps=1)
+    fitting.fit(model, datamodule=data)
+    logged = {name: value.item() for name, value in fitting.callback_metrics.items()}
+    assert topology.monitor in logged
+    assert {name.split("/")[0] for name in logged} == {"val", "unseen"}
+    assert all(np.isfinite(value) for value in logged.values())
+    (tested,) = fitting.test(model, datamodule=data, verbose=False)
+    assert {name.split("/")[1] for name in tested} == {name.split("/")[1] for name in logged}
+
+    fitting.save_checkpoint(tmp_path / "model.ckpt")
+    saved = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    assert saved["hyper_parameters"] == dict(model.hparams)
+    again = topology.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), atol=0, rtol=0)
+    (repeated,) = trainer(tmp_path, precision="bf16-mixed").test(
+        again, datamodule=data, verbose=False
+    )
+    assert repeated == tested
+
+
+def test_validation_scores_the_text_it_wrote(
+    topology: type[Topology], data: Backwards, tmp_path: Path
+) -> None:
+    model = build(topology, data, label_smoothing=0.3)
+    (val, unseen) = trainer(tmp_path).validate(model, datamodule=data, verbose=False)
+    metrics = val | unseen
+    for split in ("val", "unseen"):
+        outputs = [model.training_step(batch, 0) for batch in batches(data, split)]
+        tokens = sum(output["tokens"] for output in outputs)
+        loss = sum(output["nll_sum"] for output in outputs) / tokens
+        assert metrics[f"{split}/loss"] == pytest.approx(loss.item(), rel=1e-5)
+        accuracy = sum(output["correct"] for output in outputs) / tokens
+        assert metrics[f"{split}/accuracy"] == pytest.approx(accuracy.item())
+        written = [
+            data.detokenise(model.generate(data.encode([word]))[0][0].ids)
+            for word in data.words[split]
+        ]
+        assert model.outputs[split].hypotheses == tuple(written)
+        assert model.outputs[split].metrics["bleu"] == pytest.approx(metrics[f"{split}/bleu"])
+
+
+def test_the_fake_data_is_well_formed(data: Backwards) -> None:
+    batch = batches(data)[0]
+    assert batch.targets is not None
+    assert not (batch.targets == BOS).any()
+    row = int(batch.extras["index"][0])
+    assert (
+        data.detokenise(batch.targets[0, : batch.lengths[0]].tolist())
+        == (data.words["train"][row][::-1])
+    )
