@@ -1,0 +1,306 @@
+"""What every kind of data promises; a new public file of datamodules is tested by existing."""
+
+import inspect
+import io
+import re
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import datamodules
+from datamodules._base import BatchLoader, DataModule, Feed, TextData, Workspace
+from datamodules._vocab import EOS, PAD
+from jobs.schema import Parameter
+from jobs.spec import TrainerOptions
+
+FILES = sorted(path.stem for path in Path(datamodules.__file__).parent.glob("[!_]*.py"))
+ODD_LINES = ["", " ", "a", "21. Februar  2019 \u202f☃", "x" * 50]
+
+
+def small_dates(folder):
+    return {"examples": 150, "held_out": 20, "locales": ["de", "fa", "ja"]}
+
+
+def small_parallel_text(folder):
+    for split, count in (("train", 120), ("val", 25), ("test", 13)):
+        for suffix in ("de", "en"):
+            lines = [
+                " ".join([suffix] * (1 + (7 * row) % 11)) + f" {row}\n" for row in range(count)
+            ]
+            (folder / f"{split}.{suffix}").write_text("".join(lines))
+    return {"root": ".", "source": "de", "target": "en", "vocabulary_size": 300}
+
+
+#: Arguments that make little data of each kind that has no small defaults.
+ARGUMENTS = {"dates": small_dates, "parallel_text": small_parallel_text}
+
+
+def kind_of(name):
+    module = import_module(f"datamodules.{name}")
+    public = [
+        each
+        for each_name, each in vars(module).items()
+        if inspect.isclass(each)
+        and issubclass(each, DataModule)
+        and each.__module__ == module.__name__
+        and not each_name.startswith("_")
+    ]
+    assert len(public) == 1, f"{name} must hold one public DataModule"
+    return public[0]
+
+
+class Sample:
+    """One kind of data, little of it, and the means to make it again."""
+
+    def __init__(self, name, folder):
+        self.cls = kind_of(name)
+        (folder / "data").mkdir()
+        self.arguments = ARGUMENTS.get(name, lambda _: {})(folder / "data")
+        self.workspace = Workspace(roots=(folder / "data",), cache=folder / "cache")
+        self.data = self.prepared()
+        self.splits = ("train", *self.data.validation_splits, "test")
+
+    def fresh(self, **feed):
+        data = self.cls(**self.arguments)
+        data.feed = Feed(**{"batch_tokens": 150, "seed": 4, **feed})
+        return data
+
+    def prepared(self, **feed):
+        data = self.fresh(**feed)
+        data.prepare(self.workspace)
+        return data
+
+
+@pytest.fixture(scope="module", params=FILES)
+def sample(request, tmp_path_factory):
+    return Sample(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def same(first, second):
+    """Whether two batches are equal to the last number."""
+    pairs = [
+        (first.inputs, second.inputs),
+        (first.lengths, second.lengths),
+        (first.targets, second.targets),
+        (first.target_lengths, second.target_lengths),
+        *((first.extras[name], second.extras[name]) for name in first.extras),
+    ]
+    return first.extras.keys() == second.extras.keys() and all(
+        one is other if one is None or other is None else torch.equal(one, other)
+        for one, other in pairs
+    )
+
+
+# --- what the catalogue reads
+
+
+def test_the_signature_is_a_schema_with_a_meaning_for_each_parameter(sample):
+    parameters = list(inspect.signature(sample.cls.__init__).parameters.values())[1:]
+    hints = inspect.get_annotations(sample.cls.__init__, eval_str=True)
+    assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters)
+    for each in parameters:
+        default = {} if each.default is each.empty else {"default": each.default}
+        parameter = Parameter.from_annotation(each.name, hints[each.name], **default)
+        if default:
+            assert parameter.check(each.default, "default") == each.default
+    arguments = inspect.getdoc(sample.cls).partition("\nArgs:\n")[2]
+    meanings = re.findall(r"^    (\w+): \S", arguments, re.MULTILINE)
+    assert meanings == [each.name for each in parameters]
+
+
+def test_what_it_gives_and_how_it_wants_to_be_trained_is_said(sample):
+    assert sample.cls.gives
+    assert all(isinstance(word, str) for task in sample.cls.gives for word in task)
+    assert len(set(sample.data.validation_splits)) == len(sample.data.validation_splits) > 0
+    TrainerOptions.from_dict(dict(sample.cls.trainer_defaults))
+
+
+def test_dims_are_plain_numbers(sample):
+    assert sample.data.dims
+    assert all(type(value) in (int, bool) for value in sample.data.dims.values())
+
+
+# --- plans and loaders
+
+
+def test_the_plan_has_every_row_once_and_follows_from_its_arguments(sample):
+    again = sample.prepared()
+    for split in sample.splits:
+        for epoch in (0, 3):
+            plan = sample.data.plan(split, epoch)
+            rows = sorted(row for batch in plan for row in batch)
+            assert rows == list(range(len(sample.data.sizes(split))))
+            assert all(type(row) is int for batch in plan for row in batch)
+            assert again.plan(split, epoch) == plan
+
+
+def test_training_is_shuffled_by_seed_and_epoch_and_nothing_else_is(sample):
+    other_seed = sample.prepared(seed=5)
+    first = sample.data.plan("train", 0)
+    assert sample.data.plan("train", 1) != first != other_seed.plan("train", 0)
+    for split in sample.splits[1:]:
+        assert sample.data.plan(split, 1) == other_seed.plan(split, 0)
+
+
+def test_a_loader_that_starts_at_a_batch_gives_the_tail(sample):
+    whole = list(BatchLoader(sample.data, "train", 2))
+    assert len(whole) > 3
+    for start in (1, len(whole) - 1, len(whole)):
+        tail = BatchLoader(sample.data, "train", 2, start)
+        assert len(tail) == len(whole) - start
+        assert all(same(one, other) for one, other in zip(tail, whole[start:], strict=True))
+    with pytest.raises(ValueError, match="no batch"):
+        BatchLoader(sample.data, "train", 2, len(whole) + 1)
+
+
+def test_training_goes_on_where_the_feed_says_and_only_in_that_epoch(sample):
+    data = sample.prepared(start_epoch=1, start_batch=2)
+    for epoch, start in ((1, 2), (2, 0)):
+        data.trainer = SimpleNamespace(current_epoch=epoch)
+        loader = data.train_dataloader()
+        assert (loader.plan, loader.start) == (data.plan("train", epoch), start)
+
+
+def test_there_is_a_loader_for_each_split(sample):
+    loaders = sample.data.val_dataloader()
+    assert [each.split for each in loaders] == list(sample.data.validation_splits)
+    assert sum(len(batch) for batch in sample.data.test_dataloader()) == len(
+        sample.data.sizes("test")
+    )
+
+
+@pytest.mark.parametrize("world_size", [2, 7])
+def test_ranks_share_every_batch_and_take_the_same_number_of_steps(world_size, sample):
+    ranks = []
+    for rank in range(world_size):
+        sample.data.feed = replace(sample.data.feed, rank=rank, world_size=world_size)
+        ranks.append([batch.extras["index"] for batch in BatchLoader(sample.data, "train", 0)])
+    sample.data.feed = replace(sample.data.feed, rank=0, world_size=1)
+    for planned, *shares in zip(sample.data.plan("train", 0), *ranks, strict=True):
+        assert sorted(planned) == sorted(row for row in torch.cat(shares).tolist() if row >= 0)
+        sizes = [int((share >= 0).sum()) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_rank_without_a_share_has_nothing_to_learn_from(sample):
+    data = sample.prepared(batch_tokens=1, rank=1, world_size=2)
+    for batch in BatchLoader(data, "train", 0):
+        assert len(batch) == 1
+        assert batch.extras["index"].tolist() == [-1]
+        assert batch.target_lengths.tolist() == [0]
+
+
+# --- batches
+
+
+def check_padding(padded, lengths, end):
+    assert padded.shape[1] == max(1, int(lengths.max()))
+    for row, length in zip(padded.tolist(), lengths.tolist(), strict=True):
+        assert row[length:] == [PAD] * (len(row) - length)
+        if end:
+            assert PAD not in row[:length]
+            assert row[length - 1] == EOS
+
+
+def test_padding_lies_behind_and_changes_no_row(sample):
+    for split in sample.splits:
+        rows = list(range(0, len(sample.data.sizes(split)), 3))
+        batch = sample.data.collate(split, rows)
+        assert batch.extras["index"].tolist() == rows
+        assert batch.lengths.dtype == batch.extras["index"].dtype == torch.int64
+        assert int(batch.lengths.min()) >= 1
+        if batch.inputs.dtype == torch.int64:
+            check_padding(batch.inputs, batch.lengths, end=isinstance(sample.data, TextData))
+        if isinstance(sample.data, TextData):
+            check_padding(batch.targets, batch.target_lengths, end=True)
+        for place, row in enumerate(rows):
+            alone = sample.data.collate(split, [row])
+            length = int(alone.lengths)
+            assert int(batch.lengths[place]) == length
+            assert torch.equal(batch.inputs[place, :length], alone.inputs[0])
+
+
+def test_sizes_are_those_of_the_batches(sample):
+    for split in sample.splits:
+        sizes = sample.data.sizes(split)
+        batch = sample.data.collate(split, range(len(sizes)))
+        assert batch.lengths.tolist() == sizes[:, 0].tolist()
+
+
+# --- what the checkpoint keeps
+
+
+def saved_and_loaded(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_the_state_is_plain_and_enough_to_go_on(sample):
+    state = saved_and_loaded(sample.data.state_dict())
+    data = sample.fresh()
+    data.load_state_dict(state)
+    assert data.dims == sample.data.dims
+    assert data.state_dict() == sample.data.state_dict()
+    data.prepare(sample.workspace)
+    for split in sample.splits:
+        assert same(data.collate(split, [2, 0, 1]), sample.data.collate(split, [2, 0, 1]))
+
+
+def test_data_prepared_again_is_the_same(sample):
+    again = sample.prepared()
+    assert again.state_dict() == sample.data.state_dict()
+    again.load_state_dict(sample.data.state_dict())
+    assert same(again.collate("train", [0, 5]), sample.data.collate("train", [0, 5]))
+
+
+# --- text
+
+
+@pytest.fixture
+def text(sample):
+    if not isinstance(sample.data, TextData):
+        pytest.skip("gives no text")
+    return sample
+
+
+def test_lines_are_encoded_the_same_from_the_checkpoint_alone(text):
+    data = text.fresh()
+    data.load_state_dict(saved_and_loaded(text.data.state_dict()))
+    lines = [*ODD_LINES, *text.data.sources("val")]
+    batch = data.encode(lines)
+    assert same(batch, text.data.encode(lines))
+    assert batch.targets is None
+    assert batch.extras["index"].tolist() == list(range(len(lines)))
+    check_padding(batch.inputs, batch.lengths, end=True)
+
+
+def test_a_source_is_encoded_as_its_row_was(text):
+    for split in text.splits:
+        rows = text.data.collate(split, range(5))
+        batch = text.data.encode(list(text.data.sources(split)[:5]))
+        assert torch.equal(batch.inputs, rows.inputs)
+
+
+def test_targets_read_as_their_references(text):
+    for split in text.splits:
+        references = text.data.references(split)
+        targets = text.data.collate(split, range(len(references))).targets
+        assert len(references) == len(text.data.sources(split)) == len(text.data.sizes(split))
+        for ids, (reference,) in zip(targets.tolist(), references, strict=True):
+            assert text.data.detokenise(ids) == reference
+            assert text.data.detokenise([*ids, EOS, *ids]) == reference
+
+
+def test_every_position_has_a_printable_symbol(text):
+    for line in [*ODD_LINES, *text.data.sources("train")[:5]]:
+        symbols = text.data.source_symbols(line)
+        assert len(symbols) == int(text.data.encode([line]).lengths)
+        assert all(symbol.isprintable() for symbol in symbols)
+    ids = text.data.collate("train", [0]).targets[0].tolist()
+    assert len(text.data.target_symbols(ids)) == len(ids)
