@@ -5,8 +5,10 @@ reached, 4 a wait timed out; 130 interrupted, 141 nobody reads the output, 70 a 
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Final
 
 import click
@@ -64,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status. No error leaves as a traceback."""
     if instruction := os.environ.get(_COMPLETE):
         return shell_complete(cli, {}, "unroll", _COMPLETE, instruction)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
@@ -72,7 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _NOBODY_READS
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return status
+
+
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+    sys.exit(128 + number)  # through every `finally`: what was started is stopped
 
 
 def _run(arguments: Sequence[str]) -> int:

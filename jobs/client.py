@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from jobs.errors import ServiceUnreachable
 from jobs.handle import JobHandle
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from jobs.store import JobStore
     from jobs.workers import Worker
 
-_CATALOG_LOOK = 0.2
+_CATALOG_LOOK: Final = 0.2
+#: Seconds for handing jobs back to a service that nobody will start again.
+_SHORT_DRAIN: Final = 5.0
 
 
 class Client:
@@ -54,14 +56,20 @@ class Client:
 
         Without a home, everything that the jobs leave is removed afterwards. Raise SetupError.
         """
-        from jobs.service import Service  # noqa: PLC0415 - a client of a running service needs none
+        from jobs.service import DRAIN_TIMEOUT, Service  # noqa: PLC0415 - a client of a running service needs none
 
         with contextlib.ExitStack() as stack:
+            patience = DRAIN_TIMEOUT
             if home is None:
-                folder = tempfile.TemporaryDirectory(prefix="unroll-home-")
+                # Who kills the worker may leave its guards a moment too long for the clearing.
+                folder = tempfile.TemporaryDirectory(
+                    prefix="unroll-home-", ignore_cleanup_errors=True
+                )
                 home = Path(stack.enter_context(folder))
-            log = Path(home) / "worker.log"
-            service = stack.enter_context(Service(Path(home), slots=slots, log=log))
+                patience = _SHORT_DRAIN
+            service = Service(Path(home), slots=slots, log=Path(home) / "worker.log")
+            stack.callback(service.stop, patience)
+            service.start()
             yield stack.enter_context(cls(service.url, service.home))
 
     @cached_property

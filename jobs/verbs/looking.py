@@ -67,7 +67,7 @@ def _how_far(job: Job) -> str:
 @job_id
 @common
 def show(id: str, home: Path | None, as_json: bool) -> None:  # noqa: A002 - click names it
-    """Print everything that the record of a job holds."""
+    """Print the record of a job."""
     with Client(home=home) as client:
         job = client.get(id).record
     if as_json:
@@ -93,7 +93,7 @@ def _shown(name: str, value: Any) -> str:
 @job_id
 @common
 def why(id: str, home: Path | None, as_json: bool) -> None:  # noqa: A002 - click names it
-    """Say in one sentence why a job is where it is."""
+    """Say why a job is where it is."""
     with Client(home=home) as client:
         job = client.get(id)
         sentence = job.why()
@@ -104,7 +104,10 @@ def why(id: str, home: Path | None, as_json: bool) -> None:  # noqa: A002 - clic
 @job_id
 @common
 def watch(id: str, home: Path | None, as_json: bool) -> int:  # noqa: A002 - click names it
-    """Show how a job comes on until it ends; its exit status is that of the job."""
+    """Show how a job comes on until it ends.
+
+    The exit status is that of the job: 1 where it failed or was cancelled.
+    """
     with Client(home=home) as client:
         return watch_job(client.get(id), as_json)
 
@@ -135,7 +138,10 @@ def _end(record: Job, *, quiet: bool) -> int:
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds; then exit status 4.")
 @common
 def wait(id: str, timeout: float | None, home: Path | None, as_json: bool) -> int:  # noqa: A002 - click names it
-    """Wait until a job has ended; its exit status is that of the job."""
+    """Wait until a job has ended.
+
+    The exit status is that of the job: 1 where it failed or was cancelled, 4 where the time is up.
+    """
     with Client(home=home) as client:
         record = client.get(id).wait(timeout)
     if as_json:
@@ -171,7 +177,7 @@ def point_line(point: MetricPoint) -> str:
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
 @common
 def logs(id: str, follow: bool, tail: int | None, home: Path | None, as_json: bool) -> None:  # noqa: A002 - click names it
-    """Print what a job wrote to its standard output and error."""
+    """Print what a job wrote."""
     with Client(home=home) as client:
         job = client.get(id)
         written = list(deque(job.numbered_logs(), maxlen=tail))
@@ -189,7 +195,7 @@ def logs(id: str, follow: bool, tail: int | None, home: Path | None, as_json: bo
 @click.option("--queue", default="default", help="The queue whose workers are asked.")
 @common
 def catalog(name: str | None, queue: str, home: Path | None, as_json: bool) -> None:
-    """Say what the workers can build: topologies, kinds of data, their parameters."""
+    """Explain topologies, kinds of data, parameters."""
     with Client(home=home) as client:
         patience = _CATALOG_TIMEOUT if client.workers() else 0
         found = client.catalog(queue, timeout=patience)

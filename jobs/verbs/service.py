@@ -30,9 +30,10 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--slots", type=click.IntRange(1, 1024), default=1, help="Jobs at the same time.")
 @common
 def up(slots: int, home: Path | None, as_json: bool) -> None:
-    """Run the service in front: Redis and one worker; Ctrl-C drains.
+    """Run Redis and a worker in front; Ctrl-C drains.
 
-    Redis is embedded unless UNROLL_REDIS_URL names one.
+    Redis is embedded unless UNROLL_REDIS_URL names one. A worker that is drained takes checkpoints
+    and hands its jobs back.
     """
     service = Service(home or _home(), slots=slots, url=os.environ.get("UNROLL_REDIS_URL"))
     stop = threading.Event()
@@ -80,7 +81,7 @@ def _say_where(service: Service, slots: int, as_json: bool) -> None:
 )
 @common
 def down(timeout: float, home: Path | None, as_json: bool) -> None:
-    """Stop the service that runs in front elsewhere; its jobs are handed back."""
+    """Stop what `unroll up` runs elsewhere."""
     home = home or _home()
     lock = HomeLock(home)
     pid = lock.holder()
@@ -124,7 +125,10 @@ def worker(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Run one worker in front, against UNROLL_REDIS_URL or the service of the home."""
+    """Run one worker in front; Ctrl-C drains.
+
+    It works for UNROLL_REDIS_URL, else for the embedded service of the home.
+    """
     from jobs.connection import redis_url, shown  # noqa: PLC0415 - imports Redis
 
     require_worker()
@@ -144,7 +148,7 @@ def worker(
 @click.command()
 @common
 def workers(home: Path | None, as_json: bool) -> None:
-    """List the workers that live: devices, slots, queues, labels, version, last seen."""
+    """List the workers that live, and what is free."""
     with Client(home=home) as client:
         living = client.workers()
     if as_json:

@@ -87,7 +87,10 @@ def clone(id: str, overrides: Sequence[str], home: Path | None, as_json: bool) -
 @job_id
 @common
 def retry(id: str, home: Path | None, as_json: bool) -> None:  # noqa: A002 - click names it
-    """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
+    """Queue a failed or cancelled job again.
+
+    It goes on from its newest checkpoint, if there is one.
+    """
     with Client(home=home) as client:
         job = client.get(id)
         job.retry()

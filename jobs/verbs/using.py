@@ -29,7 +29,7 @@ def evaluate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Score a job's model on a split: BLEU, chrF, accuracy, loss."""
+    """Score a job's model: BLEU, chrF, accuracy, loss."""
     data = _data(overrides)
     with Client(home=home) as client:
         evaluation = client.get(id).evaluate(
@@ -66,7 +66,10 @@ def _data(overrides: Sequence[str]) -> Mapping[str, Any]:
 )
 @common
 def predict(id: str, beam: int, attention: Path | None, home: Path | None, as_json: bool) -> None:  # noqa: A002 - click names it
-    """Answer lines of standard input by lines on standard output, in their order."""
+    """Run a job's model on lines of standard input.
+
+    Each gives a line on standard output, in the same order.
+    """
     with Client(home=home) as client:
         job = client.get(id)
         lines = _read_lines()
@@ -130,7 +133,10 @@ def _fetch_attention(prediction: JobHandle, folder: Path) -> None:
 )
 @common
 def demo(attention: Path, home: Path | None, as_json: bool) -> int:
-    """Train a model that reads dates in many languages, on a service started for it."""
+    """Train a model that reads dates, and show it working.
+
+    It runs on a service that is started for it and stopped afterwards.
+    """
     from jobs.demo import run  # noqa: PLC0415 - imports rich
 
     return run(attention, home=home, as_json=as_json)
