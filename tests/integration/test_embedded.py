@@ -236,6 +236,9 @@ def test_a_killed_owner_leaves_no_server_behind(tmp_path: Path) -> None:
         assert alive(server)
         owner.kill()
     wait_until(lambda: not alive(server), "the server outlived its owner")
+    again = EmbeddedRedis(tmp_path)  # clears the folder of the socket
+    again.start()
+    again.stop()
 
 
 def test_a_child_that_ignores_the_request_is_killed(tmp_path: Path) -> None:
