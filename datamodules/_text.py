@@ -1,8 +1,8 @@
 """What kinds of data with text on both sides share: everything but where the text comes from."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from datamodules._base import Task, TextData, Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
+from datamodules._cache import Prepared, cached, key_of
 from datamodules._errors import DataError
 from datamodules._rows import Rows, Texts
 from datamodules._vocab import TextForm, Vocabulary, from_state
@@ -96,8 +97,45 @@ class PairSplit:
         return np.stack([self.source.lengths, self.target.lengths], axis=1)
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """All that preparing makes: what the cache holds."""
+
+    splits: Mapping[str, PairSplit]
+    vocabularies: Vocabularies
+    #: Plain facts for the kind of data itself.
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_prepared(self) -> Prepared:
+        """Return arrays named SPLIT.PART.values and SPLIT.PART.offsets, and facts."""
+        arrays = {
+            f"{split}.{part}.{name}": array
+            for split, each in self.splits.items()
+            for part, rows in each.parts().items()
+            for name, array in (("values", rows.values), ("offsets", rows.offsets))
+        }
+        return Prepared(
+            arrays, {"vocabularies": self.vocabularies.state(), "notes": dict(self.notes)}
+        )
+
+    @classmethod
+    def from_prepared(cls, prepared: Prepared) -> "Encoded":
+        """Undo `to_prepared`."""
+        arrays, facts = prepared.arrays, prepared.facts
+        splits = {
+            split: PairSplit.of_parts(
+                {
+                    part: Rows(arrays[f"{split}.{part}.values"], arrays[f"{split}.{part}.offsets"])
+                    for part in PairSplit.PARTS
+                }
+            )
+            for split in dict.fromkeys(name.split(".")[0] for name in arrays)
+        }
+        return cls(splits, Vocabularies.from_state(facts["vocabularies"]), facts["notes"])
+
+
 class TextPairs(TextData):
-    """Text in, text out. A subclass sets `_form` and, in `prepare`, `_vocabularies` and `_splits`.
+    """Text in, text out. A subclass calls `_keep` in `prepare`.
 
     Both sides end with EOS, so that an empty line still has one symbol.
     """
@@ -195,6 +233,33 @@ class TextPairs(TextData):
         self._vocabularies = Vocabularies.from_state(state_dict["vocabularies"])
         if self._workspace is not None:
             self.prepare(self._workspace)
+
+    def _keep(
+        self,
+        workspace: Workspace,
+        settings: Mapping[str, Any],
+        encode: Callable[[Vocabularies | None], Encoded],
+    ) -> Mapping[str, Any]:
+        """Take over what `encode` makes, or made before under these settings; return its notes.
+
+        `encode` is given the vocabularies to use where a checkpoint has brought some.
+        """
+        self._workspace = workspace
+        loaded = self._vocabularies
+        key = key_of(
+            {
+                **settings,
+                "kind": type(self).__name__,
+                "form": self._form.state(),
+                "loaded": loaded and loaded.state(),
+            }
+        )
+        made = Encoded.from_prepared(
+            cached(workspace.cache / "text", key, lambda: encode(loaded).to_prepared())
+        )
+        self._splits = dict(made.splits)
+        self._vocabularies = loaded or made.vocabularies
+        return made.notes
 
     def _read_as(self, form: TextForm) -> None:
         self._form = form

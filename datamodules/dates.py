@@ -8,19 +8,23 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from typing import Annotated, Any, ClassVar, Final
 
+import babel
 import numpy as np
 from annotated_types import Ge, Interval
 
 from datamodules._base import TextScoring, Workspace
 from datamodules._calendar import FORMATS, Calendar, dates_between
 from datamodules._errors import DataError
-from datamodules._text import PairSplit, TextPairs, Vocabularies
+from datamodules._text import Encoded, PairSplit, TextPairs, Vocabularies
 from datamodules._vocab import Characters
 
 _LOCALES: Final = [
     *("ar", "bn", "cs", "da", "de", "el", "en", "en_GB", "es", "fa", "fi", "fr", "he", "hi", "hu"),
     *("id", "it", "ja", "ko", "nb", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh"),
 ]
+
+#: Part of the cache's key: to be raised when the same arguments give other texts.
+_VERSION: Final = 1
 
 #: Return the text of a date, or None where it may not be used.
 _Write = Callable[[date], str | None]
@@ -72,15 +76,22 @@ class Dates(TextPairs):
 
     def prepare(self, workspace: Workspace) -> None:
         """Write the dates of all splits; the same arguments give the same texts everywhere."""
-        self._workspace = workspace
-        written = self._written()
-        if self._vocabularies is None:
-            texts, isos = written["train"]
-            self._vocabularies = Vocabularies(Characters.train(texts), Characters.train(isos))
-        self._splits = {
-            split: PairSplit.encode(texts, isos, self._vocabularies)
-            for split, (texts, isos) in written.items()
+        settings = {
+            "version": _VERSION,
+            "babel": babel.__version__,
+            "locales": [*self._locales, self._unseen_locale],
+            "years": self._years,
+            "counts": self._counts,
+            "seed": self._seed,
         }
+        self._keep(workspace, settings, self._encoded)
+
+    def _encoded(self, loaded: Vocabularies | None) -> Encoded:
+        written = self._written()
+        texts, isos = written["train"]
+        vocabularies = loaded or Vocabularies(Characters.train(texts), Characters.train(isos))
+        splits = {split: PairSplit.encode(*pairs, vocabularies) for split, pairs in written.items()}
+        return Encoded(splits, vocabularies)
 
     def _written(self) -> dict[str, _Pairs]:
         """Return the texts and the ISO dates of every split."""

@@ -7,15 +7,12 @@ from itertools import chain
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from annotated_types import Ge
-from numpy.typing import NDArray
 
 from datamodules._base import TextScoring, Workspace
-from datamodules._cache import Prepared, cached, key_of
 from datamodules._errors import DataFormatError, DataPathError
 from datamodules._pairs import PairFiles, Pairs, find_pairs
 from datamodules._paths import find_folder
-from datamodules._rows import Rows
-from datamodules._text import PairSplit, TextPairs, Vocabularies
+from datamodules._text import Encoded, PairSplit, TextPairs, Vocabularies
 from datamodules._vocab import KINDS, Normalisation, TextForm, Tokens
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
@@ -88,15 +85,16 @@ class ParallelText(TextPairs):
 
         With a loaded vocabulary none is learned, and any split may be missing until it is used.
         """
-        self._workspace = workspace
         files = self._find(workspace)
-        prepared = cached(
-            workspace.cache / "parallel_text", self._key(files), lambda: self._build(files)
-        )
-        if self._vocabularies is None:
-            self._vocabularies = Vocabularies.from_state(prepared.facts["vocabularies"])
-        self._splits = {split: _unpacked(prepared.arrays, split) for split in files}
-        self.left_out = dict(prepared.facts["left_out"])
+        settings = {
+            "version": _VERSION,
+            "files": {split: each.digest() for split, each in files.items()},
+            "columns": self._columns,
+            "max_length": self._max_length,
+            "learn": [self._tokens, self._vocabulary_size, self._shared_vocabulary],
+        }
+        notes = self._keep(workspace, settings, partial(self._encoded, files))
+        self.left_out = dict(notes["left_out"])
         if any(self.left_out.values()):
             _log.warning("training pairs left out: %s", self.left_out)
 
@@ -114,26 +112,12 @@ class ParallelText(TextPairs):
                 self._absent[split] = error
         return found
 
-    def _key(self, files: Mapping[str, PairFiles]) -> str:
-        return key_of(
-            {
-                "version": _VERSION,
-                "files": {split: each.digest() for split, each in files.items()},
-                "columns": self._columns,
-                "form": self._form.state(),
-                "max_length": self._max_length,
-                "vocabularies": [self._tokens, self._vocabulary_size, self._shared_vocabulary]
-                if self._vocabularies is None
-                else self._vocabularies.state(),
-            }
-        )
-
-    def _build(self, files: Mapping[str, PairFiles]) -> Prepared:
+    def _encoded(self, files: Mapping[str, PairFiles], loaded: Vocabularies | None) -> Encoded:
         pairs = {split: self._formed(each.read()) for split, each in files.items()}
         left_out = {"empty": 0, "too_long": 0}
         if "train" in pairs:
             pairs["train"], left_out["empty"] = _without_empty(pairs["train"])
-        vocabularies = self._vocabularies or self._learned(pairs["train"])
+        vocabularies = loaded or self._learned(pairs["train"])
         splits = {split: PairSplit.encode(*both, vocabularies) for split, both in pairs.items()}
         if "train" in splits:
             short = splits["train"].sizes.max(axis=1) <= self._max_length + 1  # the end symbol
@@ -142,8 +126,7 @@ class ParallelText(TextPairs):
             if not short.any():
                 paths = " and ".join(map(str, files["train"].paths))
                 raise DataFormatError(f"{paths} leave no pair to train on (left out: {left_out})")
-        facts = {"vocabularies": vocabularies.state(), "left_out": left_out}
-        return Prepared(_packed(splits), facts)
+        return Encoded(splits, vocabularies, {"left_out": left_out})
 
     def _formed(self, pairs: Pairs) -> Pairs:
         sources, targets = pairs
@@ -167,23 +150,4 @@ def _without_empty(pairs: Pairs) -> tuple[Pairs, int]:
     kept = [pair for pair in zip(*pairs, strict=True) if all(map(str.strip, pair))]
     return ([source for source, _ in kept], [target for _, target in kept]), len(pairs[0]) - len(
         kept
-    )
-
-
-def _packed(splits: Mapping[str, PairSplit]) -> dict[str, NDArray[Any]]:
-    """Return all arrays of all splits, named so that `_unpacked` finds them."""
-    return {
-        f"{split}.{part}.{name}": array
-        for split, each in splits.items()
-        for part, rows in each.parts().items()
-        for name, array in (("values", rows.values), ("offsets", rows.offsets))
-    }
-
-
-def _unpacked(arrays: Mapping[str, NDArray[Any]], split: str) -> PairSplit:
-    return PairSplit.of_parts(
-        {
-            part: Rows(arrays[f"{split}.{part}.values"], arrays[f"{split}.{part}.offsets"])
-            for part in PairSplit.PARTS
-        }
     )

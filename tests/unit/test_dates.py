@@ -3,7 +3,6 @@
 import re
 from collections import defaultdict
 from datetime import date
-from pathlib import Path
 
 import pytest
 from babel.dates import format_date
@@ -17,20 +16,19 @@ from datamodules.dates import Dates
 
 LOCALES = ["de", "en", "es", "ja"]
 CALENDAR = Calendar(LOCALES)
-NOWHERE = Workspace(roots=(), cache=Path("/nonexistent"))
 
 
-def prepared(**params):
+def prepared(cache, **params):
     small = {"examples": 300, "held_out": 40, "locales": LOCALES, "unseen_locale": "pt"}
     dates = Dates(**{**small, **params})
     dates.feed = Feed(batch_tokens=500, seed=3)
-    dates.prepare(NOWHERE)
+    dates.prepare(Workspace(roots=(), cache=cache))
     return dates
 
 
 @pytest.fixture(scope="module")
-def dates():
-    return prepared()
+def dates(tmp_path_factory):
+    return prepared(tmp_path_factory.mktemp("cache"))
 
 
 @given(when=st.dates(date(1000, 1, 1), date(9999, 12, 31)), style=st.sampled_from(FORMATS))
@@ -55,7 +53,7 @@ def test_a_text_with_two_readings_is_left_out():
     assert both.write(date(2019, 2, 3), "pt_PT", "long") is not None
 
 
-def test_every_text_has_one_reading_among_all_dates_of_the_calendar():
+def test_every_text_has_one_reading_among_all_dates_of_the_calendar(tmp_path):
     locales = ["pt_PT", "es_PA"]
     readings = defaultdict(set)
     for when in dates_between(2019, 2020):
@@ -63,7 +61,9 @@ def test_every_text_has_one_reading_among_all_dates_of_the_calendar():
             for style in FORMATS:
                 readings[format_date(when, style, locale=locale)].add(when)
     double = {text for text, days in readings.items() if len(days) > 1}
-    written = prepared(locales=["pt_PT"], unseen_locale="es_PA", first_year=2019, last_year=2020)
+    written = prepared(
+        tmp_path, locales=["pt_PT"], unseen_locale="es_PA", first_year=2019, last_year=2020
+    )
     texts = {
         text for split in ("train", "val", "unseen", "test") for text in written.sources(split)
     }
@@ -98,9 +98,9 @@ def test_the_unseen_locale_shows_only_what_no_trained_one_writes(dates):
         assert text in {format_date(when, style, locale="pt") for style in FORMATS}
 
 
-def test_the_same_arguments_give_the_same_rows_and_another_seed_gives_others(dates):
-    assert list(prepared().sources("train")) == list(dates.sources("train"))
-    assert list(prepared(seed=1).sources("train")) != list(dates.sources("train"))
+def test_the_same_arguments_give_the_same_rows_and_another_seed_gives_others(dates, tmp_path):
+    assert list(prepared(tmp_path).sources("train")) == list(dates.sources("train"))
+    assert list(prepared(tmp_path, seed=1).sources("train")) != list(dates.sources("train"))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_same_arguments_give_the_same_rows_and_another_seed_gives_others(dat
         ({"first_year": 2001, "last_year": 2000}, "2001 to 2000 have too few dates"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(params, line):
+def test_what_cannot_be_is_refused_in_one_line(params, line, tmp_path):
     with pytest.raises(DataError, match=re.escape(line)) as refusal:
-        prepared(**params)
+        prepared(tmp_path, **params)
     assert "\n" not in str(refusal.value)

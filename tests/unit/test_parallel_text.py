@@ -202,9 +202,9 @@ def test_a_vocabulary_loaded_late_encodes_the_data_again(root, workspace):
 
 def count_builds(monkeypatch):
     builds = []
-    build = ParallelText._build
+    encoded = ParallelText._encoded
     monkeypatch.setattr(
-        ParallelText, "_build", lambda self, files: builds.append(1) or build(self, files)
+        ParallelText, "_encoded", lambda *given: builds.append(1) or encoded(*given)
     )
     return builds
 
@@ -235,7 +235,7 @@ def test_damaged_prepared_data_is_made_anew(name, damage, root, workspace, monke
     write_lines(root, "train", PAIRS)
     write_lines(root, "val", PAIRS)
     prepared(workspace)
-    (file,) = workspace.cache.glob(f"parallel_text/*/{name}")
+    (file,) = workspace.cache.glob(f"text/*/{name}")
     content = file.read_bytes()
     if damage == "remove":
         file.unlink()
@@ -247,8 +247,8 @@ def test_damaged_prepared_data_is_made_anew(name, damage, root, workspace, monke
         assert rows(prepared(workspace), "train") == PAIRS
     assert len(builds) == 2
     assert "made anew" in caplog.text
-    assert len(list(workspace.cache.glob("parallel_text/*"))) == 1
-    assert not list(workspace.cache.glob("parallel_text/.*"))
+    assert len(list(workspace.cache.glob("text/*"))) == 1
+    assert not list(workspace.cache.glob("text/.*"))
 
 
 def test_an_entry_is_on_disk_before_it_has_its_name(tmp_path, synced, monkeypatch):
