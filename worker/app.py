@@ -12,6 +12,8 @@ import secrets
 import signal
 import socket
 import threading
+import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -110,15 +112,16 @@ class WorkerProcess:
 
     def _drain(self) -> None:
         self._tools.draining.set()
-        patience = 2 * self._settings.clocks.drain + _EXIT_SECONDS
-        last_resort = threading.Timer(patience, os._exit, [1])
-        last_resort.daemon = True
-        last_resort.start()
+        threading.Thread(target=self._see_to_the_end, daemon=True).start()
         stop_hearing()
+
+    def _see_to_the_end(self) -> None:
+        logger.info("%s stops and hands its jobs back", self._crew.worker.id)
+        time.sleep(2 * self._settings.clocks.drain + _EXIT_SECONDS)
+        os._exit(1)  # something hangs; the guards do the rest
 
     def _leave(self) -> None:
         self._tools.draining.set()
-        logger.info("%s stops and hands its jobs back", self._crew.worker.id)
         self._crew.wait(2 * self._settings.clocks.drain)
         for routine in self._routines:
             routine.stop(timeout=1.0)
@@ -154,8 +157,11 @@ def hear_bells(settings: Settings, crew: Crew) -> None:
 
 
 def _celery_worker(app: "Celery", settings: Settings, name: str) -> Any:
-    from celery.signals import setup_logging  # noqa: PLC0415 - only who runs Celery pays for it
+    from celery.exceptions import SecurityWarning  # noqa: PLC0415 - only who runs it pays for it
+    from celery.signals import setup_logging  # noqa: PLC0415 - as above
 
+    # Celery warns root, as it would run code from the wire; here nothing but JSON comes in.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     setup_logging.connect(_keep_logging, weak=False)  # Celery then leaves logging as it is
     return app.Worker(
         hostname=name,

@@ -47,7 +47,7 @@ class Orders(NamedTuple):
     #: The runner, as a list of arguments whose first is an absolute path.
     command: list[str]
     environment: dict[str, str]
-    #: The runner's working folder.
+    #: Working folder of the runner, and of the guard.
     cwd: str
     #: Where the runner's standard output and error go.
     log: str
@@ -225,7 +225,6 @@ def _become_runner(orders: Orders, guard: int) -> NoReturn:
     os.set_inheritable(orders.commands_fd, True)
     os.closerange(3, orders.commands_fd)
     os.closerange(orders.commands_fd + 1, os.sysconf("SC_OPEN_MAX"))
-    os.chdir(orders.cwd)
     command, environment = orders.command, orders.environment
     os.execve(command[0], command, environment)  # noqa: S606 - the supervisor's, and no shell
 
@@ -266,6 +265,7 @@ def main() -> None:
         sys.exit(1)
     if os.getpid() != os.getsid(0):
         os.setsid()
+    os.chdir(orders.cwd)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     Guard(orders).run()
 

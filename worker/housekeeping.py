@@ -46,7 +46,7 @@ class Housekeeping:
                 self._remove_folders(job)
 
     def _remove_folders(self, job: str) -> None:
-        shutil.rmtree(self._settings.attempts / job, ignore_errors=True)
+        shutil.rmtree(self._settings.attempts_of(job), ignore_errors=True)
 
 
 def _is_stale(folder: Path) -> bool:

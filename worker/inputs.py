@@ -41,7 +41,7 @@ class Inputs:
         be had, OSError where the folder cannot be written.
         """
         spec = spec_from_dict(self._job.spec)
-        folder = AttemptFolder(settings.attempts / self._job.id / f"{self._number:04d}")
+        folder = AttemptFolder(settings.attempts_of(self._job.id) / f"{self._number:04d}")
         attempt = Attempt(
             job=self._job.id,
             attempt=self._number,

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.errors import SetupError
+from jobs.errors import ArtifactError, SetupError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,12 @@ class Settings:
     def cache(self) -> Path:
         """Return the folder of what can be made again."""
         return self.home / "cache"
+
+    def attempts_of(self, job: str) -> Path:
+        """Return the folder of a job's attempts. Raise ArtifactError for what is no id."""
+        if job in ("", ".", "..") or "/" in job:
+            raise ArtifactError(f"{job!r} is no id of a job")
+        return self.attempts / job
 
     def make_folders(self) -> None:
         """Create what a worker writes into. Raise SetupError for a home that cannot be used."""

@@ -4,7 +4,7 @@ It follows the protocol of the attempt folder, and does what the model's paramet
 
     steps, step_seconds     how long it trains
     checkpoint_every        steps between checkpoints
-    fail                    "segfault", "exit", "error", "linger", "out_of_memory": how it ends
+    fail                    "segfault", "exit", "error", "linger": how it ends
     fail_at, fail_attempt   at which step, and in which attempt only (0: in all)
     children                processes that it starts and leaves behind, in sessions of their own
     deaf                    whether it ignores what the supervisor asks for
@@ -51,9 +51,8 @@ class Runner:
 
     def run(self) -> None:
         self.tell(PhaseEvent("training"))
-        print(f"environment {json.dumps(sorted(os.environ))}", flush=True)
         if line := self.params.get("say"):
-            print(line, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{line}\n")
         for _ in range(self.params.get("children", 0)):
             subprocess.Popen(["sleep", "600"], start_new_session=True)
         steps = self.params.get("steps", 3)
@@ -94,7 +93,7 @@ class Runner:
         self.tell(CheckpointEvent(name, digest, step, 1, score=float(step), best=step % 2 == 0))
 
     def fail(self, how: str) -> None:
-        print(f"about to fail: {how}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"about to fail: {how}\n")
         if how == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
         elif how == "exit":

@@ -206,7 +206,12 @@ def test_commands_go_in_and_replies_come_out(start: Start, folder: AttemptFolder
     )
     running.send("checkpoint")
     replies: list[object] = []
-    eventually(lambda: replies.extend(running.replies()) or replies)
+
+    def has_replied() -> bool:
+        replies.extend(running.replies())
+        return bool(replies)
+
+    eventually(has_replied)
     assert replies == [{"reply": "checkpoint"}]
 
 

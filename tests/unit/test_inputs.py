@@ -1,0 +1,192 @@
+"""What an attempt starts from."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.artifacts import ArtifactStore
+from jobs.errors import ArtifactError, SpecError, UnknownJob
+from jobs.job import Checkpoint, Job, JobState
+from jobs.spec import AnySpec, Component, EvaluateSpec, PredictSpec, TrainSpec
+from worker.devices import Share
+from worker.folder import Attempt, AttemptFolder
+from worker.inputs import Inputs
+from worker.settings import Settings
+
+TRAIN = TrainSpec(model=Component("m"), data=Component("d", {"root": "here", "test": "one"}))
+
+
+class Bench:
+    def __init__(self, path: Path) -> None:
+        self.artifacts = ArtifactStore(path / "store")
+        self.path = path
+        self.jobs: dict[str, Job] = {}
+        self.settings = Settings(home=path, roots=(path / "data",), url="")
+
+    def checkpoint(self, step: int, *, torn: bool = False) -> Checkpoint:
+        file = self.path / "file"
+        file.unlink(missing_ok=True)
+        file.write_text(f"torn {step}" if torn else f"step {step}")
+        key = f"jobs/any/step-{step}.ckpt"
+        self.artifacts.put(key, file)
+        digest = hashlib.sha256(f"step {step}".encode()).hexdigest()
+        return Checkpoint(key, digest, step, 1)
+
+    def job(self, spec: AnySpec, job: str = "job", **fields: object) -> Job:
+        record = Job(job, spec.kind, JobState.RUNNING, spec.to_dict())
+        self.jobs[job] = replace(record, **fields)  # type: ignore[arg-type]
+        return self.jobs[job]
+
+    def get(self, job: str) -> Job:
+        if job not in self.jobs:
+            raise UnknownJob(job)
+        return self.jobs[job]
+
+    def lay(
+        self, job: Job, get: Callable[[str], Job] | None = None
+    ) -> tuple[AttemptFolder, Attempt, list[str]]:
+        inputs = Inputs(job, 3, get=get or self.get, artifacts=self.artifacts)
+        folder, attempt = inputs.lay(self.settings, Share((2,), 1, 4))
+        return folder, attempt, inputs.notes
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def start_of(attempt: Attempt) -> str:
+    assert attempt.checkpoint is not None
+    return Path(attempt.checkpoint).read_text()
+
+
+def test_a_first_attempt_starts_from_nothing(bench: Bench) -> None:
+    folder, attempt, notes = bench.lay(bench.job(TRAIN))
+    assert folder.path == bench.path / "attempts" / "job" / "0003"
+    assert folder.read_attempt() == attempt
+    assert folder.read_spec() == TRAIN
+    assert attempt == Attempt(
+        "job", 3, (str(bench.path / "data"),), str(bench.path / "cache"), 4, 1, (2,)
+    )
+    assert not notes
+
+
+def test_an_attempt_is_laid_once(bench: Bench) -> None:
+    bench.lay(bench.job(TRAIN))
+    with pytest.raises(FileExistsError):
+        bench.lay(bench.job(TRAIN))
+
+
+def test_a_later_attempt_goes_on_from_the_newest_checkpoint(bench: Bench) -> None:
+    job = bench.job(TRAIN, best=bench.checkpoint(1), checkpoint=bench.checkpoint(2))
+    _, attempt, _ = bench.lay(job)
+    assert start_of(attempt) == "step 2"
+
+
+def test_what_it_starts_from_stays_when_the_job_lets_go_of_it(bench: Bench) -> None:
+    newest = bench.checkpoint(2)
+    _, attempt, _ = bench.lay(bench.job(TRAIN, checkpoint=newest))
+    bench.artifacts.remove(newest.artifact)
+    assert start_of(attempt) == "step 2"
+
+
+@pytest.mark.parametrize("how", ["torn", "gone"])
+def test_a_damaged_checkpoint_is_told_of_and_an_older_one_serves(bench: Bench, how: str) -> None:
+    best, newest = bench.checkpoint(1), bench.checkpoint(2, torn=how == "torn")
+    if how == "gone":
+        bench.artifacts.remove(newest.artifact)
+    _, attempt, notes = bench.lay(bench.job(TRAIN, best=best, checkpoint=newest))
+    assert start_of(attempt) == "step 1"
+    assert "step-2.ckpt" in notes[0]
+
+
+def test_with_all_of_its_checkpoints_damaged_a_job_starts_anew(bench: Bench) -> None:
+    torn = bench.checkpoint(2, torn=True)
+    folder, attempt, notes = bench.lay(bench.job(TRAIN, best=torn, checkpoint=torn))
+    assert attempt.checkpoint is None
+    assert not folder.start_checkpoint.exists()
+    assert notes
+
+
+def test_a_job_may_go_on_from_another_s_newest(bench: Bench) -> None:
+    bench.job(TRAIN, "old", best=bench.checkpoint(5), checkpoint=bench.checkpoint(9))
+    spec = replace(TRAIN, resume_from="old")
+    assert start_of(bench.lay(bench.job(spec))[1]) == "step 9"
+
+
+def test_its_own_progress_comes_before_what_it_went_on_from(bench: Bench) -> None:
+    bench.job(TRAIN, "old", checkpoint=bench.checkpoint(9))
+    job = bench.job(replace(TRAIN, resume_from="old"), checkpoint=bench.checkpoint(12))
+    assert start_of(bench.lay(job)[1]) == "step 12"
+
+
+def test_an_evaluation_uses_the_best_model_and_its_spec_with_what_is_said_otherwise(
+    bench: Bench,
+) -> None:
+    bench.job(TRAIN, "old", best=bench.checkpoint(5), checkpoint=bench.checkpoint(9))
+    _, attempt, _ = bench.lay(bench.job(EvaluateSpec(job="old", data={"test": "two"})))
+    assert start_of(attempt) == "step 5"
+    assert attempt.trained == {
+        **TRAIN.to_dict(),
+        "data": {"name": "d", "root": "here", "test": "two"},
+    }
+
+
+def test_without_a_best_one_the_newest_model_is_used(bench: Bench) -> None:
+    bench.job(TRAIN, "old", checkpoint=bench.checkpoint(9))
+    _, attempt, _ = bench.lay(bench.job(PredictSpec(job="old", lines=["x"])))
+    assert start_of(attempt) == "step 9"
+    assert attempt.trained == TRAIN.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (None, "was removed"),
+        (TRAIN, "has no checkpoint"),
+        (EvaluateSpec(job="x"), "is no training"),
+    ],
+)
+def test_a_job_that_leaves_no_model_is_refused_in_one_line(
+    bench: Bench, other: AnySpec | None, words: str
+) -> None:
+    if other is not None:
+        bench.job(other, "old")
+    for spec in (EvaluateSpec(job="old"), replace(TRAIN, resume_from="old")):
+        job = bench.job(spec, f"new-{spec.kind}")
+        with pytest.raises(SpecError, match=words) as caught:
+            bench.lay(job)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_is_replaced_while_it_is_fetched_is_asked_for_again(bench: Bench) -> None:
+    gone, there = bench.checkpoint(1), bench.checkpoint(2)
+    bench.artifacts.remove(gone.artifact)
+    bench.job(TRAIN, "old", checkpoint=gone)
+    asked: list[str] = []
+
+    def get(job: str) -> Job:
+        asked.append(job)
+        if len(asked) > 2:
+            bench.job(TRAIN, "old", checkpoint=there)
+        return bench.get(job)
+
+    _, attempt, _ = bench.lay(bench.job(EvaluateSpec(job="old")), get)
+    assert start_of(attempt) == "step 2"
+
+
+def test_a_model_that_stays_away_is_told_of(bench: Bench) -> None:
+    gone = bench.checkpoint(1)
+    bench.artifacts.remove(gone.artifact)
+    bench.job(TRAIN, "old", checkpoint=gone)
+    with pytest.raises(ArtifactError, match="missing"):
+        bench.lay(bench.job(EvaluateSpec(job="old")))
+
+
+def test_a_spec_that_cannot_be_read_is_refused(bench: Bench) -> None:
+    job = replace(bench.job(TRAIN), spec={"kind": "dance"})
+    with pytest.raises(SpecError, match="dance"):
+        bench.lay(job)

@@ -1,0 +1,343 @@
+"""The small parts of the worker: settings, crew, routines, the catalogue's offer, imports."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from jobs.artifacts import ArtifactStore
+from jobs.catalog import Catalog
+from jobs.errors import ArtifactError, ServiceUnreachable, SetupError
+from jobs.job import Job, JobState, Lease
+from jobs.store import JobStore
+from jobs.workers import Worker
+from worker.__main__ import main, read_settings
+from worker.crew import Crew
+from worker.devices import Devices
+from worker.housekeeping import Housekeeping
+from worker.offer import Offer, code_digest
+from worker.process import Launcher
+from worker.routines import Routine
+from worker.settings import Settings, data_roots
+from worker.supervisor import Assignment, Tools, tail
+
+PATIENCE = 20.0
+
+
+def eventually(found: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not found():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    made = Settings(home=tmp_path / "home", roots=(), url="redis://:secret@nowhere")
+    made.make_folders()
+    return made
+
+
+@pytest.mark.parametrize("module", ["worker.app", "worker.__main__", "worker.handback"])
+def test_the_control_side_loads_no_torch(module: str) -> None:
+    code = (
+        f"import {module}, sys\n"
+        "heavy = {'torch', 'lightning', 'numpy', 'worker.runner', 'lightning_modules'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert ended.stderr == b""
+
+
+def test_a_password_is_not_shown_with_the_settings(settings: Settings) -> None:
+    assert "secret" not in repr(settings)
+
+
+def test_a_home_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file")
+    settings = Settings(home=tmp_path / "home", roots=(), url="")
+    with pytest.raises(SetupError, match="UNROLL_HOME") as caught:
+        settings.make_folders()
+    assert "\n" not in str(caught.value)
+
+
+def test_data_roots_are_the_home_s_and_the_folder_of_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UNROLL_DATA_ROOTS", raising=False)
+    start = tmp_path / "project"
+    assert data_roots(tmp_path, start) == (tmp_path / "data", start)
+
+
+@pytest.mark.parametrize("start", ["/", "/people", "/people/me", "/people/me/../me"])
+def test_neither_the_root_nor_a_user_s_home_is_opened_as_a_whole(
+    start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UNROLL_DATA_ROOTS", raising=False)
+    monkeypatch.setenv("HOME", "/people/me")
+    assert data_roots(Path("/h"), Path(start)) == (Path("/h/data"),)
+    assert Path("/people/me/x") in data_roots(Path("/h"), Path("/people/me/x"))
+
+
+def test_an_operator_may_say_the_roots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNROLL_DATA_ROOTS", os.pathsep.join(["/a", "", "/b"]))
+    assert data_roots(Path("/h"), Path("/start")) == (Path("/a"), Path("/b"))
+
+
+def test_the_command_line_says_what_the_worker_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNROLL_REDIS_URL", "redis://somewhere")
+    given = read_settings(
+        ["--home", str(tmp_path), "--queues", "a, b", "--labels=x", "--slots", "3"]
+    )
+    assert (given.queues, given.labels, given.slots) == (("a", "b"), ("x",), 3)
+    assert (given.home, given.url) == (tmp_path, "redis://somewhere")
+
+
+@pytest.mark.parametrize("wrong", [["--slots", "0"], ["--slots", "x"], ["--queues", ","]])
+def test_a_wrong_argument_is_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read_settings(wrong)
+    assert caught.value.code == 2
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_without_a_service_the_worker_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNROLL_REDIS_URL", f"unix://{tmp_path}/nobody")
+    monkeypatch.setattr("worker.__main__.set_up_logging", lambda: None)
+    assert main(["--home", str(tmp_path)]) == 3
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+class Shop:
+    """Stand in for the store: jobs to take, in order."""
+
+    def __init__(self, *specs: dict[str, Any]) -> None:
+        self._specs = list(specs)
+        self._lock = threading.Lock()
+        self.seen: list[Worker] = []
+        self.away = False
+
+    def acquire(self, worker: Worker, ttl: float) -> tuple[Job, Lease] | None:
+        if self.away:
+            raise ServiceUnreachable("away")
+        with self._lock:
+            self.seen.append(worker)
+            if not self._specs:
+                return None
+            job = Job(f"job {len(self._specs)}", "train", JobState.RUNNING, self._specs.pop(0))
+            return job, Lease(job.id, 1, worker.id, 0)
+
+
+class Hall:
+    """A crew whose supervisors wait until they are let go."""
+
+    def __init__(self, shop: Shop, settings: Settings, devices: Devices) -> None:
+        self.go = threading.Event()
+        self.running: list[Assignment] = []
+        self.most = 0
+        tools = Tools(
+            cast(JobStore, shop),
+            ArtifactStore(settings.home / "store"),
+            Launcher(),
+            settings,
+            threading.Event(),
+        )
+        self.crew = Crew(tools, Worker(id="w", slots=2), devices, self._supervise)
+
+    def _supervise(self, tools: Tools, assignment: Assignment) -> None:
+        self.running.append(assignment)
+        self.most = max(self.most, len(self.running))
+        self.go.wait(PATIENCE)
+        self.running.remove(assignment)
+
+
+def test_a_crew_takes_what_fits_and_then_the_rest(settings: Settings) -> None:
+    shop = Shop({}, {}, {}, {}, {})
+    hall = Hall(shop, settings, Devices(2, [0, 1]))
+    hall.crew.fill()
+    eventually(lambda: len(hall.running) == 2)
+    assert [(each.free_slots, each.free_gpus) for each in shop.seen] == [(2, 2), (1, 1)]
+    assert {each.share.gpus for each in hall.running} == {(0,), (1,)}
+    assert hall.crew.worker.free_slots == 0
+    hall.go.set()
+    assert hall.crew.wait(PATIENCE)
+    assert hall.most == 2
+    assert hall.crew.take() is None
+    assert hall.crew.worker.free_slots == 2
+
+
+def test_a_supervisor_that_fails_gives_its_devices_back(settings: Settings) -> None:
+    hall = Hall(Shop({}), settings, devices := Devices(1))
+
+    def fail(tools: Tools, assignment: Assignment) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    hall.crew._supervise = fail
+    with pytest.raises(RuntimeError):
+        hall.crew.work()
+    assert devices.free_slots == 1
+
+
+def test_a_draining_crew_takes_nothing_and_offers_nothing(settings: Settings) -> None:
+    hall = Hall(Shop({}), settings, Devices(1))
+    hall.crew._tools.draining.set()
+    hall.crew.fill()
+    assert not hall.running
+    assert hall.crew.worker.free_slots == 0
+
+
+def test_an_outage_ends_a_thread_s_work_quietly(settings: Settings) -> None:
+    shop = Shop({})
+    hall = Hall(shop, settings, Devices(1))
+    hall.crew.fill()
+    eventually(lambda: hall.running)
+    shop.away = True
+    hall.go.set()
+    assert hall.crew.wait(PATIENCE)
+    with pytest.raises(ServiceUnreachable):
+        hall.crew.fill()
+
+
+def test_a_spec_whose_wishes_cannot_be_read_is_left_to_the_attempt_to_refuse(
+    settings: Settings,
+) -> None:
+    hall = Hall(Shop({"resources": {"gpus": "many"}}), settings, Devices(1, [0]))
+    assignment = hall.crew.take()
+    assert assignment is not None
+    assert assignment.share.gpus == (0,)
+
+
+def test_a_routine_goes_on_through_outages_and_mistakes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    script: Sequence[Exception | None] = [
+        ServiceUnreachable("no service answers"),
+        ServiceUnreachable("no service answers"),
+        None,
+        ValueError("a mistake"),
+        None,
+    ]
+    done = []
+
+    def act() -> None:
+        done.append(1)
+        if len(done) <= len(script) and (error := script[len(done) - 1]):
+            raise error
+
+    routine = Routine("looking", 0.001, act)
+    routine.start()
+    eventually(lambda: len(done) > len(script))
+    routine.stop(PATIENCE)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "looking: no service answers",
+        "looking: the service answers again",
+        "looking failed",
+    ]
+
+
+CATALOG = Catalog({}, {})
+PRINTS = "import sys; open(sys.argv[1], 'a').write('x'); print('{\"models\": [], \"data\": []}')"
+
+
+class Board:
+    def __init__(self) -> None:
+        self.published: list[tuple[Any, ...]] = []
+
+    def publish_catalog(self, *published: Any) -> None:
+        self.published.append(published)
+
+
+def make_offer(settings: Settings, board: Board, code: str) -> tuple[Offer, list[str], Path]:
+    ran, digests = settings.home / "ran", list[str]()
+    command = [sys.executable, "-c", code, str(ran)]
+    return Offer(cast(JobStore, board), settings, digests.append, command), digests, ran
+
+
+def test_the_catalogue_is_made_once_and_kept(settings: Settings) -> None:
+    board = Board()
+    for _ in range(2):
+        offer, digests, ran = make_offer(settings, board, PRINTS)
+        offer.publish("w")
+        offer.publish("w")
+        assert digests == [CATALOG.digest]
+    assert ran.read_text() == "x"
+    assert board.published == [(("default",), CATALOG, "w")] * 4
+
+
+def test_a_torn_catalogue_in_the_cache_is_made_again(settings: Settings) -> None:
+    offer, _, ran = make_offer(settings, Board(), PRINTS)
+    offer.publish("w")
+    (kept,) = settings.cache.iterdir()
+    kept.write_text("{")
+    make_offer(settings, Board(), PRINTS)[0].publish("w")
+    assert ran.read_text() == "xx"
+
+
+def test_a_torch_side_that_fails_is_told_of_and_asked_again(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    offer, digests, _ = make_offer(settings, Board(), "import sys; sys.exit('no torch here')")
+    with pytest.raises(subprocess.CalledProcessError):
+        offer.publish("w")
+    assert "no torch here" in caplog.text
+    assert not digests
+    assert not list(settings.cache.iterdir())
+
+
+def test_the_digest_of_the_code_follows_plugins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = code_digest(["a"])
+    assert before == code_digest(["a"]) != code_digest(["b"])
+    (tmp_path / "datamodules").mkdir()
+    plugin = tmp_path / "datamodules" / "mine.py"
+    plugin.write_text("x = 1")
+    monkeypatch.setenv("UNROLL_PLUGINS", str(tmp_path))
+    with_plugin = code_digest(["a"])
+    plugin.write_text("x = 2")
+    assert len({before, with_plugin, code_digest(["a"])}) == 3
+
+
+def test_folders_of_cleared_jobs_go_and_only_old_ones_of_strangers(settings: Settings) -> None:
+    artifacts = ArtifactStore(settings.home / "store")
+    (settings.home / "file").write_text("x")
+    for job in ("cleared", "known", "old", "young"):
+        (settings.attempts / job / "0001").mkdir(parents=True)
+        artifacts.put(f"jobs/{job}/file", settings.home / "file")
+    for job in ("known", "old"):
+        for folder in (settings.attempts / job / "0001", settings.attempts / job):
+            os.utime(folder, (0, 0))
+    sweep = SimpleNamespace(expired=[], bells=[], cleared=["cleared", "never-seen"])
+    store = SimpleNamespace(sweep=lambda ttl: sweep, known=lambda jobs: {"known"} & set(jobs))
+    keeping = Housekeeping(cast(JobStore, store), artifacts, settings)
+    keeping.sweep()
+    keeping.clear()
+    keeping.clear()
+    assert sorted(each.name for each in settings.attempts.iterdir()) == ["known", "young"]
+    assert [key.split("/")[1] for key in artifacts.list()] == ["known", "old", "young"]
+
+
+@pytest.mark.parametrize("job", ["..", "../x", "/etc", "", "."])
+def test_an_id_never_leads_out_of_the_folder_of_attempts(settings: Settings, job: str) -> None:
+    with pytest.raises(ArtifactError, match="no id"):
+        settings.attempts_of(job)
+
+
+def test_of_a_long_log_the_tail_is_taken(tmp_path: Path) -> None:
+    assert tail(tmp_path / "nothing") == ""
+    log = tmp_path / "log"
+    log.write_text("x" * 20_000 + "\nthe end\n")
+    assert tail(log).endswith("x\nthe end")
+    assert len(tail(log)) <= 8_000
