@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = AttemptFolder(given.folder.resolve())
     if not folder.spec_file.is_file():
         parser.error(f"{given.folder} is no attempt folder: it holds no {folder.spec_file.name}")
-    run(folder)
+    faulthandler.enable()
+    run(folder, Commands.inherited())
     return 0
 
 
@@ -51,10 +52,8 @@ def print_catalog() -> None:
     sys.stdout.write(json.dumps(catalog.to_dict(), ensure_ascii=False) + "\n")
 
 
-def run(folder: AttemptFolder) -> EndEvent:
+def run(folder: AttemptFolder, commands: Commands) -> EndEvent:
     """Run the attempt, and return the event that it ended with and that the folder now holds."""
-    faulthandler.enable()
-    commands = Commands.inherited()
     with Reporter(folder) as reporter, commands.listening():
         try:
             try:

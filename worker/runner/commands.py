@@ -9,7 +9,6 @@ SIGTERM and Ctrl-C mean stop. While a model is trained, a wish waits for the end
 batch; at any other time there is nothing to save, and a stop takes effect at once.
 """
 
-import _thread
 import json
 import os
 import signal
@@ -120,9 +119,14 @@ class Commands:
                 self.took_checkpoint(None)
         elif command == "stop":
             self._reply({"reply": "stop"})
-            _thread.interrupt_main(signal.SIGTERM)  # as the signal would: also out of a long wait
+            self._interrupt()
         else:
             self._reply({"reply": "refused", "message": f"no command: {line.strip()[:200]}"})
+
+    def _interrupt(self) -> None:
+        """Let the main thread run the handler, also where it waits for something else."""
+        if (number := threading.main_thread().ident) is not None:
+            signal.pthread_kill(number, signal.SIGTERM)
 
     def _reply(self, reply: dict[str, Any]) -> None:
         if self._channel is None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from datamodules._base import DataModule, TextData
 from jobs.errors import SpecError
 from jobs.spec import Component, EvaluateSpec, SearchOptions, TrainerOptions
 from lightning_modules._base import Topology
@@ -12,13 +13,13 @@ from worker.folder import write_atomically
 from worker.runner import catalog, precision
 from worker.runner.build import build_data, rebuild_model
 from worker.runner.lightning_setup import make_trainer
-from worker.runner.metrics import validation_metrics
+from worker.runner.metrics import scoring_facts, validation_metrics
 from worker.runner.task import Task
-from worker.runner.train import load_weights, prepare, signature
+from worker.runner.train import load_weights, prepare
 
 
 def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
-    """Return the model's scores on the split; its output goes to `files/hypotheses.txt`."""
+    """Return the scores on the split; its output goes to `files/`, beside input and truth."""
     task.reporter.phase("preparing")
     saved = task.read_checkpoint()
     trained = task.trained_spec(saved)
@@ -41,8 +42,8 @@ def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
         trainer.validate(model, datamodule=data, verbose=False)
     metrics = validation_metrics(trainer)
     task.reporter.metrics(metrics, step=saved.position.step, epoch=saved.position.epoch)
-    _write_hypotheses(task.folder.files, model, spec.split)
-    return {**metrics, **signature(model), "step": saved.position.step}
+    _write_text(task.folder.files, model, data, spec.split)
+    return {**metrics, **scoring_facts(model), "step": saved.position.step}
 
 
 def set_search(model: Topology, search: SearchOptions) -> None:
@@ -58,9 +59,14 @@ def set_search(model: Topology, search: SearchOptions) -> None:
         raise SpecError(f"{type(model).__name__} writes no text: leave out [search]")
 
 
-def _write_hypotheses(folder: Path, model: Topology, split: str) -> None:
-    """Write what the model wrote, one output a line, as sacrebleu's command reads it."""
+def _write_text(folder: Path, model: Topology, data: DataModule, split: str) -> None:
+    """Write inputs, outputs and first references, one a line, as sacrebleu's command reads them."""
     if not isinstance(model, TextTopology) or split not in model.outputs:
         return
-    lines = [" ".join(text.splitlines()) + "\n" for text in model.outputs[split].hypotheses]
-    write_atomically(folder / "hypotheses.txt", "".join(lines).encode())
+    texts = {"hypotheses": model.outputs[split].hypotheses}
+    if isinstance(data, TextData):
+        texts["sources"] = tuple(data.sources(split))
+        texts["references"] = tuple(choices[0] for choices in data.references(split))
+    for name, rows in texts.items():
+        lines = [" ".join(row.splitlines()) + "\n" for row in rows]
+        write_atomically(folder / f"{name}.txt", "".join(lines).encode())

@@ -19,10 +19,10 @@ _QUIET: Final = (
     r"GPU available but not used",
     # The loaders are plain iterables over a plan in memory; workers would only copy.
     r"The '\w+_dataloader' does not have many workers",
-    # Lightning's own import of a deprecated name; nothing that this program could mend.
+    # The cluster's way of starting processes is not used: the ranks are ours.
     r"The `srun` command is available on your system but is not used",
-    # The data knows the length of each epoch; lengths differ between epochs by design.
-    r"Trying to infer the `batch_size` from an ambiguous collection",
+    # Lightning 2.6 with torch 2.13, inside Lightning.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 
 

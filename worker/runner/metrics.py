@@ -115,6 +115,12 @@ def sums_of(outputs: Mapping[str, Any]) -> Tensor:
     return torch.stack([torch.as_tensor(outputs[name], dtype=torch.float64) for name in SUMS])
 
 
+def scoring_facts(model: LightningModule) -> dict[str, str]:
+    """Return how the newest scores were computed, where text was scored: sacrebleu's signature."""
+    scored = list(getattr(model, "outputs", {}).values())
+    return {"bleu_signature": scored[-1].signature} if scored else {}
+
+
 def validation_metrics(trainer: Trainer) -> dict[str, float]:
     """Return what the newest validation or test logged, by name."""
     return {

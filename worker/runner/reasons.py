@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules._errors import DataError
-from jobs.errors import SpecError
+from jobs.errors import ArtifactError, SpecError
 from jobs.job import Reason
 from lightning_modules._errors import ModelError
 from worker.events import EndEvent
@@ -53,11 +53,12 @@ _REASONS: Final[tuple[tuple[type[BaseException], Reason], ...]] = (
     (BuildError, Reason.USER_ERROR),
     (torch.OutOfMemoryError, Reason.OUT_OF_MEMORY),
     (MemoryError, Reason.OUT_OF_MEMORY),
+    (ArtifactError, Reason.INFRASTRUCTURE),
     (OSError, Reason.INFRASTRUCTURE),
     (torch.distributed.DistError, Reason.INFRASTRUCTURE),
 )
 #: Errors whose message says all: where they were raised is nobody's concern.
-_SELF_EXPLAINING: Final = (Preempted, NonFinite, DataError, SpecError, ModelError)
+_SELF_EXPLAINING: Final = (Preempted, NonFinite, DataError, SpecError, ModelError, ArtifactError)
 #: torch has no class of its own for these RuntimeErrors.
 _TEXTS: Final[tuple[tuple[str, Reason], ...]] = (
     ("DefaultCPUAllocator: can't allocate memory", Reason.OUT_OF_MEMORY),

@@ -67,7 +67,7 @@ class Reporter:
         """Tell that a complete checkpoint lies in the folder."""
         self._write(event)
         os.fsync(self._file)
-        best = f", the best so far ({event.score:.4g})" if event.best and event.score else ""
+        best = f", the best so far ({event.score:.4g})" if event.score is not None else ""
         self.say(f"checkpoint {event.file}{best}")
 
     def end(self, event: EndEvent) -> None:

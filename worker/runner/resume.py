@@ -13,6 +13,7 @@ says holds. The optimiser keeps its moments but takes the new spec's rates and d
 schedule is the new spec's, for its own number of steps, entered at the step reached.
 """
 
+import pickle
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from lightning import Callback, Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from jobs.errors import SpecError
+from jobs.errors import ArtifactError, SpecError
 
 FORMAT: Final = 1
 
@@ -71,8 +72,15 @@ class Saved:
 
     @classmethod
     def read(cls, path: Path) -> "Saved":
-        """Read a checkpoint onto the CPU. Raise SpecError for a file that is none of ours."""
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        """Read a checkpoint onto the CPU.
+
+        Raise ArtifactError for a torn file, SpecError for one that another program wrote.
+        """
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            line = str(error).partition("\n")[0][:200]
+            raise ArtifactError(f"{path.name} is torn or no checkpoint: {line}") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise SpecError(f"{path.name} is no checkpoint of this version (format {FORMAT})")
         names = cls.__dataclass_fields__.keys() - {"position"}
@@ -99,14 +107,14 @@ class Continuation(Callback):
     @property
     def position(self) -> Position:
         """Return where the fit stands; after the last batch of an epoch, at the next epoch."""
-        if self._epoch_is_over:
+        if self.epoch_is_over:
             return Position(self._epoch + 1, 0, self._step)
         return Position(self._epoch, self._batch, self._step)
 
     @property
     def epoch(self) -> int:
-        """Return the epoch of the newest batch, from 0."""
-        return self._epoch
+        """Return the number of the epoch that the newest batch is of, from 1, as people count."""
+        return self._epoch + 1
 
     @property
     def step(self) -> int:
@@ -116,10 +124,6 @@ class Continuation(Callback):
     @property
     def epoch_is_over(self) -> bool:
         """Return whether the newest batch was the last of its epoch."""
-        return self._epoch_is_over
-
-    @property
-    def _epoch_is_over(self) -> bool:
         return 0 < self._batches <= self._batch
 
     def on_fit_start(self, trainer: Trainer, *_: Any) -> None:

@@ -7,7 +7,7 @@ from lightning import Callback, Trainer
 
 from jobs.errors import SpecError
 from jobs.spec import TrainerOptions
-from worker.runner.metrics import validation_metrics
+from worker.runner.metrics import scoring_facts, validation_metrics
 from worker.runner.resume import Continuation
 
 
@@ -30,12 +30,15 @@ class Selection(Callback):
         #: The step it was reached at, and all metrics of that validation.
         self.step = 0
         self.metrics: dict[str, float] = {}
+        #: How they were computed.
+        self.facts: dict[str, str] = {}
         #: Validations since the best one.
         self.waited = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is remembered of earlier validations."""
-        return {name: getattr(self, name) for name in ("score", "step", "metrics", "waited")}
+        names = ("score", "step", "metrics", "facts", "waited")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with what was remembered."""
@@ -78,6 +81,7 @@ class Selection(Callback):
         value = metrics[self._monitor]
         if math.isfinite(value) and self._is_better(value):
             self.score, self.step, self.metrics, self.waited = value, self._at.step, metrics, 0
+            self.facts = scoring_facts(trainer.lightning_module)
         else:
             self.waited += 1
         if self.finished:

@@ -79,14 +79,23 @@ def load_weights(model: Topology, saved: Saved) -> None:
 
 
 def _saved(task: Task, spec: TrainSpec, options: TrainerOptions) -> Saved | None:
-    """Read what to go on from. Another job's choice of the best model is not this one's."""
+    """Read what to go on from: this job's own checkpoint, or another's."""
     if task.attempt.checkpoint is None:
         return None
     saved = Saved.read(Path(task.attempt.checkpoint))
-    if saved.spec == spec.to_dict():
-        return saved
+    return saved if saved.spec == spec.to_dict() else _of_another_job(saved, spec, options)
+
+
+def _of_another_job(saved: Saved, spec: TrainSpec, options: TrainerOptions) -> Saved:
+    """Leave behind what is that job's alone: its best model, and batches this one plans otherwise.
+
+    Raise SpecError where this job has nothing left to train.
+    """
     _refuse_if_nothing_is_left(saved.position, options)
-    return replace(saved, memory={})
+    plan = (spec.data.to_dict(), spec.seed, options.batch_tokens)
+    its_plan = (saved.spec["data"], saved.spec["seed"], saved.trainer["batch_tokens"])
+    position = saved.position if plan == its_plan else replace(saved.position, batch=0)
+    return replace(saved, memory={}, position=position)
 
 
 def _refuse_if_nothing_is_left(position: Position, options: TrainerOptions) -> None:
@@ -160,13 +169,7 @@ def _fit(
         trainer.fit(model, datamodule=data)
     return {
         **selection.metrics,
-        **signature(model),
+        **selection.facts,
         "best_step": selection.step,
         "parameters": sum(each.numel() for each in model.parameters()),
     }
-
-
-def signature(model: Topology) -> dict[str, str]:
-    """Return sacrebleu's signature of the newest scores, where there are any."""
-    found = [outputs.signature for outputs in getattr(model, "outputs", {}).values()]
-    return {"bleu_signature": found[0]} if found and found[0] else {}

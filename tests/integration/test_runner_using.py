@@ -1,0 +1,151 @@
+"""Using a trained model from a folder alone: scores, predictions, pictures of attention."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.job import Reason
+from worker.events import EventReader, MetricEvent
+from worker.folder import AttemptFolder
+from worker.runner.__main__ import run
+from worker.runner.commands import Commands
+
+Lay = Callable[..., AttemptFolder]
+
+
+@pytest.fixture
+def trained(lay: Lay) -> dict[str, Any]:
+    """Return what a supervisor adds to an attempt that uses a trained job."""
+    folder = lay("trained")
+    assert run(folder, Commands()).reason == Reason.SUCCEEDED
+    spec = json.loads(folder.spec_file.read_text())
+    return {"checkpoint": str(next(folder.checkpoints.iterdir())), "trained": spec}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_an_evaluation_scores_the_test_split_as_sacrebleu_does(
+    lay: Lay, trained: dict[str, Any], data_root: Path
+) -> None:
+    folder = lay("evaluation", {"kind": "evaluate", "job": "job-1"}, **trained)
+    end = run(folder, Commands())
+    assert end.reason == Reason.SUCCEEDED, end.traceback
+    reported = {
+        e.name for e in EventReader(folder.events_file).read() if isinstance(e, MetricEvent)
+    }
+    assert reported == {
+        f"test/{name}" for name in ("loss", "perplexity", "accuracy", "bleu", "chrf", "exact_match")
+    }
+    assert reported <= end.result.keys()
+    references = data_root / "corpus" / "test.bw"
+    hypotheses = folder.files / "hypotheses.txt"
+    command = ["-m", "sacrebleu", str(references), "-i", str(hypotheses), "-m", "chrf", "-b"]
+    done = subprocess.run(
+        [sys.executable, *command, "-w", "6"], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) == pytest.approx(end.result["test/chrf"], abs=1e-6)
+
+
+def test_an_evaluation_can_take_another_split_and_other_data(
+    lay: Lay, trained: dict[str, Any], data_root: Path
+) -> None:
+    test = run(lay("test", {"kind": "evaluate", "job": "job-1"}, **trained), Commands())
+    spec = {"kind": "evaluate", "job": "job-1", "split": "val", "data": {"val": "test"}}
+    val = run(lay("val", spec, **trained), Commands())
+    assert val.result["val/loss"] == test.result["test/loss"]
+    assert "test/loss" not in val.result
+
+
+def test_an_evaluation_needs_only_the_split_it_scores(
+    lay: Lay, trained: dict[str, Any], data_root: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "elsewhere" / "corpus"
+    folder.mkdir(parents=True)
+    for side in ("fw", "bw"):
+        shutil.copy(data_root / "corpus" / f"test.{side}", folder)
+    attempt = {**trained, "roots": (str(folder.parent),)}
+    end = run(lay("evaluation", {"kind": "evaluate", "job": "job-1"}, **attempt), Commands())
+    assert end.reason == Reason.SUCCEEDED, end.traceback
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "message"),
+    [
+        ({"split": "dev"}, Reason.BAD_DATA, "dev"),
+        ({"data": {"rot": "x"}}, Reason.USER_ERROR, "did you mean 'root'?"),
+    ],
+)
+def test_an_evaluation_of_what_is_not_there_says_so(
+    lay: Lay, trained: dict[str, Any], spec: dict[str, Any], reason: Reason, message: str
+) -> None:
+    end = run(lay("e", {"kind": "evaluate", "job": "job-1", **spec}, **trained), Commands())
+    assert (end.reason, end.traceback) == (reason, "")
+    assert message in end.message
+
+
+def test_predictions_keep_the_order_of_the_lines_and_carry_the_n_best(
+    lay: Lay, trained: dict[str, Any]
+) -> None:
+    lines = ["abcde", "a", "", "edcbaedcba", "bb", "abcde"]
+    spec = {"kind": "predict", "job": "job-1", "search": {"beam": 4, "n_best": 3}}
+    together = lay("together", {**spec, "lines": lines}, **trained)
+    assert run(together, Commands()).result == {"lines": len(lines)}
+    found = read_json(together.files / "predictions.json")["lines"]
+    assert [len(each) for each in found] == [3] * len(lines)
+    for hypotheses in found:
+        scores = [each["score"] for each in hypotheses]
+        assert scores == sorted(scores, reverse=True)
+    assert found[0] == found[5]
+    for row, line in enumerate(lines[:4]):
+        alone = lay(f"alone-{row}", {**spec, "lines": [line]}, **trained)
+        run(alone, Commands())
+        (hypotheses,) = read_json(alone.files / "predictions.json")["lines"]
+        assert [each["text"] for each in hypotheses] == [each["text"] for each in found[row]]
+        assert [each["score"] for each in hypotheses] == pytest.approx(
+            [each["score"] for each in found[row]], abs=1e-5
+        )
+
+
+def test_attention_is_kept_for_each_line_with_its_symbols(
+    lay: Lay, trained: dict[str, Any]
+) -> None:
+    lines = ["abc", "$\\frac"]
+    spec = {"kind": "predict", "job": "job-1", "lines": lines, "attention": True}
+    folder = lay("prediction", spec, **trained)
+    end = run(folder, Commands())
+    assert end.reason == Reason.SUCCEEDED, end.traceback
+    for row, line in enumerate(lines):
+        kept = read_json(folder.files / f"attention-{row:04d}.json")
+        assert len(kept["source"]) == len(line) + 1
+        assert len(kept["weights"]) == len(kept["target"])
+        for weights in kept["weights"]:
+            assert len(weights) == len(kept["source"])
+            assert sum(weights) == pytest.approx(1, abs=1e-3)
+        picture = (folder.files / f"attention-{row:04d}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+    assert "".join(read_json(folder.files / "attention-0000.json")["source"][:3]) == "abc"
+
+
+def test_a_job_without_a_checkpoint_cannot_be_used(lay: Lay) -> None:
+    end = run(lay("p", {"kind": "predict", "job": "job-1", "lines": ["a"]}), Commands())
+    assert end.reason == Reason.USER_ERROR
+    assert "no checkpoint" in end.message
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(
+    lay: Lay, trained: dict[str, Any], tmp_path: Path
+) -> None:
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(Path(trained["checkpoint"]).read_bytes()[:1000])
+    spec = {"kind": "predict", "job": "job-1", "lines": ["a"]}
+    end = run(lay("p", spec, **{**trained, "checkpoint": str(torn)}), Commands())
+    assert end.reason == Reason.INFRASTRUCTURE
+    assert "torn.ckpt" in end.message

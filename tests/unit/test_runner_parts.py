@@ -1,0 +1,144 @@
+"""The plain parts of the runner: reasons, reports, precision, batches of lines."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules._errors import DataPathError
+from jobs.errors import SpecError
+from jobs.job import Reason
+from worker.events import (
+    CheckpointEvent,
+    EndEvent,
+    EventReader,
+    MetricEvent,
+    PhaseEvent,
+    ProgressEvent,
+)
+from worker.folder import AttemptFolder
+from worker.runner.precision import choose, cpu_flags
+from worker.runner.predict import batches_by_length
+from worker.runner.reasons import BuildError, NonFinite, Preempted, end_of, reason_of
+from worker.runner.reporter import Reporter
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Preempted("told to stop"), Reason.PREEMPTED),
+        (KeyboardInterrupt(), Reason.PREEMPTED),
+        (NonFinite("x"), Reason.NAN),
+        (DataPathError("no file"), Reason.BAD_DATA),
+        (SpecError("x"), Reason.USER_ERROR),
+        (BuildError("x"), Reason.USER_ERROR),
+        (MemoryError(), Reason.OUT_OF_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory"), Reason.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: device-side assert triggered"), Reason.USER_ERROR),
+        (RuntimeError("CUDA error: out of memory"), Reason.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: an illegal memory access"), Reason.INFRASTRUCTURE),
+        (OSError(28, "No space left on device"), Reason.INFRASTRUCTURE),
+        (KeyError("a mistake of ours"), Reason.USER_ERROR),
+    ],
+)
+def test_each_error_has_its_reason(error: BaseException, reason: Reason) -> None:
+    assert reason_of(error) == reason
+
+
+def test_torch_out_of_main_memory_is_told_from_other_runtime_errors() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert reason_of(caught.value) == Reason.OUT_OF_MEMORY
+
+
+def test_only_what_explains_itself_comes_without_a_traceback() -> None:
+    assert end_of(SpecError("takes no 'x'")) == EndEvent(Reason.USER_ERROR, "takes no 'x'")
+    with pytest.raises(KeyError) as caught:
+        {}["lost"]
+    end = end_of(caught.value)
+    assert end.message == "KeyError: 'lost'"
+    assert "test_runner_parts.py" in end.traceback
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> AttemptFolder:
+    return AttemptFolder(tmp_path)
+
+
+def test_a_reporter_writes_what_a_reader_reads(folder: AttemptFolder) -> None:
+    said: list[str] = []
+    checkpoint = CheckpointEvent("step-00000003.ckpt", "00ff", 3, 1, 0.5, best=True)
+    end = EndEvent(Reason.SUCCEEDED, result={"val/bleu": math.inf})
+    with Reporter(folder, said.append) as reporter:
+        reporter.phase("training")
+        reporter.metrics({"train/loss": 2.5, "train/accuracy": 0.25}, step=3, epoch=1)
+        reporter.checkpoint(checkpoint)
+        reporter.end(end)
+    phase, loss, accuracy, *rest = EventReader(folder.events_file).read()
+    assert phase == PhaseEvent("training")
+    assert isinstance(loss, MetricEvent)
+    assert isinstance(accuracy, MetricEvent)
+    assert (loss.name, loss.value, loss.step, loss.epoch) == ("train/loss", 2.5, 3, 1)
+    assert (accuracy.name, accuracy.value) == ("train/accuracy", 0.25)
+    assert rest == [checkpoint, end]
+    assert said == [
+        "epoch 1  step 3  train/loss 2.5  train/accuracy 0.25",
+        "checkpoint step-00000003.ckpt, the best so far (0.5)",
+        "ended: succeeded",
+    ]
+
+
+def test_progress_is_told_seldom_unless_it_must_be(folder: AttemptFolder) -> None:
+    with Reporter(folder, lambda _: None) as reporter:
+        for step in range(100):
+            reporter.progress(ProgressEvent(step, 100, 1, 1))
+        reporter.progress(ProgressEvent(100, 100, 1, 1), now=True)
+    steps = [each.step for each in EventReader(folder.events_file).read()]  # type: ignore[attr-defined]
+    assert steps[0] == 0
+    assert steps[-1] == 100
+    assert len(steps) < 100
+
+
+def test_events_of_earlier_runs_are_kept_aside(folder: AttemptFolder) -> None:
+    for number in range(3):
+        with Reporter(folder, lambda _: None) as reporter:
+            reporter.phase(f"run {number}")
+    names = ["events-0001.jsonl", "events-0002.jsonl", "events.jsonl"]
+    phases = [json.loads((folder.path / name).read_text())["phase"] for name in names]
+    assert phases == ["run 0", "run 1", "run 2"]
+
+
+def test_precision_is_what_was_asked_for_and_auto_asks_the_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    assert choose("fp32", cpu) == "32-true"
+    assert choose("bf16", cpu) == "bf16-mixed"
+    for flags, expected in (("fpu avx512_bf16", "bf16-mixed"), ("fpu avx2", "32-true")):
+        monkeypatch.setattr(
+            "worker.runner.precision.cpu_flags", lambda flags=flags: frozenset(flags.split())
+        )
+        assert choose("auto", cpu) == expected
+
+
+@pytest.mark.parametrize("key", ["flags\t\t", "Features\t"])
+def test_processor_flags_are_read_where_the_kernel_tells_them(tmp_path: Path, key: str) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\n{key}: fpu bf16\n\nprocessor\t: 1\n")
+    assert cpu_flags(file) == {"fpu", "bf16"}
+    assert cpu_flags(tmp_path / "absent") == frozenset()
+
+
+@given(st.lists(st.text(max_size=30), max_size=40), st.integers(1, 200))
+def test_every_line_is_searched_once_and_batches_are_bounded(
+    lines: list[str], at_once: int
+) -> None:
+    batches = list(batches_by_length(lines, at_once))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lines)))
+    for batch in batches:
+        longest = max(len(lines[row]) + 1 for row in batch)
+        assert len(batch) == 1 or len(batch) * longest <= at_once
