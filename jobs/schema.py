@@ -100,7 +100,7 @@ class Parameter:
 
     def _check_one(self, value: Any, owner: str) -> Any:
         if self.type == "float" and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = _as_float(value)
         if type(value) is not _SCALARS[self.type] or not self._fits(value):
             raise self._refusal(value, owner)
         return value
@@ -118,9 +118,10 @@ class Parameter:
         )
 
     def _refusal(self, value: Any, owner: str) -> SpecError:
-        shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
         hint = did_you_mean(value, self.choices) if isinstance(value, str) else ""
-        return SpecError(f"{owner}: {self.name!r} must be {self.describe()}, not {shown}{hint}")
+        return SpecError(
+            f"{owner}: {self.name!r} must be {self.describe()}, not {_shown(value)}{hint}"
+        )
 
 
 def check_all(
@@ -135,6 +136,21 @@ def check_all(
         if parameter.required and parameter.name not in given:
             raise SpecError(f"{owner} needs {parameter.name!r} ({parameter.describe()})")
     return {name: known[name].check(value, owner) for name, value in given.items()}
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf  # refused as every value that is not finite
 
 
 def _plain(value: Any) -> Any:

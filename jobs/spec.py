@@ -10,6 +10,7 @@ policy`. `read_spec` and `apply_overrides` know that grammar; a SpecError says w
 
 import dataclasses
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +28,15 @@ MAX_SPEC_BYTES: Final = 1_000_000
 MAX_CARRIED_BYTES: Final = 16_000_000
 
 
+_QUEUE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
 class _Unset:
     def __repr__(self) -> str:
         return "UNSET"
+
+    def __reduce__(self) -> str:
+        return "UNSET"  # one object, also after a copy or a pickle
 
 
 #: Value of an option that the spec does not set: the default in force decides (see `resolved`).
@@ -141,6 +148,13 @@ class Resources(Section):
         None, "threads of each process; not said, the worker's share for a slot"
     )
 
+    def __post_init__(self) -> None:
+        if not _QUEUE.fullmatch(self.queue):
+            raise SpecError(
+                f"[resources]: {self.queue[:60]!r} cannot be a queue: "
+                "at most 64 letters, digits, '_', '.', '-'"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Policy(Section):
@@ -194,6 +208,10 @@ class Component:
         params = {key: value for key, value in plain.items() if key != "name"}
         return cls(plain["name"], params)
 
+    def __post_init__(self) -> None:
+        if "name" in self.params:
+            raise SpecError(f"{self.name} takes no 'name': that word names the component")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the component as it stands in a spec's section."""
         return {"name": self.name, **self.params}
@@ -244,7 +262,7 @@ class JobSpec:
         """Return compact JSON. Raise SpecError if it is too large or holds what JSON cannot."""
         try:
             text = json.dumps(self.to_dict(), allow_nan=False, separators=(",", ":"))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise SpecError(f"the spec holds a value that JSON cannot: {error}") from None
         if len(text) > self.max_bytes():
             raise SpecError(
@@ -383,7 +401,7 @@ def read_spec(path: Path, overrides: Sequence[str] = ()) -> AnySpec:
         plain = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # both decoders' errors, and invalid UTF-8
+    except (ValueError, RecursionError) as error:  # the decoders' errors, and invalid UTF-8
         raise SpecError(
             f"{path} is no {'JSON' if path.suffix == '.json' else 'TOML'}: {error}"
         ) from None
@@ -414,6 +432,7 @@ def apply_overrides(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[
 def parse_value(text: str) -> Any:
     """Return the text as a TOML value, or as itself where it is none."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    return parsed["value"] if len(parsed) == 1 else text

@@ -71,6 +71,7 @@ end
 local function settle(id, request, job, reason, message, traceback, time)
   local retries, free = tonumber(job.retries or 0), tonumber(job.free or 0)
   local again = false
+  if request.withdrawn and reason ~= 'succeeded' then reason = 'cancelled' end
   if reason == 'preempted' and request.held then
     again = true
   elseif FREE_RETRIES[reason] then
@@ -85,10 +86,8 @@ local function settle(id, request, job, reason, message, traceback, time)
     again = retries < tonumber(request.retries)
     if again then retries = retries + 1 end
   end
-  local state = reason == 'succeeded' and 'succeeded' or again and 'queued' or 'failed'
-  if reason == 'cancelled' or (request.withdrawn and reason ~= 'succeeded') then
-    state, reason = 'cancelled', 'cancelled'
-  end
+  local state = again and 'queued' or 'failed'
+  if reason == 'succeeded' or reason == 'cancelled' then state = reason end
   local ran = tonumber(job.ran or 0) + math.max(0, time - tonumber(job.started))
   local fields = {'reason', reason, 'message', message, 'traceback', traceback,
                   'retries', retries, 'free', free, 'ran', ran}

@@ -58,6 +58,13 @@ local function bury()
   end
 end
 
+local function drop_holds()
+  local held = redis.call('HGETALL', K.holds)
+  for i = 1, #held, 2 do
+    if tonumber(string.match(held[i + 1], '%d+$')) <= time then redis.call('HDEL', K.holds, held[i]) end
+  end
+end
+
 -- Whether all jobs before this one succeeded; if one never will, the end that this one comes to.
 local function verdict(request)
   local ready = true
@@ -127,5 +134,6 @@ else
   expired = expire()
   bury()
 end
+drop_holds()
 unblock()
 return {expired, bells()}

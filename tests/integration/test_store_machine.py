@@ -14,15 +14,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
     invariant,
-    multiple,
     rule,
     run_state_machine_as_test,
 )
 
-from jobs.errors import NotAllowed, StaleToken
+from jobs.errors import NotAllowed, SpecError, StaleToken
 from jobs.job import TRANSITIONS, Checkpoint, JobState, Lease, Reason
 from jobs.spec import Component, Resources, TrainSpec
 from jobs.store import JobStore
@@ -34,9 +32,9 @@ ENDED = ("succeeded", "failed", "cancelled")
 FREE = ("preempted", "infrastructure", "lost")
 COUNTED = ("out_of_memory", "hung")
 WORKERS = {  # name -> GPUs, labels
-    "cpu": (0, ()),
-    "one": (1, ("fast",)),
+    "cpu": (0, ("fast",)),
     "two": (2, ()),
+    "twin": (2, ()),
 }
 
 
@@ -102,6 +100,9 @@ class ModelJob:
         return min(1, gpus) if self.gpus is None else self.gpus
 
 
+CHOICES = st.integers(0, 99)
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Do the same to the store and to the model, and compare what both say."""
 
@@ -114,37 +115,38 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = JobStore(self.client, uuid4().hex, clock=lambda: self.now)
         self.model: dict[str, ModelJob] = {}
         self.keys: dict[str, str] = {}
+        self.leases: list[Lease] = []
         self.holds: dict[str, tuple[str, int]] = {}
         self.age = 0
-
-    submitted = Bundle("submitted")
-    leases = Bundle("leases")
 
     # -- what a submitter does ---------------------------------------------------------------
 
     @rule(
-        target=submitted,
         priority=st.sampled_from([0, 0, 0, 5, -5]),
         retries=st.integers(0, 2),
-        gpus=st.sampled_from([None, None, 0, 1, 2]),
+        gpus=st.sampled_from([None, 0, 1, 2]),
         labels=st.sampled_from([(), (), (), ("fast",)]),
         key=st.sampled_from([None, None, "a", "b"]),
     )
-    def submit(self, priority: int, retries: int, gpus: Any, labels: Any, key: Any) -> str:
-        return self.put(ModelJob("", priority, 0, retries, gpus, labels, None), key)
+    def submit(self, priority: int, retries: int, gpus: Any, labels: Any, key: Any) -> None:
+        self.put(ModelJob("", priority, 0, retries, gpus, labels, None), key)
 
-    @rule(target=submitted, parent=submitted)
-    def submit_after(self, parent: str) -> Any:
-        job = ModelJob("", 0, 0, 0, None, (), parent)
-        before = self.model.get(parent)
-        if before is None or before.state in ("failed", "cancelled"):
-            with pytest.raises(Exception, match="which this one would wait for"):
+    @rule(choice=CHOICES)
+    def submit_after(self, choice: int) -> None:
+        if parent := self.any_job(choice):
+            job = ModelJob("", 0, 0, 0, None, (), parent.id)
+            if parent.state in ("failed", "cancelled"):
+                with pytest.raises(SpecError, match="which this one would wait for"):
+                    self.put(job, None)
+            else:
+                job.state = "queued" if parent.state == "succeeded" else "blocked"
                 self.put(job, None)
-            return multiple()
-        job.state = "queued" if before.state == "succeeded" else "blocked"
-        return self.put(job, None)
 
-    def put(self, job: ModelJob, key: str | None) -> str:
+    def any_job(self, choice: int) -> ModelJob | None:
+        jobs = list(self.model.values())
+        return jobs[choice % len(jobs)] if jobs else None
+
+    def put(self, job: ModelJob, key: str | None) -> None:
         spec = TrainSpec(
             model=Component("m"),
             data=Component("d"),
@@ -156,14 +158,13 @@ class StoreMachine(RuleBasedStateMachine):
         job.id = self.store.create(spec, key=key).id
         if key in self.keys:
             assert job.id == self.keys[key], "one key, one job"
-            return job.id
+            return
         assert job.id not in self.model
         self.age += 1
         job.age = self.age
         self.model[job.id] = job
         if key:
             self.keys[key] = job.id
-        return job.id
 
     @contextmanager
     def refused(self, allowed: bool, error: type[Exception] = NotAllowed) -> Iterator[None]:
@@ -173,73 +174,69 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(error):
                 yield
 
-    @rule(name=submitted)
-    def cancel(self, name: str) -> None:
-        if job := self.model.get(name):
-            with self.refused(job.state not in ("succeeded", "failed")):
-                self.store.cancel(name)
-            if job.state == "running":
-                job.wish = "cancel"
-            elif job.state not in ENDED:
-                job.move("cancelled")
+    @rule(choice=CHOICES, wish=st.sampled_from(["cancel", "pause", "retry", "remove"]))
+    def wish(self, choice: int, wish: str) -> None:
+        if job := self.any_job(choice):
+            getattr(self, wish)(job)
 
-    @rule(name=submitted)
-    def pause_or_resume(self, name: str) -> None:
-        job = self.model.get(name)
-        if job is None or job.wish == "cancel":
+    def cancel(self, job: ModelJob) -> None:
+        with self.refused(job.state not in ("succeeded", "failed")):
+            self.store.cancel(job.id)
+        if job.state == "running":
+            job.wish = "cancel"
+        elif job.state not in ENDED:
+            job.move("cancelled")
+
+    def pause(self, job: ModelJob) -> None:
+        if job.wish == "cancel":
             return
         if job.state == "paused":
-            self.store.resume(name)
+            self.store.resume(job.id)
             job.move("queued")
         elif job.wish == "pause":
-            self.store.resume(name)
+            self.store.resume(job.id)
             job.wish = ""
         else:
             with self.refused(job.state in ("queued", "running")):
-                self.store.pause(name)
+                self.store.pause(job.id)
             if job.state == "queued":
                 job.move("paused")
             elif job.state == "running":
                 job.wish = "pause"
 
-    @rule(name=submitted)
-    def retry(self, name: str) -> None:
-        if job := self.model.get(name):
-            again = job.state in ("failed", "cancelled")
-            with self.refused(again):
-                self.store.retry(name)
-            if again:
-                self.age += 1
-                job.age, job.used, job.free = self.age, 0, 0
-                job.state, job.wish = ("blocked" if job.after else "queued"), ""
+    def retry(self, job: ModelJob) -> None:
+        again = job.state in ("failed", "cancelled")
+        with self.refused(again):
+            self.store.retry(job.id)
+        if again:
+            self.age += 1
+            job.age, job.used, job.free = self.age, 0, 0
+            job.state, job.wish = ("blocked" if job.after else "queued"), ""
 
-    @rule(name=submitted)
-    def remove(self, name: str) -> None:
-        if job := self.model.get(name):
-            with self.refused(job.state in ENDED):
-                self.store.remove(name)
-            if job.state in ENDED:
-                del self.model[name]
-                self.keys = {key: kept for key, kept in self.keys.items() if kept != name}
+    def remove(self, job: ModelJob) -> None:
+        with self.refused(job.state in ENDED):
+            self.store.remove(job.id)
+        if job.state in ENDED:
+            del self.model[job.id]
+            self.keys = {key: kept for key, kept in self.keys.items() if kept != job.id}
 
     # -- what workers do ---------------------------------------------------------------------
 
-    @rule(target=leases, name=st.sampled_from(sorted(WORKERS)))
-    def acquire(self, name: str) -> Any:
+    @rule(name=st.sampled_from(sorted(WORKERS)))
+    def acquire(self, name: str) -> None:
         worker = self.worker(name)
         expected = self.choose(worker)
         found = self.store.acquire(worker, TTL / 1000)
         assert (found[0].id if found else None) == (expected.id if expected else None)
-        if not found or not expected:
-            return multiple()
-        self.holds.pop(expected.id, None)
-        expected.move("running")
-        expected.attempt += 1
-        expected.worker = name
-        expected.taken = expected.needs(WORKERS[name][0])
-        expected.expires = self.now + TTL
-        assert found[1] == Lease(expected.id, expected.attempt, name, expected.expires)
-        return found[1]
+        if found and expected:
+            self.holds.pop(expected.id, None)
+            expected.move("running")
+            expected.attempt += 1
+            expected.worker = name
+            expected.taken = expected.needs(WORKERS[name][0])
+            expected.expires = self.now + TTL
+            assert found[1] == Lease(expected.id, expected.attempt, name, expected.expires)
+            self.leases.append(found[1])
 
     def worker(self, name: str) -> Worker:
         gpus, labels = WORKERS[name]
@@ -281,65 +278,83 @@ class StoreMachine(RuleBasedStateMachine):
         held = job and job.state == "running" and job.attempt == lease.attempt
         return job if held else None
 
-    @rule(lease=leases)
-    def renew(self, lease: Lease) -> None:
-        job = self.holding(lease)
-        with self.refused(job is not None, StaleToken):
-            assert self.store.renew(lease, TTL / 1000) == (job.wish if job else "never")
+    def any_lease(self, choice: int) -> Lease | None:
+        """Choose among the leases that hold, at times among those that no longer do."""
+        held = [
+            lease for lease in self.leases if (self.holding(lease) is not None) != (choice < 20)
+        ]
+        return held[choice % len(held)] if held else None
+
+    @rule(
+        choice=CHOICES,
+        write=st.sampled_from(["renew", "report", "publish", "put_file"]),
+        step=st.integers(0, 5),
+    )
+    def write(self, choice: int, write: str, step: int) -> None:
+        if lease := self.any_lease(choice):
+            job = self.holding(lease)
+            with self.refused(job is not None, StaleToken):
+                getattr(self, write)(lease, job, step)
+
+    def renew(self, lease: Lease, job: ModelJob | None, step: int) -> None:
+        assert self.store.renew(lease, TTL / 1000) == (job.wish if job else "never")
         if job:
             job.expires = self.now + TTL
 
-    @rule(lease=leases, first=st.integers(0, 5), count=st.integers(0, 4))
-    def report(self, lease: Lease, first: int, count: int) -> None:
-        job = self.holding(lease)
-        steps = range(first, first + count)
+    def report(self, lease: Lease, job: ModelJob | None, first: int) -> None:
+        steps = range(first, first + 3)
         points = [MetricEvent("val/bleu", float(step), step, 1, 0.0) for step in steps]
-        with self.refused(job is not None, StaleToken):
-            self.store.report(lease, points=points)
+        self.store.report(lease, points=points)
         for step in steps if job else ():
             if job and step > job.highest:
                 job.highest = step
                 job.points.append(step)
 
-    @rule(lease=leases, step=st.integers(0, 5))
-    def publish(self, lease: Lease, step: int) -> None:
-        job = self.holding(lease)
-        with self.refused(job is not None, StaleToken):
-            self.store.publish(lease, Checkpoint(f"at-{step}", "0", step, 1), best=False)
+    def publish(self, lease: Lease, job: ModelJob | None, step: int) -> None:
+        self.store.publish(lease, Checkpoint(f"at-{step}", "0", step, 1), best=False)
         if job and step > job.step:
             job.step, job.free = step, 0
 
-    @rule(lease=leases, reason=st.sampled_from(sorted(Reason)))
-    def finish(self, lease: Lease, reason: Reason) -> None:
-        job = self.holding(lease)
-        if job is None and self.store.known([lease.job]):
-            self.model_repeats(lease, reason)
-            return
-        with self.refused(job is not None, StaleToken):
-            state = self.store.finish(lease, reason)
-        if job:
-            job.end_attempt(reason.value)
-            assert state == job.state
+    def put_file(self, lease: Lease, job: ModelJob | None, step: int) -> None:
+        self.store.put_file(lease, "name", b"content")
 
-    def model_repeats(self, lease: Lease, reason: Reason) -> None:
+    @rule(choice=CHOICES, reason=st.sampled_from([*sorted(Reason), *FREE, *COUNTED]))
+    def finish(self, choice: int, reason: str) -> None:
+        if lease := self.any_lease(choice):
+            job = self.holding(lease)
+            if job:
+                state = self.store.finish(lease, Reason(reason))
+                job.end_attempt(reason)
+                assert state == job.state
+            elif lease.job in self.model:
+                self.finish_late(lease, Reason(reason))
+
+    def finish_late(self, lease: Lease, reason: Reason) -> None:
         """A finish that comes again changes nothing, whether it is understood or refused."""
         before = self.store.get(lease.job)
         with suppress(StaleToken):
             assert self.store.finish(lease, reason) == before.state
         assert self.store.get(lease.job) == before
 
-    @rule(lease=leases)
-    def release(self, lease: Lease) -> None:
-        if job := self.holding(lease):
-            self.store.release(lease)
-            job.end_attempt("preempted")
+    @rule(name=st.sampled_from(sorted(WORKERS)), reason=st.sampled_from([*FREE, *COUNTED]))
+    def crash_again_and_again(self, name: str, reason: str) -> None:
+        for _ in range(5):
+            before = len(self.leases)
+            self.acquire(name)
+            for lease in self.leases[before:]:
+                job = self.holding(lease)
+                assert job is not None
+                assert self.store.finish(lease, Reason(reason)) is not None
+                job.end_attempt(reason)
 
-    @rule(lease=leases)
-    def put_file(self, lease: Lease) -> None:
-        with self.refused(self.holding(lease) is not None, StaleToken):
-            self.store.put_file(lease, "name", b"content")
+    @rule(
+        seconds=st.sampled_from([0, 1, 4, 4, 4, 6, 11]), swept=st.sampled_from([True, True, False])
+    )
+    def wait(self, seconds: int, swept: bool) -> None:
+        self.now += seconds * 1000
+        if swept:
+            self.sweep()
 
-    @rule()
     def sweep(self) -> None:
         silent = self.now - self.swept > TTL / 2
         self.swept = self.now
@@ -373,10 +388,6 @@ class StoreMachine(RuleBasedStateMachine):
             job.move("queued")
             return True
         return False
-
-    @rule(seconds=st.sampled_from([0, 1, 4, 4, 4, 6, 11]))
-    def wait(self, seconds: int) -> None:
-        self.now += seconds * 1000
 
     # -- what must always hold ----------------------------------------------------------------
 
