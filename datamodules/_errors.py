@@ -2,6 +2,7 @@
 
 DataError
 ├── DataPathError      a path that does not exist, or lies outside the allowed roots
+│   └── DataMissingError   a split of which there is no file
 └── DataFormatError    a file that can be read but does not hold what was promised
 """
 
@@ -16,6 +17,10 @@ class DataError(Exception):
 
 class DataPathError(DataError):
     """A path that does not exist, or that lies outside the allowed data roots."""
+
+
+class DataMissingError(DataPathError):
+    """A split of which there is no file; for one that is not used, that is no matter."""
 
 
 class DataFormatError(DataError):

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from datamodules._errors import DataFormatError, DataPathError
+from datamodules._errors import DataFormatError, DataMissingError, DataPathError
 from datamodules._paths import inside, is_file
 
 #: The texts of both sides, equally many.
@@ -58,7 +58,7 @@ def find_pairs(
 ) -> PairFiles:
     """Return the files of a split: lines before tables, plain before gzip.
 
-    Raise DataPathError where there are none, or where they lead out of the allowed roots.
+    Raise DataMissingError where there are none, DataPathError where they lead out of the roots.
     """
     sides = [_present(folder / f"{split}.{column}", roots) for column in columns]
     source, target = sides
@@ -67,7 +67,7 @@ def find_pairs(
     for suffix in _TABLES:
         if table := _present(folder / f"{split}{suffix}", roots):
             return PairFiles((table,), columns)
-    raise DataPathError(_missing(folder, split, columns, [side for side in sides if side]))
+    raise DataMissingError(_missing(folder, split, columns, [side for side in sides if side]))
 
 
 def _present(path: Path, roots: Sequence[Path]) -> Path | None:

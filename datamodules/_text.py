@@ -2,136 +2,22 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from datamodules._base import Task, TextData, Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
-from datamodules._cache import Prepared, cached, key_of
+from datamodules._cache import cached, key_of
+from datamodules._encoded import Encoded, PairSplit, Vocabularies, encode_lines
 from datamodules._errors import DataError
-from datamodules._rows import Rows, Texts
-from datamodules._vocab import TextForm, Vocabulary, from_state
+from datamodules._rows import Texts
+from datamodules._vocab import TextForm
 
 _STATE_FORMAT: Final = 1
-#: Lines encoded at once: enough to keep all cores busy, too few to fill the memory.
-_PART: Final = 10_000
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Vocabularies:
-    """The vocabulary of each side; where both are one, it is one object."""
-
-    source: Vocabulary
-    target: Vocabulary
-
-    @property
-    def shared(self) -> bool:
-        """Whether both sides use the same ids."""
-        return self.source is self.target
-
-    def state(self) -> dict[str, Any]:
-        """Return both as plain values, a shared one once."""
-        source = self.source.state()
-        return {"source": source, "target": None if self.shared else self.target.state()}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> "Vocabularies":
-        """Undo `state`."""
-        source = from_state(state["source"])
-        return cls(source, source if state["target"] is None else from_state(state["target"]))
-
-
-@dataclass(frozen=True)
-class PairSplit:
-    """One split: rows of ids that end with EOS, and the text they were made of."""
-
-    source: Rows
-    target: Rows
-    source_text: Texts
-    target_text: Texts
-
-    @classmethod
-    def encode(
-        cls, sources: Sequence[str], targets: Sequence[str], vocabularies: Vocabularies
-    ) -> "PairSplit":
-        """Return the split of these lines."""
-        return cls(
-            _encoded(vocabularies.source, sources),
-            _encoded(vocabularies.target, targets),
-            Texts(Rows.of_texts(sources)),
-            Texts(Rows.of_texts(targets)),
-        )
-
-    #: The names of the four parts.
-    PARTS: ClassVar = ("source", "target", "source_text", "target_text")
-
-    def parts(self) -> dict[str, Rows]:
-        """Return the four parts as rows, by name."""
-        return dict(
-            zip(
-                self.PARTS,
-                (self.source, self.target, self.source_text.rows, self.target_text.rows),
-                strict=True,
-            )
-        )
-
-    @classmethod
-    def of_parts(cls, parts: Mapping[str, Rows]) -> "PairSplit":
-        """Undo `parts`."""
-        source, target, source_text, target_text = (parts[name] for name in cls.PARTS)
-        return cls(source, target, Texts(source_text), Texts(target_text))
-
-    def where(self, kept: NDArray[np.bool_]) -> "PairSplit":
-        """Return the split with only the rows for which `kept` (N,) is true."""
-        return self.of_parts({name: rows.where(kept) for name, rows in self.parts().items()})
-
-    @property
-    def sizes(self) -> Sizes:
-        """The lengths of both sides (N, 2)."""
-        return np.stack([self.source.lengths, self.target.lengths], axis=1)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """All that preparing makes: what the cache holds."""
-
-    splits: Mapping[str, PairSplit]
-    vocabularies: Vocabularies
-    #: Plain facts for the kind of data itself.
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_prepared(self) -> Prepared:
-        """Return arrays named SPLIT.PART.values and SPLIT.PART.offsets, and facts."""
-        arrays = {
-            f"{split}.{part}.{name}": array
-            for split, each in self.splits.items()
-            for part, rows in each.parts().items()
-            for name, array in (("values", rows.values), ("offsets", rows.offsets))
-        }
-        return Prepared(
-            arrays, {"vocabularies": self.vocabularies.state(), "notes": dict(self.notes)}
-        )
-
-    @classmethod
-    def from_prepared(cls, prepared: Prepared) -> "Encoded":
-        """Undo `to_prepared`."""
-        arrays, facts = prepared.arrays, prepared.facts
-        splits = {
-            split: PairSplit.of_parts(
-                {
-                    part: Rows(arrays[f"{split}.{part}.values"], arrays[f"{split}.{part}.offsets"])
-                    for part in PairSplit.PARTS
-                }
-            )
-            for split in dict.fromkeys(name.split(".")[0] for name in arrays)
-        }
-        return cls(splits, Vocabularies.from_state(facts["vocabularies"]), facts["notes"])
 
 
 class TextPairs(TextData):
@@ -181,7 +67,7 @@ class TextPairs(TextData):
 
     def encode(self, lines: Sequence[str]) -> Batch:
         """Return one batch of these lines, in their order and without targets."""
-        rows = _encoded(self.vocabularies.source, [self._form(line) for line in lines])
+        rows = encode_lines(self.vocabularies.source, [self._form(line) for line in lines])
         inputs, lengths = rows.padded(range(len(lines)))
         return Batch(inputs, lengths, extras={"index": torch.arange(len(lines))})
 
@@ -200,11 +86,11 @@ class TextPairs(TextData):
 
     def sources(self, split: str) -> Sequence[str]:
         """Return the input text of every row."""
-        return self._split(split).source_text
+        return Texts(self._split(split).source_text)
 
     def references(self, split: str) -> Sequence[Sequence[str]]:
         """Return the target text of every row, as its only reference."""
-        return [[text] for text in self._split(split).target_text]
+        return [[text] for text in Texts(self._split(split).target_text)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the vocabularies and the form of the text as plain values."""
@@ -270,11 +156,3 @@ class TextPairs(TextData):
             known = ", ".join(self._splits) or "none; it was not prepared"
             raise DataError(f"this data has no split {split!r} (it has: {known})")
         return self._splits[split]
-
-
-def _encoded(vocabulary: Vocabulary, lines: Sequence[str]) -> Rows:
-    return Rows.of_ids(
-        row
-        for start in range(0, len(lines), _PART)
-        for row in vocabulary.encode(lines[start : start + _PART])
-    )

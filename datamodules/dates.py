@@ -14,8 +14,9 @@ from annotated_types import Ge, Interval
 
 from datamodules._base import TextScoring, Workspace
 from datamodules._calendar import FORMATS, Calendar, dates_between
+from datamodules._encoded import Encoded, PairSplit, Vocabularies
 from datamodules._errors import DataError
-from datamodules._text import Encoded, PairSplit, TextPairs, Vocabularies
+from datamodules._text import TextPairs
 from datamodules._vocab import Characters
 
 _LOCALES: Final = [

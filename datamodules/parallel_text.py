@@ -9,10 +9,11 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from annotated_types import Ge
 
 from datamodules._base import TextScoring, Workspace
-from datamodules._errors import DataFormatError, DataPathError
+from datamodules._encoded import Encoded, PairSplit, Vocabularies
+from datamodules._errors import DataFormatError, DataMissingError
 from datamodules._pairs import PairFiles, Pairs, find_pairs
 from datamodules._paths import find_folder
-from datamodules._text import Encoded, PairSplit, TextPairs, Vocabularies
+from datamodules._text import TextPairs
 from datamodules._vocab import KINDS, Normalisation, TextForm, Tokens
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
@@ -76,7 +77,7 @@ class ParallelText(TextPairs):
         self._max_length = max_length
         self.scoring = TextScoring(tokenize=bleu_tokens)
         self._read_as(TextForm(lowercase=lowercase, normalise=normalise))
-        self._absent: dict[str, DataPathError] = {}
+        self._absent: dict[str, DataMissingError] = {}
         #: How many training pairs were left out, by reason: "empty", "too_long".
         self.left_out: dict[str, int] = {}
 
@@ -96,7 +97,7 @@ class ParallelText(TextPairs):
         notes = self._keep(workspace, settings, partial(self._encoded, files))
         self.left_out = dict(notes["left_out"])
         if any(self.left_out.values()):
-            _log.warning("training pairs left out: %s", self.left_out)
+            _log.warning("training pairs left out: %s", _counted(self.left_out))
 
     def _find(self, workspace: Workspace) -> dict[str, PairFiles]:
         folder = find_folder(self._root, workspace.roots)
@@ -106,7 +107,7 @@ class ParallelText(TextPairs):
         for split, name in self._names.items():
             try:
                 found[split] = find_pairs(folder, name, self._columns, workspace.roots)
-            except DataPathError as error:
+            except DataMissingError as error:
                 if split in needed:
                     raise
                 self._absent[split] = error
@@ -125,7 +126,8 @@ class ParallelText(TextPairs):
             left_out["too_long"] = int((~short).sum())
             if not short.any():
                 paths = " and ".join(map(str, files["train"].paths))
-                raise DataFormatError(f"{paths} leave no pair to train on (left out: {left_out})")
+                why = _counted(left_out)
+                raise DataFormatError(f"{paths} leave no pair to train on (left out: {why})")
         return Encoded(splits, vocabularies, {"left_out": left_out})
 
     def _formed(self, pairs: Pairs) -> Pairs:
@@ -148,6 +150,9 @@ class ParallelText(TextPairs):
 def _without_empty(pairs: Pairs) -> tuple[Pairs, int]:
     """Return the pairs both of whose sides hold more than blanks, and how many do not."""
     kept = [pair for pair in zip(*pairs, strict=True) if all(map(str.strip, pair))]
-    return ([source for source, _ in kept], [target for _, target in kept]), len(pairs[0]) - len(
-        kept
-    )
+    sources, targets = [source for source, _ in kept], [target for _, target in kept]
+    return (sources, targets), len(pairs[0]) - len(kept)
+
+
+def _counted(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in left_out.items())

@@ -354,7 +354,7 @@ def test_a_missing_file_is_named_with_what_is_there(root, workspace):
 def test_training_pairs_that_are_all_left_out_are_an_error(root, workspace):
     write_lines(root, "train", [("", ""), ("a", "")])
     write_lines(root, "val", PAIRS)
-    assert "leave no pair to train on" in refusal(workspace)
+    assert "leave no pair to train on (left out: 2 empty, 0 too long)" in refusal(workspace)
 
 
 # --- where data may be read from
@@ -372,7 +372,7 @@ def test_the_first_root_that_has_the_folder_is_read(root, tmp_path):
     assert "(looked for: " in refusal(Workspace(roots, tmp_path / "other"), root="nowhere")
 
 
-@pytest.mark.parametrize("way", ["absolute", "dots", "link", "file link", "split"])
+@pytest.mark.parametrize("way", ["absolute", "dots", "link", "file link", "split", "test"])
 def test_what_lies_outside_the_roots_is_refused_with_the_line_that_would_allow_it(
     way, root, workspace, tmp_path
 ):
@@ -390,6 +390,9 @@ def test_what_lies_outside_the_roots_is_refused_with_the_line_that_would_allow_i
     elif way == "link":
         (root.parent / "link").symlink_to(outside)
         params["root"] = "link"
+    elif way == "test":
+        write_lines(root, "train", PAIRS)
+        params["test"] = "../../out side/val"
     else:
         (root / "train.de").symlink_to(outside / "train.de")
         (root / "train.en").symlink_to(outside / "train.en")

@@ -1,0 +1,123 @@
+"""What preparing text makes: vocabularies, and rows of ids beside the text they were made of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules._bucketing import Sizes
+from datamodules._cache import Prepared
+from datamodules._rows import Rows
+from datamodules._vocab import Vocabulary, from_state
+
+#: Lines encoded at once: enough to keep all cores busy, too few to fill the memory.
+_PART: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """The vocabulary of each side; where both are one, it is one object."""
+
+    source: Vocabulary
+    target: Vocabulary
+
+    @property
+    def shared(self) -> bool:
+        """Whether both sides use the same ids."""
+        return self.source is self.target
+
+    def state(self) -> dict[str, Any]:
+        """Return both as plain values, a shared one once."""
+        source = self.source.state()
+        return {"source": source, "target": None if self.shared else self.target.state()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Vocabularies":
+        """Undo `state`."""
+        source = from_state(state["source"])
+        return cls(source, source if state["target"] is None else from_state(state["target"]))
+
+
+@dataclass(frozen=True)
+class PairSplit:
+    """One split: rows of ids that end with EOS, and the text they were made of as UTF-8."""
+
+    source: Rows
+    target: Rows
+    source_text: Rows
+    target_text: Rows
+
+    @classmethod
+    def encode(
+        cls, sources: Sequence[str], targets: Sequence[str], vocabularies: Vocabularies
+    ) -> "PairSplit":
+        """Return the split of these lines."""
+        return cls(
+            encode_lines(vocabularies.source, sources),
+            encode_lines(vocabularies.target, targets),
+            Rows.of_texts(sources),
+            Rows.of_texts(targets),
+        )
+
+    def parts(self) -> dict[str, Rows]:
+        """Return the four parts by name; `PairSplit(**parts)` undoes it."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def where(self, kept: NDArray[np.bool_]) -> "PairSplit":
+        """Return the split with only the rows for which `kept` (N,) is true."""
+        return PairSplit(**{name: rows.where(kept) for name, rows in self.parts().items()})
+
+    @property
+    def sizes(self) -> Sizes:
+        """The lengths of both sides (N, 2)."""
+        return np.stack([self.source.lengths, self.target.lengths], axis=1)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """All that preparing makes, in the form in which it is used."""
+
+    splits: Mapping[str, PairSplit]
+    vocabularies: Vocabularies
+    #: Plain facts for the kind of data itself.
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_prepared(self) -> Prepared:
+        """Return arrays named SPLIT.PART.values and SPLIT.PART.offsets, and facts."""
+        arrays = {
+            f"{split}.{part}.{name}": array
+            for split, pairs in self.splits.items()
+            for part, rows in pairs.parts().items()
+            for name, array in (("values", rows.values), ("offsets", rows.offsets))
+        }
+        facts = {
+            "splits": list(self.splits),
+            "vocabularies": self.vocabularies.state(),
+            "notes": dict(self.notes),
+        }
+        return Prepared(arrays, facts)
+
+    @classmethod
+    def from_prepared(cls, prepared: Prepared) -> "Encoded":
+        """Undo `to_prepared`."""
+        arrays, facts = prepared.arrays, prepared.facts
+
+        def rows(split: str, part: str) -> Rows:
+            return Rows(arrays[f"{split}.{part}.values"], arrays[f"{split}.{part}.offsets"])
+
+        splits = {
+            split: PairSplit(**{each.name: rows(split, each.name) for each in fields(PairSplit)})
+            for split in facts["splits"]
+        }
+        return cls(splits, Vocabularies.from_state(facts["vocabularies"]), facts["notes"])
+
+
+def encode_lines(vocabulary: Vocabulary, lines: Sequence[str]) -> Rows:
+    """Return the ids of every line, each with EOS behind it."""
+    return Rows.of_ids(
+        row
+        for start in range(0, len(lines), _PART)
+        for row in vocabulary.encode(lines[start : start + _PART])
+    )
