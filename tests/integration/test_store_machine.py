@@ -124,12 +124,13 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         priority=st.sampled_from([0, 0, 0, 5, -5]),
         retries=st.integers(0, 2),
-        gpus=st.sampled_from([None, 0, 1, 2]),
+        needs=st.lists(st.sampled_from([None, 0, 1, 1, 2]), min_size=1, max_size=3),
         labels=st.sampled_from([(), (), (), ("fast",)]),
         key=st.sampled_from([None, None, "a", "b"]),
     )
-    def submit(self, priority: int, retries: int, gpus: Any, labels: Any, key: Any) -> None:
-        self.put(ModelJob("", priority, 0, retries, gpus, labels, None), key)
+    def submit(self, priority: int, retries: int, needs: Any, labels: Any, key: Any) -> None:
+        for gpus in needs:
+            self.put(ModelJob("", priority, 0, retries, gpus, labels, None), key)
 
     @rule(choice=CHOICES)
     def submit_after(self, choice: int) -> None:
@@ -204,6 +205,15 @@ class StoreMachine(RuleBasedStateMachine):
             elif job.state == "running":
                 job.wish = "pause"
 
+    @rule(choice=CHOICES, reason=st.sampled_from(["preempted", "lost", "hung"]))
+    def pause_and_end_the_attempt(self, choice: int, reason: str) -> None:
+        lease = self.any_lease(choice + 25)
+        job = self.holding(lease) if lease else None
+        if lease and job and not job.wish:
+            self.pause(job)
+            assert self.store.finish(lease, Reason(reason)) is not None
+            job.end_attempt(reason)
+
     def retry(self, job: ModelJob) -> None:
         again = job.state in ("failed", "cancelled")
         with self.refused(again):
@@ -222,7 +232,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- what workers do ---------------------------------------------------------------------
 
-    @rule(name=st.sampled_from(sorted(WORKERS)))
+    @rule(name=st.sampled_from(["two", "twin", "two", "twin", "cpu"]))
     def acquire(self, name: str) -> None:
         worker = self.worker(name)
         expected = self.choose(worker)
@@ -279,22 +289,31 @@ class StoreMachine(RuleBasedStateMachine):
         return job if held else None
 
     def any_lease(self, choice: int) -> Lease | None:
-        """Choose among the leases that hold, at times among those that no longer do."""
-        held = [
-            lease for lease in self.leases if (self.holding(lease) is not None) != (choice < 20)
-        ]
+        """Choose among the leases that hold, or at times among those that another one replaced."""
+        held = [lease for lease in self.leases if self.holding(lease)]
+        if choice < 25:
+            running = {lease.job for lease in held}
+            past = [lease for lease in self.leases if lease not in held]
+            held = [lease for lease in past if lease.job in running] or past
         return held[choice % len(held)] if held else None
 
     @rule(
         choice=CHOICES,
-        write=st.sampled_from(["renew", "report", "publish", "put_file"]),
-        step=st.integers(0, 5),
+        writes=st.lists(
+            st.tuples(
+                st.sampled_from(["renew", "report", "report", "publish", "put_file"]),
+                st.integers(0, 5),
+            ),
+            min_size=1,
+            max_size=4,
+        ),
     )
-    def write(self, choice: int, write: str, step: int) -> None:
+    def write(self, choice: int, writes: list[tuple[str, int]]) -> None:
         if lease := self.any_lease(choice):
             job = self.holding(lease)
-            with self.refused(job is not None, StaleToken):
-                getattr(self, write)(lease, job, step)
+            for write, step in writes:
+                with self.refused(job is not None, StaleToken):
+                    getattr(self, write)(lease, job, step)
 
     def renew(self, lease: Lease, job: ModelJob | None, step: int) -> None:
         assert self.store.renew(lease, TTL / 1000) == (job.wish if job else "never")

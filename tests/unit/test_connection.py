@@ -93,7 +93,7 @@ def test_nobody_there_is_one_line(tmp_path: Path) -> None:
         (redis.BusyLoadingError("LOADING"), "the service is still loading its data"),
         (redis.exceptions.ReadOnlyError("x"), "the service is a replica"),
         (redis.exceptions.OutOfMemoryError("OOM command"), "the service's memory is full"),
-        (redis.ResponseError("OOM command not allowed"), "the service's memory is full"),
+        (redis.ResponseError("Error running script: -OOM command"), "the service's memory is full"),
         (
             redis.ResponseError("MISCONF Redis is configured"),
             "the service cannot write to its disk",
