@@ -48,15 +48,17 @@ class Example:
         return f"  {self.source}  ->  {self.prediction}  {right}"
 
 
-def run(attention: Path, *, home: Path | None = None, as_json: bool = False) -> int:
+def run(
+    attention: Path, *, home: Path | None = None, as_json: bool = False, spec: TrainSpec = SPEC
+) -> int:
     """Run the demo; return 0 where the model reaches what it must, else 1."""
     _check_writable(attention)
     click.echo("starting a service of its own: Redis and one worker")
     with Client.embedded(home=home) as client:
         if client.catalog(timeout=_READY) is None:
             raise SetupError(f"the worker did not get ready; see {client.home / 'worker.log'}")
-        job = client.submit(SPEC)
-        click.echo(f"training {SPEC.model.name} to read dates in many languages (job {job.id})")
+        job = client.submit(spec)
+        click.echo(f"training {spec.model.name} to read dates in many languages (job {job.id})")
         ended = watch(job)
         metrics = job.result().metrics
         click.echo("evaluating on dates kept for the end, and reading ten of them")
