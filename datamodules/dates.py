@@ -1,7 +1,8 @@
 """Dates as people write them in many languages, to be turned into ISO 8601.
 
-Dutch is kept out of training: its words are near to German, English and Swedish ones, so that a
-model which has learned more than lists can read many of its dates.
+Portuguese is kept out of training: its months and weekdays are near to those of Spanish, Italian
+and Romanian, so that a model which has learned more than lists reads most of its dates (some 90 %)
+but not all ("outubro").
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from datamodules._vocab import Characters
 
 _LOCALES: Final = [
     *("ar", "bn", "cs", "da", "de", "el", "en", "en_GB", "es", "fa", "fi", "fr", "he", "hi", "hu"),
-    *("id", "it", "ja", "ko", "nb", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh"),
+    *("id", "it", "ja", "ko", "nb", "nl", "pl", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh"),
 ]
 
 #: Part of the cache's key: to be raised when the same arguments give other texts.
@@ -51,7 +52,7 @@ class Dates(TextPairs):
 
     """
 
-    trainer_defaults: ClassVar[Mapping[str, Any]] = {"batch_tokens": 3000, "max_epochs": 8}
+    trainer_defaults: ClassVar[Mapping[str, Any]] = {"batch_tokens": 3000, "max_epochs": 5}
     validation_splits = ("val", "unseen")
     scoring = TextScoring(tokenize="char")
 
@@ -61,7 +62,7 @@ class Dates(TextPairs):
         examples: Annotated[int, Ge(1)] = 20_000,
         held_out: Annotated[int, Ge(1)] = 1000,
         locales: list[str] = _LOCALES,
-        unseen_locale: str = "nl",
+        unseen_locale: str = "pt",
         first_year: Annotated[int, Interval(ge=1000, le=9999)] = 1900,
         last_year: Annotated[int, Interval(ge=1000, le=9999)] = 2099,
         seed: Annotated[int, Ge(0)] = 0,
