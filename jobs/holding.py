@@ -32,8 +32,9 @@ from jobs.records import (
 from jobs.spec import MAX_CARRIED_BYTES
 from jobs.workers import Worker
 
-#: Jobs of each queue that one look goes through.
+#: Jobs of each queue that one look for a job goes through, and one for a bell, which may be missed.
 LOOK: Final = 1_000
+BELL_LOOK: Final = 100
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class Holder(StoreBase):
         `ttl` is the lease's length in seconds: after a silence of more than half of it, in which
         nobody could speak, every lease runs anew instead.
         """
-        expired, bells = self._run("sweep", ttl=_ms(ttl), look=LOOK)
+        expired, bells = self._run("sweep", ttl=_ms(ttl), look=BELL_LOOK)
         cleared = self._run("clear", limit=100)
         return Sweep(*([text(each) for each in some] for some in (expired, bells, cleared)))
 

@@ -16,12 +16,30 @@
 -- Returns false, or the record's fields, the attempt and the lease's end.
 
 local worker, time, ttl = read_worker(A.worker), now(), tonumber(A.ttl)
-local candidates = {}
-for _, queue in ipairs(worker.queues) do
-  local ranked = redis.call('ZRANGE', K.pending .. queue, 0, A.look - 1, 'WITHSCORES')
-  for i = 1, #ranked, 2 do candidates[#candidates + 1] = {ranked[i], tonumber(ranked[i + 1])} end
+local PAGE = 50
+
+-- Yield the pending jobs of the worker's queues by rank, reading no more of each than is needed.
+local function candidates()
+  local heads = {}
+  for i, queue in ipairs(worker.queues) do heads[i] = {key = K.pending .. queue, read = 0, at = 1, page = {}} end
+  local function rank(head)
+    if head.at > #head.page and head.read < tonumber(A.look) then
+      head.page = redis.call('ZRANGE', head.key, head.read, head.read + PAGE - 1, 'WITHSCORES')
+      head.at, head.read = 1, head.read + PAGE
+    end
+    return tonumber(head.page[head.at + 1])
+  end
+  return function()
+    local best, least = nil, math.huge
+    for _, head in ipairs(heads) do
+      local ranked = rank(head)
+      if ranked and ranked < least then best, least = head, ranked end
+    end
+    if not best then return nil end
+    best.at = best.at + 2
+    return best.page[best.at - 2]
+  end
 end
-table.sort(candidates, function(a, b) return a[2] < b[2] end)
 
 local function holds_here(id)
   local holder, until_then = string.match(redis.call('HGET', K.holds, id) or '', '^(.*) (%d+)$')
@@ -43,8 +61,7 @@ local function take(id, request, job)
   return {record(id, math.huge), attempt, time + ttl}
 end
 
-for _, candidate in ipairs(candidates) do
-  local id = candidate[1]
+for id in candidates() do
   local request, job = both(id)
   local why, yet = misfit(request, job, worker)
   if not why then return take(id, request, job) end

@@ -103,8 +103,10 @@ end
 
 -- Why a worker cannot take a job: nil if it can, else a word and whether it may yet come to it.
 local function misfit(request, job, worker)
-  for _, label in ipairs(cjson.decode(request.labels)) do
-    if not worker.has[label] then return 'label ' .. label, false end
+  if request.labels ~= '[]' then
+    for _, label in ipairs(cjson.decode(request.labels)) do
+      if not worker.has[label] then return 'label ' .. label, false end
+    end
   end
   local store = job.checkpoint and job.store
   if not store and request.origin then store = redis.call('HGET', K.job .. request.origin, 'store') end

@@ -99,10 +99,15 @@ local function unblock()
 end
 
 local function fits_some(queue, workers)
+  local serving = {}
+  for _, worker in ipairs(workers) do
+    if worker.serves[queue] then serving[#serving + 1] = worker end
+  end
+  if #serving == 0 then return false end
   for _, id in ipairs(redis.call('ZRANGE', K.pending .. queue, 0, A.look - 1)) do
     local request, job = both(id)
-    for _, worker in ipairs(workers) do
-      if worker.serves[queue] and not misfit(request, job, worker) then return true end
+    for _, worker in ipairs(serving) do
+      if not misfit(request, job, worker) then return true end
     end
   end
   return false

@@ -1,6 +1,7 @@
 """The record store on a real Redis: what the state machine's model leaves out."""
 
 import math
+import random
 import re
 import threading
 from collections.abc import Callable
@@ -176,6 +177,25 @@ def test_only_the_queues_of_a_worker_are_looked_at_together(store: JobStore) -> 
     assert [taken(store, both) for _ in range(3)] == [urgent, slow, late]
 
 
+def test_long_queues_are_merged_by_priority_and_age(store: JobStore) -> None:
+    chance = random.Random(5)
+    jobs = []
+    for age in range(130):
+        priority, queue = chance.choice([0, 0, 3]), chance.choice(["a", "b", "b"])
+        job = store.create(replace(needing(queue=queue), priority=priority)).id
+        jobs.append((-priority, age, job))
+    both = replace(WORKER, queues=("a", "empty", "b"))
+    assert [taken(store, both) for _ in jobs] == [job for _, _, job in sorted(jobs)]
+    assert taken(store, both) is None
+
+
+def test_jobs_that_do_not_fit_are_passed_over(store: JobStore) -> None:
+    for _ in range(120):
+        store.create(needing(labels=["rare"]))
+    job = store.create(SPEC).id
+    assert taken(store) == job
+
+
 def test_labels_all_must_be_there(store: JobStore) -> None:
     job = store.create(needing(labels=["a", "b"])).id
     assert taken(store, replace(WORKER, labels=("a",))) is None
@@ -325,6 +345,13 @@ def test_five_free_ends_without_a_newer_checkpoint_are_the_end(store: JobStore) 
     )
 
 
+def test_an_end_of_another_kind_breaks_the_row(store: JobStore) -> None:
+    store.create(replace(SPEC, retries=1))
+    for reason in [*[Reason.LOST] * 4, Reason.HUNG, *[Reason.LOST] * 4]:
+        assert store.finish(take(store), reason) is JobState.QUEUED
+    assert store.finish(take(store), Reason.LOST) is JobState.FAILED
+
+
 def test_finishing_twice_is_finishing_once(store: JobStore) -> None:
     job = store.create(SPEC).id
     lease = take(store)
@@ -443,6 +470,21 @@ def test_a_wait_in_vain_ends_the_job_as_its_parent_ended(store: JobStore) -> Non
         record = store.get(job)
         assert (record.state, record.reason) == (JobState.FAILED, Reason.BAD_DATA)
         assert record.message == f"job {waited_for}, which this one waited for, ended as failed"
+
+
+def test_a_retry_waits_again_for_what_it_comes_after(store: JobStore) -> None:
+    parent = store.create(SPEC).id
+    child = store.create(replace(SPEC, after=(parent,))).id
+    store.finish(take(store), Reason.BAD_DATA)
+    store.sweep(TTL)
+    store.retry(parent)
+    store.retry(child)
+    assert store.get(child).state is JobState.BLOCKED
+    store.sweep(TTL)
+    store.finish(take(store), Reason.SUCCEEDED)
+    assert taken(store) is None
+    store.sweep(TTL)
+    assert taken(store) == child
 
 
 def test_bells_ring_only_where_a_living_worker_could_take_a_job(
