@@ -12,6 +12,9 @@ from datamodules._cache import Prepared
 from datamodules._rows import Rows
 from datamodules._vocab import Vocabulary, from_state
 
+#: Part of every cache key: to be raised when `Encoded.to_prepared` names or holds things otherwise.
+LAYOUT: Final = 2
+
 #: Lines encoded at once: enough to keep all cores busy, too few to fill the memory.
 _PART: Final = 10_000
 

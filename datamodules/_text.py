@@ -11,7 +11,7 @@ from datamodules._base import Task, TextData, Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._cache import cached, key_of
-from datamodules._encoded import Encoded, PairSplit, Vocabularies, encode_lines
+from datamodules._encoded import LAYOUT, Encoded, PairSplit, Vocabularies, encode_lines
 from datamodules._errors import DataError
 from datamodules._rows import Texts
 from datamodules._vocab import TextForm
@@ -135,6 +135,7 @@ class TextPairs(TextData):
         key = key_of(
             {
                 **settings,
+                "layout": LAYOUT,
                 "kind": type(self).__name__,
                 "form": self._form.state(),
                 "loaded": loaded and loaded.state(),
