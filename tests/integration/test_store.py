@@ -617,6 +617,13 @@ def test_jobs_past_their_keep_time_are_cleared(timed: JobStore, clock: Clock, cl
     assert [each.id for each in timed.list()] == [queued]
 
 
+def test_only_ended_jobs_are_cleared_whatever_the_index_says(store: JobStore, client: Any) -> None:
+    job = store.create(SPEC).id
+    client.zadd(store.keys("clearing"), {job: 0})
+    assert store.sweep(TTL).cleared == []
+    assert taken(store) == job
+
+
 def test_a_job_asked_for_again_is_kept(timed: JobStore, clock: Clock) -> None:
     job = timed.create(SPEC).id
     timed.cancel(job)
