@@ -18,7 +18,6 @@ differentiates: the reference for any faster one.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -107,10 +106,6 @@ class AdditiveScore(Score):
         return energies
 
 
-SCORES: Final = {"additive": AdditiveScore}
-ScoreName = Literal["additive"]
-
-
 @dataclass(frozen=True)
 class Parts:
     """Hold one step's functions, their weights cast, bound to the memory of one batch."""
@@ -118,8 +113,8 @@ class Parts:
     energies: Energies
     move: Move
     visible: Callable[[Tensor], Tensor]
-    #: What an order needs of its own weights; `AttendWithPrevious` keeps W_c (G*H, C) here.
     order: "Order"
+    #: W_c, by which the context enters the cell, (G*H, C).
     weight: Tensor
     memory: Memory
 

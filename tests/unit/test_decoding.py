@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -61,10 +61,6 @@ def every_output(limit: int, min_length: int = 0) -> list[tuple[int, ...]]:
         for length in range(min_length, limit)
         for inner in itertools.product(INNER, repeat=length)
     ]
-
-
-def plain_search(how: Search, **changes: object) -> Search:
-    return Search(**{**vars(how), **changes})
 
 
 @given(
@@ -158,7 +154,7 @@ def test_length_normalisation_prefers_longer_outputs() -> None:
 
 def test_a_beam_can_beat_greedy() -> None:
     how = Search(length_normalisation=0.0, max_length_ratio=0.0, max_length_extra=4)
-    wide = plain_search(how, beam=36)
+    wide = replace(how, beam=36)
     numbers = torch.arange(1, 60)
     pairs = zip(
         search(Chain(numbers), torch.ones(59).long(), how),

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -17,6 +17,7 @@ from lightning_modules._recipe import Recipe, Schedule
     warmup=st.integers(0, 50),
     total=st.integers(1, 300),
 )
+@settings(deadline=None)
 def test_rises_to_the_peak_and_never_rises_again(
     schedule: Schedule, warmup: int, total: int
 ) -> None:
