@@ -97,7 +97,7 @@ class TrainerOptions(Section):
     max_epochs: Annotated[int, Ge(1)] = option(10, "passes over the training split")
     max_steps: Annotated[int, Ge(1)] | None = option(None, "optimiser steps, if fewer")
     batch_tokens: Annotated[int, Ge(1)] = option(
-        1100, "target symbols, padding counted, in one global batch"
+        1100, "rows times the longest sequence on either side, in one global batch"
     )
     lr: Annotated[float, Gt(0)] = option(2e-3, "peak learning rate of Adam")
     beta1: Annotated[float, Interval(ge=0, lt=1)] = option(0.9, "decay of Adam's first moment")
