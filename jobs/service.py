@@ -59,8 +59,14 @@ class Service:
         self.stop()
 
     def start(self) -> None:
-        """Start the parts. Raise SetupError with the mend, nothing left running."""
+        """Start the parts.
+
+        Raise SetupError with the mend, or ServiceUnreachable where the given Redis does not answer;
+        nothing is left running.
+        """
         require_worker()
+        if self._url:
+            require_answer(self._url)
         self._lock.acquire()
         try:
             if self._redis:
@@ -104,6 +110,15 @@ class Service:
             self._worker = Child(command, environment=environment, log=self._log)
         except OSError as error:
             raise unusable(self.home, error) from None
+
+
+def require_answer(url: str) -> None:
+    """Raise ServiceUnreachable where no Redis answers at the URL."""
+    from jobs.connection import connect  # noqa: PLC0415 - imports Redis
+    from jobs.store import JobStore  # noqa: PLC0415 - imports Redis
+
+    with connect(url) as connection:
+        JobStore(connection).ping()
 
 
 def require_worker() -> None:

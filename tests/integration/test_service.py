@@ -216,13 +216,13 @@ def test_a_client_only_installation_says_what_to_install(monkeypatch: pytest.Mon
 
 
 def test_a_part_that_ends_at_once_again_and_again_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, redis_server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho nothing works here\nexit 1\n")
     python.chmod(0o755)
     monkeypatch.setattr("jobs.service.sys.executable", str(python))
-    service = Service(tmp_path, url="redis://nowhere", log=tmp_path / "worker.log")
+    service = Service(tmp_path, url=redis_server.url, log=tmp_path / "worker.log")
 
     def mended_for_ever() -> bool:
         service.mend()
@@ -230,3 +230,11 @@ def test_a_part_that_ends_at_once_again_and_again_is_given_up(
 
     with service, pytest.raises(SetupError, match="ends again and again: nothing works here"):
         wait_until(mended_for_ever, "it was given up")
+
+
+def test_up_for_a_redis_elsewhere_that_does_not_answer_starts_nothing(tmp_path: Path) -> None:
+    service = Service(tmp_path / "home", url="redis://:secret@127.0.0.1:1/0")
+    with pytest.raises(ServiceUnreachable, match="no service answers") as caught:
+        service.start()
+    assert "secret" not in str(caught.value)
+    assert not (tmp_path / "home").exists()
