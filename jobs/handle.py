@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
 from jobs.errors import JobFailed, ServiceUnreachable, UnrollError, WaitTimeout
@@ -122,14 +123,11 @@ class JobHandle:
         """Yield the job and its new points, again and again until it has ended."""
         store = self._client.store
         while True:
-            job = _patiently(lambda: store.get(self.id))
+            job = _patiently(partial(store.get, self.id))
             live = follow and not job.state.ended
             # The last point is written before the end: what is read after an end is complete.
-            points = _patiently(
-                lambda since=since, live=live: store.metrics(  # type: ignore[misc]
-                    self.id, since=since, block=_LAST_LOOK if live else 0
-                )
-            )
+            block = _LAST_LOOK if live else 0
+            points = _patiently(partial(store.metrics, self.id, since=since, block=block))
             yield Update(job, points)
             if points:
                 since = points[-1].cursor
@@ -145,12 +143,9 @@ class JobHandle:
         """Yield the lines behind the cursor `since`, each with its cursor."""
         store = self._client.store
         while True:
-            live = follow and not _patiently(lambda: store.get(self.id)).state.ended
-            lines = _patiently(
-                lambda since=since, live=live: store.logs(  # type: ignore[misc]
-                    self.id, since=since, block=_LAST_LOOK if live else 0
-                )
-            )
+            live = follow and not _patiently(partial(store.get, self.id)).state.ended
+            block = _LAST_LOOK if live else 0
+            lines = _patiently(partial(store.logs, self.id, since=since, block=block))
             yield from lines
             if lines:
                 since = lines[-1][0]
