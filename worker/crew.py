@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -85,9 +86,10 @@ class Crew:
 
     def wait(self, timeout: float) -> bool:
         """Wait for the threads that `fill` started; return whether all have ended in time."""
+        deadline = time.monotonic() + timeout
         threads = list(self._threads)
         for thread in threads:
-            thread.join(timeout)
+            thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in threads)
 
 

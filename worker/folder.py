@@ -109,6 +109,11 @@ class AttemptFolder:
         self.spec_file.write_text(json.dumps(spec.to_dict(), indent=1), encoding="utf-8")
         self.attempt_file.write_text(json.dumps(asdict(attempt), indent=1), encoding="utf-8")
 
+    def lighten(self) -> None:
+        """Remove what is large: checkpoints that count lie in the artifact store."""
+        for path in (self.start_checkpoint, *self.checkpoints.glob("*")):
+            path.unlink(missing_ok=True)
+
     def read_spec(self) -> AnySpec:
         """Return the spec. Raise SpecError."""
         return spec_from_dict(json.loads(self.spec_file.read_text(encoding="utf-8")))

@@ -57,6 +57,8 @@ class Inputs:
         checkpoint = self._fetch(spec, folder)
         attempt = replace(attempt, checkpoint=str(checkpoint) if checkpoint else None)
         folder.write(spec, attempt)
+        for earlier in range(1, self._number):
+            AttemptFolder(folder.path.with_name(f"{earlier:04d}")).lighten()
         return folder, attempt
 
     def _trained(self, spec: AnySpec) -> Mapping[str, Any] | None:

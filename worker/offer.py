@@ -5,6 +5,7 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from jobs import tether
 from jobs.catalog import Catalog
 from jobs.store import JobStore
 from worker.folder import write_atomically
@@ -63,8 +65,10 @@ class Offer:
         return catalog
 
     def _make(self) -> str:
+        # Tethered to this thread: a worker that ends does not leave it behind.
+        tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
         made = subprocess.run(
-            self._command,
+            [*tethered, str(int(signal.SIGKILL)), *self._command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -91,15 +91,23 @@ class Supervisor:
     def _attempt(self) -> str:
         if self._tools.draining.is_set():
             return self._finish(HANDED_BACK)
+        try:
+            folder, relay, running = self._start()
+        except SpecError as error:
+            return self._finish(Ending(Reason.USER_ERROR, str(error)))
+        except (StaleToken, _GaveUp):
+            raise
+        except Exception as error:
+            trace = "" if isinstance(error, ArtifactError | OSError) else format_exc()
+            message = f"nothing was started: {error}"
+            return self._finish(Ending(Reason.INFRASTRUCTURE, message, trace))
+        return self._supervise(running, relay, folder)
+
+    def _start(self) -> tuple[AttemptFolder, Relay, Running]:
         inputs = Inputs(
             self._job, self._lease.attempt, get=self._get, artifacts=self._tools.artifacts
         )
-        try:
-            folder, attempt = inputs.lay(self._tools.settings, self._share)
-        except SpecError as error:
-            return self._finish(Ending(Reason.USER_ERROR, str(error)))
-        except (ArtifactError, OSError) as error:
-            return self._finish(Ending(Reason.INFRASTRUCTURE, f"nothing was started: {error}"))
+        folder, attempt = inputs.lay(self._tools.settings, self._share)
         relay = Relay(self._tools.store, self._tools.artifacts, self._job, self._lease, folder)
         for line in inputs.notes:
             relay.note(line)
@@ -109,7 +117,7 @@ class Supervisor:
             grace=self._clocks.grace,
             handback=by_guard(self._tools.settings, self._lease),
         )
-        return self._supervise(running, relay, folder)
+        return folder, relay, running
 
     def _supervise(self, running: Running, relay: Relay, folder: AttemptFolder) -> str:
         self._pulse.on_answer = running.beat
@@ -187,7 +195,10 @@ class Supervisor:
                 result=ending.result,
             )
         )
-        return f"{ending.reason}{': ' if ending.message else ''}{ending.message} ({state})"
+        said = str(state)
+        if said != str(ending.reason):
+            said += f" ({ending.reason})"
+        return f"{said}: {ending.message}" if ending.message else said
 
     def _get(self, job: str) -> Job:
         return self._insist(lambda: self._tools.store.get(job))

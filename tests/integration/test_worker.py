@@ -294,6 +294,28 @@ def test_a_second_interrupt_does_not_wait_and_still_leaves_nothing(
     wait(store, job, lambda record: record.state is JobState.QUEUED)
 
 
+def test_a_worker_that_slept_through_its_lease_stops_what_another_has_taken_over(
+    workers: Workers, store: JobStore
+) -> None:
+    first = workers.start("first", clocks={"lease": 1.5})
+    job = store.create(endless(checkpoint_every=5))
+    wait(store, job, checkpointed)
+    asleep = psutil.Process(runner_pid(workers, job))
+    first.send_signal(signal.SIGSTOP)
+    workers.start("second", clocks={"lease": 1.5})
+    wait(store, job, lambda record: record.attempt == 2)
+    assert store.get(job.id).reason is Reason.LOST
+    assert asleep.is_running(), "its supervisor does not know yet, and may not write"
+    first.send_signal(signal.SIGCONT)
+    eventually(lambda: not asleep.is_running())
+    eventually(lambda: "another attempt" in workers.log("first"))
+    wait(store, job, lambda record: record.attempt == 2 and record.progress.step > 15)
+    store.cancel(job.id)
+    wait(store, job, ended)
+    steps = [point.step for point in store.metrics(job.id)]
+    assert steps == list(range(1, len(steps) + 1)), "a point was lost or doubled"
+
+
 def test_two_slots_run_two_jobs_and_one_waits(workers: Workers, store: JobStore) -> None:
     workers.start(slots=2)
     first, second, third = (store.create(endless()) for _ in range(3))
@@ -330,6 +352,27 @@ def test_a_job_goes_on_while_redis_is_away(make_server: Callable[..., Any], tmp_
             log = workers.log()
             assert "answers again" in log
             assert "Traceback" not in log
+        finally:
+            workers.clear()
+
+
+def test_a_drain_without_redis_ends_and_the_lease_goes_back_later(
+    make_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = make_server()
+    with connect(server.url) as client:
+        store = JobStore(client, namespace="outage")
+        workers = Workers(tmp_path / "home", server.url, store)
+        try:
+            process = workers.start(clocks={"drain": 0.5})
+            job = store.create(endless())
+            wait(store, job, at_step(3))
+            server.kill()
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+            server.start()
+            record = wait(store, job, lambda record: record.state is JobState.QUEUED)
+            assert record.reason is Reason.PREEMPTED
         finally:
             workers.clear()
 

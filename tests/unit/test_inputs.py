@@ -86,6 +86,19 @@ def test_a_later_attempt_goes_on_from_the_newest_checkpoint(bench: Bench) -> Non
     assert start_of(attempt) == "step 2"
 
 
+def test_of_earlier_attempts_only_what_is_small_is_kept(bench: Bench) -> None:
+    job = bench.job(TRAIN, checkpoint=bench.checkpoint(2))
+    earlier = AttemptFolder(bench.settings.attempts / "job" / "0001")
+    earlier.lay(TRAIN, Attempt("job", 1, roots=(), cache=""))
+    for large in (earlier.start_checkpoint, earlier.checkpoints / "step-1.ckpt"):
+        large.write_text("large")
+    earlier.log_file.write_text("small")
+    _, attempt, _ = bench.lay(job)
+    assert not list(earlier.path.rglob("*.ckpt"))
+    assert earlier.log_file.exists()
+    assert start_of(attempt) == "step 2"
+
+
 def test_what_it_starts_from_stays_when_the_job_lets_go_of_it(bench: Bench) -> None:
     newest = bench.checkpoint(2)
     _, attempt, _ = bench.lay(bench.job(TRAIN, checkpoint=newest))

@@ -1,0 +1,242 @@
+"""One supervisor with a real guard and runner, and a store that does what a test says."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import pytest
+
+from jobs.artifacts import ArtifactStore
+from jobs.errors import ServiceUnreachable, StaleToken
+from jobs.job import Checkpoint, Job, JobState, Lease, Reason
+from jobs.spec import Component, TrainSpec
+from jobs.store import JobStore
+from worker.devices import Share
+from worker.process import Handback, Launcher
+from worker.relay import Relay
+from worker.settings import Clocks, Settings
+from worker.supervisor import Assignment, Supervisor, Tools
+
+RUNNER = Path(__file__).parents[1] / "doubles" / "runner.py"
+CLOCKS = Clocks(renew=0.05, tick=0.02, drain=2.0, grace=20.0, linger=0.5)
+LEASE = Lease("job", 1, "worker", 0)
+
+
+class Script:
+    """A store that keeps what it is told, and answers as the test has set it."""
+
+    def __init__(self) -> None:
+        self.wish = ""
+        self.stale = False
+        self.away = False
+        self.told: list[Any] = []
+        self.points: list[int] = []
+        self.files: dict[str, bytes] = {}
+        self.lines: list[str] = []
+
+    def _answer(self) -> None:
+        if self.away:
+            raise ServiceUnreachable("away")
+        if self.stale:
+            raise StaleToken("stale")
+
+    def renew(self, lease: Lease, ttl: float) -> str:
+        self._answer()
+        return self.wish
+
+    def report(self, lease: Lease, *, points: Any, progress: Any, lines: Sequence[str]) -> None:
+        self._answer()
+        self.points += [point.step for point in points]
+        self.lines += lines
+
+    def publish(self, lease: Lease, checkpoint: Checkpoint, *, best: bool) -> None:
+        self._answer()
+        self.told.append(("checkpoint", checkpoint.step))
+
+    def put_file(self, lease: Lease, name: str, content: bytes) -> None:
+        self._answer()
+        self.files[name] = content
+
+    def metrics(self, job: str) -> list[Any]:
+        self._answer()
+        return []
+
+    def finish(self, lease: Lease, reason: Reason, **said: Any) -> JobState:
+        self._answer()
+        self.told.append((reason, said))
+        return JobState.FAILED
+
+    def release(self, lease: Lease) -> None:
+        self._answer()
+        self.told.append("released")
+
+
+class Stage:
+    def __init__(self, home: Path) -> None:
+        self.store = Script()
+        self.settings = Settings(home=home, roots=(), url="unix:///nobody", clocks=CLOCKS)
+        self.settings.make_folders()
+        self.draining = threading.Event()
+        self.command = [sys.executable, "-P", str(RUNNER)]
+
+    @property
+    def folder(self) -> Path:
+        return self.settings.attempts / "job" / "0001"
+
+    def supervise(self, **params: Any) -> threading.Thread:
+        """Supervise a job in a thread."""
+        spec = TrainSpec(model=Component("double", params), data=Component("none"))
+        tools = Tools(
+            cast(JobStore, self.store),
+            ArtifactStore(self.settings.home / "store"),
+            Launcher(self.command),
+            self.settings,
+            self.draining,
+        )
+        job = Job("job", "train", JobState.RUNNING, spec.to_dict(), attempt=1)
+        supervisor = Supervisor(tools, Assignment(job, LEASE, Share()))
+        thread = threading.Thread(target=supervisor.run)
+        thread.start()
+        return thread
+
+    def run(self, **params: Any) -> None:
+        over(self.supervise(**params))
+
+    def start(self, **params: Any) -> threading.Thread:
+        """Supervise a job that does not end by itself, and wait until it trains."""
+        thread = self.supervise(steps=100_000, step_seconds=0.01, **params)
+        eventually(lambda: self.store.points)
+        return thread
+
+    def processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if Path(process.cwd()).is_relative_to(self.settings.home):
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+
+def eventually(found: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not found():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
+
+
+def over(thread: threading.Thread) -> None:
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+def test_everything_is_said_before_the_end(stage: Stage) -> None:
+    stage.run(steps=4, checkpoint_every=2, file="kept", say="a line")
+    assert stage.store.told[:2] == [("checkpoint", 2), ("checkpoint", 4)]
+    ((reason, said),) = stage.store.told[2:]
+    assert (reason, said["result"]["val/loss"]) == (Reason.SUCCEEDED, 0.5)
+    assert stage.store.points == [1, 2, 3, 4]
+    assert stage.store.files == {"result.txt": b"kept"}
+    assert "a line" in stage.store.lines
+    eventually(lambda: not stage.processes())
+
+
+def test_a_paused_job_goes_back_with_its_work(stage: Stage) -> None:
+    thread = stage.start()
+    stage.store.wish = "pause"
+    over(thread)
+    (kind, step), released = stage.store.told
+    assert (kind, released) == ("checkpoint", "released")
+    assert step == stage.store.points[-1]
+
+
+def test_a_cancel_is_heard_while_a_job_drains(stage: Stage) -> None:
+    thread = stage.start(deaf=True)
+    stage.draining.set()
+    stage.store.wish = "cancel"
+    over(thread)
+    assert [reason for reason, _ in stage.store.told] == [Reason.CANCELLED]
+
+
+def test_a_lost_lease_stops_the_runner_and_writes_nothing(stage: Stage) -> None:
+    thread = stage.start()
+    stage.store.stale = True
+    over(thread)
+    assert not stage.store.told
+    eventually(lambda: not stage.processes())
+
+
+def test_an_outage_at_the_end_is_waited_out(stage: Stage) -> None:
+    thread = stage.start(fail="exit", fail_at=40)
+    stage.store.away = True
+    eventually((stage.folder / "exit.json").exists)
+    stage.store.away = False
+    over(thread)
+    assert stage.store.points == list(range(1, 41))
+    assert [reason for reason, _ in stage.store.told] == [Reason.INFRASTRUCTURE]
+
+
+def test_who_drains_without_an_answer_leaves_the_lease_to_the_guard(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("/bin/sh", "-c", f"touch {stage.settings.home}/back")
+    monkeypatch.setattr("worker.supervisor.by_guard", lambda *_: Handback(command))
+    thread = stage.start()
+    stage.store.away = True
+    stage.draining.set()
+    over(thread)
+    assert not stage.store.told
+    eventually((stage.settings.home / "back").exists)
+    eventually(lambda: not stage.processes())
+
+
+def test_a_draining_worker_starts_nothing(stage: Stage) -> None:
+    stage.draining.set()
+    stage.run()
+    assert stage.store.told == ["released"]
+    assert not stage.folder.exists()
+
+
+def test_what_cannot_be_laid_is_told(stage: Stage) -> None:
+    stage.folder.mkdir(parents=True)
+    stage.run()
+    ((reason, said),) = stage.store.told
+    assert reason is Reason.INFRASTRUCTURE
+    assert said["message"].startswith("nothing was started")
+
+
+def test_a_mistake_of_ours_ends_the_attempt_with_its_traceback(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Relay) -> bool:
+        raise KeyError("a mistake of ours")
+
+    monkeypatch.setattr(Relay, "pump", fail)
+    stage.run(steps=100_000, step_seconds=0.01)
+    ((reason, said),) = stage.store.told
+    assert reason is Reason.INFRASTRUCTURE
+    assert "a mistake of ours" in said["traceback"]
+    eventually(lambda: not stage.processes())
+
+
+def test_a_full_artifact_store_at_the_end_is_told(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jobs.artifacts._link_or_copy", no_space)
+    stage.run()
+    ((reason, said),) = stage.store.told
+    assert reason is Reason.INFRASTRUCTURE
+    assert "No space left" in said["message"]
