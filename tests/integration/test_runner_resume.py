@@ -109,6 +109,19 @@ def test_a_training_stopped_anywhere_goes_on_as_if_it_had_not(
     assert_same_training(whole, [first, second])
 
 
+@pytest.mark.parametrize(
+    "model", [{"cell": "lstm", "layers": 2}, {"cell": "rnn", "tie_embeddings": False}]
+)
+def test_every_cell_goes_on_exactly_in_half_precision_too(lay: Lay, model: dict[str, Any]) -> None:
+    spec = {"model": model, "trainer": {**SPEC["trainer"], "precision": "bf16"}}
+    whole, first = lay("whole", spec), lay("first", spec)
+    run(whole, Commands())
+    assert run(first, StopAfter(4)).reason == Reason.PREEMPTED
+    second = lay("second", spec, checkpoint=str(newest_of(first)))
+    run(second, Commands())
+    assert_same_training(whole, [first, second])
+
+
 def test_a_training_stopped_again_and_again_is_still_the_same(
     lay: Lay, whole: AttemptFolder
 ) -> None:

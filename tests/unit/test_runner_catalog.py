@@ -120,6 +120,12 @@ def test_a_broken_plugin_hides_nothing_else(plugins: Path) -> None:
     assert "must hold one public Topology, not 0" in broken[1]
 
 
+def test_a_parameter_that_cannot_travel_is_told(plugins: Path) -> None:
+    (plugins / "echo.py").write_text(PLUGIN.replace("odd: bool", "odd: complex"))
+    with pytest.raises(BuildError, match="Echo cannot be in a catalogue: parameter 'odd'"):
+        topologies().find("echo")
+
+
 def test_two_files_of_one_name_are_refused(plugins: Path) -> None:
     (plugins / "attention_encoder_decoder.py").write_text(PLUGIN)
     with pytest.raises(BuildError, match="have the same name"):

@@ -40,10 +40,13 @@ def test_outside_of_training_a_stop_takes_effect_at_once(
     pair: tuple[socket.socket, Commands],
 ) -> None:
     ours, commands = pair
-    with commands.listening():
+
+    def ask_and_wait() -> None:
         send(ours, "stop")
-        with pytest.raises(Preempted):
-            time.sleep(10)
+        time.sleep(10)
+
+    with commands.listening(), pytest.raises(Preempted):
+        ask_and_wait()
     assert receive(ours) == {"reply": "stop"}
 
 

@@ -55,6 +55,12 @@ def test_torch_out_of_main_memory_is_told_from_other_runtime_errors() -> None:
     assert reason_of(caught.value) == Reason.OUT_OF_MEMORY
 
 
+def test_the_message_is_one_line_of_bounded_length() -> None:
+    end = end_of(RuntimeError("first\n\tsecond " + "x" * 5000))
+    assert end.message.startswith("RuntimeError: first second xxx")
+    assert len(end.message) == 1000
+
+
 def test_only_what_explains_itself_comes_without_a_traceback() -> None:
     assert end_of(SpecError("takes no 'x'")) == EndEvent(Reason.USER_ERROR, "takes no 'x'")
     with pytest.raises(KeyError) as caught:

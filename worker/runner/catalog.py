@@ -63,7 +63,11 @@ class Shelves(Generic[T]):
             known = f" (there are: {', '.join(self._files)})"
             hint = did_you_mean(name, self._files) or known
             raise SpecError(f"no {self._kind} is called {name!r}{hint}")
-        return _found(name, self._only_class(_import(self._files[name])))
+        cls = self._only_class(_import(self._files[name]))
+        try:
+            return _found(name, cls)
+        except TypeError as error:
+            raise BuildError(f"{cls.__name__} cannot be in a catalogue: {error}") from None
 
     def _only_class(self, module: ModuleType) -> type[T]:
         classes: list[type[T]] = [

@@ -47,11 +47,11 @@ class Commands:
     def listening(self) -> Iterator[None]:
         """Take commands for the length of a block."""
         previous = [signal.getsignal(number) for number in _STOP_SIGNALS]
-        self.take_signals()
-        if self._channel is not None:
-            listen = partial(self._listen, self._channel)
-            threading.Thread(target=listen, name="commands", daemon=True).start()
         try:
+            self.take_signals()
+            if self._channel is not None:
+                listen = partial(self._listen, self._channel)
+                threading.Thread(target=listen, name="commands", daemon=True).start()
             yield
         finally:
             for number, handler in zip(_STOP_SIGNALS, previous, strict=True):

@@ -94,6 +94,6 @@ def end_of(error: BaseException) -> EndEvent:
     lines = "".join(traceback.format_exception(error))
     return EndEvent(
         reason_of(error),
-        message=text.strip()[:MESSAGE_LIMIT],
+        message=" ".join(text.split())[:MESSAGE_LIMIT],
         traceback="" if explains_itself else lines[-TRACEBACK_LIMIT:],
     )
