@@ -102,7 +102,7 @@ class Service:
             raise SetupError(f"{what} ends again and again{': ' + words if words else ''}")
 
     def _start_worker(self) -> None:
-        command = [sys.executable, "-m", "worker", "--home", str(self.home)]
+        command = [sys.executable, "-P", "-m", "worker", "--home", str(self.home)]
         command += ["--slots", str(self._slots)]
         # Credentials go by environment: a command line is open to every user of the machine.
         environment = {**os.environ, "UNROLL_REDIS_URL": self.url, "UNROLL_HOME": str(self.home)}

@@ -25,7 +25,8 @@ COMMANDS_FD: Final = "UNROLL_COMMANDS_FD"
 #: Seconds for a guard to say that its runner runs, and to clear up when told to.
 _START_SECONDS: Final = 30.0
 _CLEAR_SECONDS: Final = 5.0
-_NICE: Final = 5
+#: Enough for the supervisor to go first, not so much that a busy machine starves the training.
+_NICE: Final = 1
 
 
 @dataclass(frozen=True)
