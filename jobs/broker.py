@@ -17,7 +17,7 @@ import redis
 from jobs.connection import CONNECT_TIMEOUT, SOCKET_TIMEOUT
 from jobs.errors import ServiceUnreachable
 from jobs.keys import Keys
-from jobs.submitting import Submitter
+from jobs.store.submitting import Submitter
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -17,9 +17,9 @@ from jobs.spec import (
     PredictSpec,
     Resources,
     SearchOptions,
-    apply_overrides,
     spec_from_dict,
 )
+from jobs.specfile import apply_overrides
 
 if TYPE_CHECKING:
     from jobs.store import JobStore

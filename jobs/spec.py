@@ -4,17 +4,14 @@ TrainSpec     train a model on data
 EvaluateSpec  score a trained job's model on a split
 PredictSpec   run a trained job's model on lines of text
 
-A spec file is TOML or JSON: top-level keys for the job, sections `model, data, trainer, resources,
-policy`. `read_spec` and `apply_overrides` know that grammar; a SpecError says what does not fit.
+`spec_from_dict` reads plain JSON back, every value checked; `specfile.py` reads what people write.
 """
 
 import dataclasses
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Interval
@@ -26,7 +23,6 @@ from jobs.schema import REQUIRED, Parameter, check_all
 MAX_SPEC_BYTES: Final = 1_000_000
 #: Lines to predict, and every file that travels through Redis, may have this many bytes together.
 MAX_CARRIED_BYTES: Final = 16_000_000
-
 
 _QUEUE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -387,52 +383,3 @@ def _top_level(cls: type[JobSpec]) -> list[Parameter]:
         for each in dataclasses.fields(cls)
         if each.name not in {"model", "data", *_SECTIONS}
     ]
-
-
-def read_spec(path: Path, overrides: Sequence[str] = ()) -> AnySpec:
-    """Read a spec file (TOML, or JSON by its ending) and apply `section.key=value` overrides.
-
-    Raise SpecError if the file cannot be read or does not hold a spec.
-    """
-    try:
-        if path.stat().st_size > MAX_SPEC_BYTES:
-            raise SpecError(f"{path} is larger than a spec can be ({MAX_SPEC_BYTES:,} bytes)")
-        text = path.read_text(encoding="utf-8")
-        plain = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise SpecError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # the decoders' errors, and invalid UTF-8
-        raise SpecError(
-            f"{path} is no {'JSON' if path.suffix == '.json' else 'TOML'}: {error}"
-        ) from None
-    if not isinstance(plain, dict):
-        raise SpecError(f"{path} must hold an object with the sections model and data")
-    return spec_from_dict(apply_overrides(plain, overrides))
-
-
-def apply_overrides(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the spec with each `section.key=value` (or `key=value`) set. Raise SpecError."""
-    merged: dict[str, Any] = {
-        key: dict(value) if isinstance(value, Mapping) else value for key, value in plain.items()
-    }
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        names = path.strip().split(".")
-        if not equals or not all(names) or len(names) > 2:
-            raise SpecError(f"{override!r} is no override; write section.key=value")
-        target = merged
-        if len(names) == 2:
-            target = merged.setdefault(names[0], {})
-            if not isinstance(target, dict):
-                raise SpecError(f"{override!r}: {names[0]!r} is not a section")
-        target[names[-1]] = parse_value(text.strip())
-    return merged
-
-
-def parse_value(text: str) -> Any:
-    """Return the text as a TOML value, or as itself where it is none."""
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except (ValueError, RecursionError):
-        return text
-    return parsed["value"] if len(parsed) == 1 else text

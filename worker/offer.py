@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from jobs import tether
 from jobs.catalog import Catalog
+from jobs.service import tether
 from jobs.store import JobStore
 from worker.folder import write_atomically
 from worker.process import clean_environment

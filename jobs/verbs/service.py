@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from jobs.client import Client
-from jobs.embedded import HomeLock
 from jobs.errors import SetupError, WaitTimeout
 from jobs.service import DRAIN_TIMEOUT, Service, require_worker
+from jobs.service.embedded import HomeLock
 from jobs.verbs.common import common, duration, print_json, print_table
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import click
 from jobs.client import Client
 from jobs.errors import SpecError
 from jobs.handle import JobHandle
-from jobs.spec import AnySpec, TrainSpec, apply_overrides, read_spec, spec_from_dict
+from jobs.spec import AnySpec, TrainSpec, spec_from_dict
+from jobs.specfile import apply_overrides, read_spec
 from jobs.verbs.common import common, job_id, print_json
 from jobs.verbs.looking import watch_job
 

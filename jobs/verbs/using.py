@@ -10,7 +10,8 @@ import click
 from jobs.client import Client
 from jobs.errors import ArtifactError, NotAllowed, SpecError
 from jobs.handle import JobHandle
-from jobs.spec import SearchOptions, apply_overrides
+from jobs.spec import SearchOptions
+from jobs.specfile import apply_overrides
 from jobs.verbs.common import common, job_id, print_json, printable
 
 

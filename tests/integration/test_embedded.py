@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from jobs import embedded
-from jobs.children import Child
-from jobs.embedded import EmbeddedRedis, HomeLock, answers
 from jobs.errors import SetupError
+from jobs.service import embedded
+from jobs.service.children import Child
+from jobs.service.embedded import EmbeddedRedis, HomeLock, answers
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -185,7 +185,7 @@ def test_a_home_has_one_service_and_the_second_learns_its_pid(tmp_path: Path) ->
 
 def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
     code = (
-        "import pathlib, sys, time; from jobs.embedded import HomeLock\n"
+        "import pathlib, sys, time; from jobs.service.embedded import HomeLock\n"
         "HomeLock(pathlib.Path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(
@@ -204,7 +204,7 @@ def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
 def test_children_die_with_a_killed_parent(from_thread: bool) -> None:
     """Also where the thread that asked for the child has long ended: that alone kills nothing."""
     code = (
-        "import sys, threading, time; from jobs.children import Child\n"
+        "import sys, threading, time; from jobs.service.children import Child\n"
         "def start(): print(Child(['sleep', '60']).pid, flush=True)\n"
         "if sys.argv[1] == 'True':\n"
         "    thread = threading.Thread(target=start); thread.start(); thread.join()\n"
@@ -224,7 +224,7 @@ def test_children_die_with_a_killed_parent(from_thread: bool) -> None:
 
 def test_a_killed_owner_leaves_no_server_behind(tmp_path: Path) -> None:
     code = (
-        "import pathlib, sys, time; from jobs.embedded import EmbeddedRedis\n"
+        "import pathlib, sys, time; from jobs.service.embedded import EmbeddedRedis\n"
         "server = EmbeddedRedis(pathlib.Path(sys.argv[1])); server.start()\n"
         "print(server.pid, flush=True); time.sleep(60)"
     )

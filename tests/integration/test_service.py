@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from jobs.client import Client
-from jobs.embedded import EmbeddedRedis, HomeLock
 from jobs.errors import ServiceUnreachable, SetupError
 from jobs.job import JobState
 from jobs.service import Service, require_worker
+from jobs.service.embedded import EmbeddedRedis, HomeLock
 from jobs.spec import Component, Resources, TrainSpec
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import pytest
 
-from jobs import looking
 from jobs.connection import connect
 from jobs.errors import (
     ArtifactError,
@@ -22,10 +21,10 @@ from jobs.errors import (
     StaleToken,
     UnknownJob,
 )
-from jobs.feed import LOG_LINES, STREAM_POINTS
 from jobs.job import Checkpoint, Job, JobState, Lease, Progress, Reason
 from jobs.spec import Component, EvaluateSpec, Policy, PredictSpec, Resources, TrainSpec
-from jobs.store import JobStore
+from jobs.store import JobStore, looking
+from jobs.store.feed import LOG_LINES, STREAM_POINTS
 from jobs.workers import Worker
 from worker.events import MetricEvent
 
@@ -115,7 +114,7 @@ def test_twenty_submissions_at_once_with_one_key_are_one_job(redis_server: Any) 
 
 def test_an_id_that_is_taken_is_replaced(store: JobStore, monkeypatch: Any) -> None:
     ids = iter(["same", "same", "other"])
-    monkeypatch.setattr("jobs.submitting.new_id", lambda: next(ids))
+    monkeypatch.setattr("jobs.store.submitting.new_id", lambda: next(ids))
     assert [store.create(SPEC).id, store.create(SPEC).id] == ["same", "other"]
 
 
@@ -754,7 +753,7 @@ def test_small_files_travel_within_their_bound(store: JobStore) -> None:
 
 def test_ids_may_be_shortened(store: JobStore, monkeypatch: Any) -> None:
     ids = iter(["abc1", "abc2", "ab", "xyz"])
-    monkeypatch.setattr("jobs.submitting.new_id", lambda: next(ids))
+    monkeypatch.setattr("jobs.store.submitting.new_id", lambda: next(ids))
     for _ in range(4):
         store.create(SPEC)
     assert [store.resolve(each) for each in ("abc1", "ab", "x")] == ["abc1", "ab", "xyz"]

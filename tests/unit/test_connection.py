@@ -9,7 +9,7 @@ from jobs.broker import broker_url, celery_settings
 from jobs.connection import address, connect, default_home, reaching, redis_url, shown
 from jobs.errors import ServiceUnreachable, SetupError
 from jobs.keys import KEYS, Keys
-from jobs.submitting import new_id
+from jobs.store.submitting import new_id
 
 
 def test_the_home(monkeypatch: pytest.MonkeyPatch) -> None:

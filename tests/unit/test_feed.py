@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.feed import (
+from jobs.store.feed import (
     LINE_BYTES,
     Entry,
     batches,

@@ -6,9 +6,9 @@ from importlib import resources
 import pytest
 
 from jobs.keys import KEYS
-from jobs.scripts import load
+from jobs.store.scripts import load
 
-FOLDER = resources.files("jobs") / "lua"
+FOLDER = resources.files("jobs.store") / "lua"
 NAMES = sorted(
     file.name.removesuffix(".lua") for file in FOLDER.iterdir() if file.name != "common.lua"
 )

@@ -24,11 +24,9 @@ from jobs.spec import (
     SearchOptions,
     TrainerOptions,
     TrainSpec,
-    apply_overrides,
-    parse_value,
-    read_spec,
     spec_from_dict,
 )
+from jobs.specfile import apply_overrides, parse_value, read_spec
 
 SPEC = TrainSpec(model=Component("m"), data=Component("d"))
 PLAIN: dict[str, Any] = {"model": {"name": "m"}, "data": {"name": "d"}}

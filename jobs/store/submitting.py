@@ -6,9 +6,9 @@ from typing import Final
 
 from jobs.errors import ServiceUnreachable, SpecError
 from jobs.job import Job
-from jobs.looking import Looker
-from jobs.records import plain
 from jobs.spec import AnySpec, TrainSpec
+from jobs.store.looking import Looker
+from jobs.store.records import plain
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 _MAX_KEY: Final = 200

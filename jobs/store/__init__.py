@@ -2,16 +2,16 @@
 
 JobStore has three sides, one for each role that Redis ACLs can tell apart:
 
-    Submitter   create, cancel, pause, resume, retry, remove, bell      jobs/submitting.py
-    Looker      get, list, resolve, why, metrics, logs, files, ...      jobs/looking.py
-    Holder      announce, acquire, renew, report, finish, sweep, ...    jobs/holding.py
+    Submitter   create, cancel, pause, resume, retry, remove, bell      jobs/store/submitting.py
+    Looker      get, list, resolve, why, metrics, logs, files, ...      jobs/store/looking.py
+    Holder      announce, acquire, renew, report, finish, sweep, ...    jobs/store/holding.py
 
 All methods raise ServiceUnreachable where Redis does not answer.
 """
 
-from jobs.holding import Holder, Sweep
-from jobs.scripts import Clock
-from jobs.submitting import Submitter
+from jobs.store.holding import Holder, Sweep
+from jobs.store.scripts import Clock
+from jobs.store.submitting import Submitter
 
 __all__ = ["Clock", "JobStore", "Sweep"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from jobs.children import Child
-from jobs.embedded import EmbeddedRedis, HomeLock, unusable
 from jobs.errors import SetupError
+from jobs.service.children import Child
+from jobs.service.embedded import EmbeddedRedis, HomeLock, unusable
 
 #: Packages that a worker needs and a client does not.
 _WORKER_PACKAGES: Final = ("torch", "lightning", "torchmetrics", "sacrebleu", "psutil")

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from jobs.children import Child
 from jobs.errors import SetupError
+from jobs.service.children import Child
 
 #: Most bytes in the path of a unix socket.
 _MAX_SOCKET_PATH: Final = 107

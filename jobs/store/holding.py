@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from jobs.base import StoreBase
 from jobs.catalog import Catalog
 from jobs.errors import ArtifactError
-from jobs.feed import (
+from jobs.job import Checkpoint, Job, JobState, Lease, Progress, Reason
+from jobs.spec import MAX_CARRIED_BYTES
+from jobs.store.base import StoreBase
+from jobs.store.feed import (
     LOG_LINES,
     STREAM_POINTS,
     Point,
@@ -16,8 +18,7 @@ from jobs.feed import (
     encode_points,
     pack,
 )
-from jobs.job import Checkpoint, Job, JobState, Lease, Progress, Reason
-from jobs.records import (
+from jobs.store.records import (
     MAX_MESSAGE,
     MAX_TRACEBACK,
     head,
@@ -29,7 +30,6 @@ from jobs.records import (
     write_checkpoint,
     write_progress,
 )
-from jobs.spec import MAX_CARRIED_BYTES
 from jobs.workers import Worker
 
 #: Jobs of each queue that one look for a job goes through, and one for a bell, which may be missed.

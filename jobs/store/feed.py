@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from jobs.job import MetricPoint
-from jobs.records import plain, text
+from jobs.store.records import plain, text
 
 #: Points of a job that lie uncompressed; a chunk is made when there are twice as many.
 STREAM_POINTS: Final = 2_000

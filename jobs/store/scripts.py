@@ -82,7 +82,7 @@ def _head(body: str) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def _read(name: str) -> str:
-    return resources.files("jobs").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    return resources.files("jobs.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
 def _table(name: str, words: Iterable[str]) -> str:

@@ -4,13 +4,13 @@ import json
 import time
 from typing import Any, Final
 
-from jobs.base import StoreBase
 from jobs.catalog import Catalog
 from jobs.errors import ArtifactError, UnknownJob, did_you_mean
-from jobs.feed import Entry, decode_lines, decode_points
 from jobs.job import Job, JobState, MetricPoint
-from jobs.reasons import explain
-from jobs.records import plain, read_job, text
+from jobs.store.base import StoreBase
+from jobs.store.feed import Entry, decode_lines, decode_points
+from jobs.store.reasons import explain
+from jobs.store.records import plain, read_job, text
 from jobs.workers import Worker
 
 #: Records read in one call.

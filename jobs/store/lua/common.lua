@@ -135,7 +135,7 @@ local function living(time)
   return found
 end
 
--- A job as jobs/records.py reads it. A spec of more than `bound` bytes is left out.
+-- A job as jobs/store/records.py reads it. A spec of more than `bound` bytes is left out.
 local function record(id, bound)
   local request, job = both(id)
   if not request then return nil end

@@ -7,7 +7,7 @@ import redis
 
 from jobs.connection import address, reaching
 from jobs.keys import Keys
-from jobs.scripts import Clock, Scripts
+from jobs.store.scripts import Clock, Scripts
 
 
 class StoreBase:
