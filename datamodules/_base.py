@@ -6,9 +6,9 @@ signature is its schema, and the contract tests pick it up.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from lightning import LightningDataModule
 
@@ -79,6 +79,10 @@ class DataModule(LightningDataModule, ABC):
     def collate(self, split: str, rows: Sequence[int]) -> Batch:
         """Return the padded batch of these rows."""
 
+    def facts(self, split: str) -> dict[str, int]:  # noqa: ARG002 (for those that have some)
+        """Return what the reader of a split's scores should know of it; part of the result."""
+        return {}
+
     def plan(self, split: str, epoch: int) -> Plan:
         """Return the batches of an epoch, a pure function of (feed, split, epoch)."""
         if split == "train":
@@ -104,6 +108,49 @@ class DataModule(LightningDataModule, ABC):
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a model says to one line, in the form in which a person reads it."""
+
+    #: What stands on the output line.
+    text: str
+    #: Of text: log-probability, length-normalised. Of a label or tags: probability.
+    score: float
+    #: The same as plain JSON by name ("label", "tags", ...); shown instead of `text` where a
+    #: program reads. Empty where the text is all there is.
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LineData(DataModule):
+    """A kind of data whose inputs can be given as lines: its models can be used by `predict`."""
+
+    @abstractmethod
+    def encode(self, lines: Sequence[str]) -> Batch:
+        """Return one batch of inputs without targets, its `index` the position in `lines`.
+
+        Needs `load_state_dict`, not `prepare`: prediction has only the checkpoint.
+        """
+
+    @abstractmethod
+    def answers(self, output: Any, line: str, count: int) -> list[Answer]:
+        """Return at most `count` answers to a line, the best first, at least one.
+
+        `output` is the line's part of what the topology's `predict` returned.
+        """
+
+
+class Written(Protocol):
+    """What a search found: symbols with a score."""
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """The symbols."""
+
+    @property
+    def score(self) -> float:
+        """How good they are."""
+
+
+@dataclass(frozen=True)
 class TextScoring:
     """Say how sacrebleu is to read this kind of data's target text."""
 
@@ -113,17 +160,14 @@ class TextScoring:
     lowercase: bool = False
 
 
-class TextData(DataModule):
+class TextData(LineData):
     """A kind of data whose target is text: it can go from ids back to text, and score it."""
 
     scoring: TextScoring = TextScoring()
 
-    @abstractmethod
-    def encode(self, lines: Sequence[str]) -> Batch:
-        """Return one batch of inputs without targets, its `index` the position in `lines`.
-
-        Needs `load_state_dict`, not `prepare`: prediction has only the checkpoint.
-        """
+    def answers(self, output: Sequence[Written], line: str, count: int) -> list[Answer]:  # noqa: ARG002 (text needs no line)
+        """Return the n best texts of a search."""
+        return [Answer(self.detokenise(each.ids), each.score) for each in output[:count]]
 
     @abstractmethod
     def detokenise(self, ids: Sequence[int]) -> str:

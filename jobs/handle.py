@@ -4,7 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
@@ -68,8 +68,14 @@ class Hypothesis:
     """One answer of the model to one line."""
 
     text: str
-    #: Length-normalised log probability.
+    #: Of text: log-probability, length-normalised. Of a label or tags: probability.
     score: float
+    #: The same as plain values by name ("label", "tags", ...); empty where it is just text.
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer as plain values: the named ones where there are some, else the text."""
+        return {**(self.values or {"text": self.text}), "score": self.score}
 
 
 @dataclass(frozen=True)
@@ -298,10 +304,7 @@ class JobHandle:
     def predictions(self) -> list[list[Hypothesis]]:
         """Return the answers of a prediction that has succeeded, the best first for each line."""
         plain = json.loads(self.read_file(PREDICTIONS_FILE))
-        return [
-            [Hypothesis(each["text"], each["score"]) for each in answers]
-            for answers in plain["lines"]
-        ]
+        return [[Hypothesis(**each) for each in answers] for answers in plain["lines"]]
 
     def _with_model(self) -> Job:
         trained = self.record

@@ -3,12 +3,14 @@
 A public file of this folder holds one public subclass of `Topology`; the contract tests pick it up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from lightning import LightningModule
 
 from datamodules._base import DataModule, Task
+from datamodules._batch import Batch
+from lightning_modules._errors import ModelError
 from lightning_modules._recipe import Optimisers, Recipe
 
 
@@ -29,6 +31,15 @@ class Topology(LightningModule):
     def configure_optimizers(self) -> Optimisers:
         """Return what `recipe` says."""
         return self.recipe.optimisers(self.parameters())
+
+    def predict(self, batch: Batch) -> Sequence[Any]:  # noqa: ARG002 (for those that answer)
+        """Return one output for each row, of the kind that `LineData.answers` reads.
+
+        That is for a target of tokens the hypotheses, best first; of a label the log-probabilities
+        of all classes (C,); of tags those of all tags at each step (S, K). Called without
+        gradients, in evaluation mode.
+        """
+        raise ModelError(f"{type(self).__name__} answers no lines")
 
     @property
     def data(self) -> DataModule:

@@ -107,6 +107,10 @@ class TextTopology(Topology):
         finally:
             self.train(training)
 
+    def predict(self, batch: Batch) -> list[list[Hypothesis]]:
+        """Return the n best outputs of each input."""
+        return self.generate(batch)
+
     def _explain(self, batch: Batch, found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
         # Attention is read off in one pass over the finished outputs: cheaper than to carry it.
         explained: list[list[Hypothesis]] = [[] for _ in found]

@@ -69,7 +69,7 @@ def _data(overrides: Sequence[str]) -> Mapping[str, Any]:
 def predict(id: str, beam: int, attention: Path | None, home: Path | None, as_json: bool) -> None:  # noqa: A002 - click names it
     """Run a job's model on lines of standard input.
 
-    Each gives a line on standard output, in the same order.
+    Each gives a line on standard output, in the same order: text, a label, or tags.
     """
     with Client(home=home) as client:
         job = client.get(id)
@@ -85,7 +85,7 @@ def predict(id: str, beam: int, attention: Path | None, home: Path | None, as_js
                 _fetch_attention(prediction, attention)
     for answer in answers:
         if as_json:
-            print_json({"text": answer[0].text, "score": answer[0].score})
+            print_json(answer[0].to_dict())
         else:
             click.echo(" ".join(answer[0].text.splitlines()))
 

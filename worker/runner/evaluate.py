@@ -43,7 +43,8 @@ def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
     metrics = validation_metrics(trainer)
     task.reporter.metrics(metrics, step=saved.position.step, epoch=saved.position.epoch)
     _write_text(task.folder.files, model, data, spec.split)
-    return {**metrics, **scoring_facts(model), "step": saved.position.step}
+    facts = {**scoring_facts(model), **data.facts(spec.split)}
+    return {**metrics, **facts, "step": saved.position.step}
 
 
 def set_search(model: Topology, search: SearchOptions) -> None:

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import torch
 
-from datamodules._base import TextData
+from datamodules._base import Answer, LineData, TextData
 from jobs.errors import SpecError
 from jobs.spec import PredictSpec, TrainerOptions
+from lightning_modules._base import Topology
 from lightning_modules._decoding import Hypothesis
 from lightning_modules._text import TextTopology
 from worker.events import ProgressEvent
@@ -31,39 +32,55 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     task.reporter.phase("preparing")
     model, data, autocast = _load(task, spec)
     task.reporter.phase("predicting")
-    found: list[list[Hypothesis]] = [[] for _ in spec.lines]
+    found: list[Any] = [None] * len(spec.lines)
     done = 0
     for rows in batches_by_length(spec.lines, _AT_ONCE // spec.search.beam):
-        with autocast:
+        with autocast, torch.no_grad():
             batch = data.encode([spec.lines[row] for row in rows]).to(task.device)
-            for row, hypotheses in zip(rows, model.generate(batch), strict=True):
-                found[row] = hypotheses
+            for row, output in zip(rows, model.predict(batch), strict=True):
+                found[row] = output
         done += len(rows)
         task.reporter.progress(ProgressEvent(done, len(spec.lines), 0, 0))
     task.folder.files.mkdir(exist_ok=True)
-    _write_json(task.folder.files / "predictions.json", predictions(data, found))
-    if spec.attention:
+    answers = [
+        data.answers(output, line, spec.search.n_best)
+        for output, line in zip(found, spec.lines, strict=True)
+    ]
+    _write_json(task.folder.files / "predictions.json", predictions(answers))
+    if spec.attention and isinstance(data, TextData):
         for row, line in enumerate(spec.lines):
             _write_attention(task.folder.files / f"attention-{row:04d}", data, line, found[row][0])
     return {"lines": len(spec.lines)}
 
 
-def _load(task: Task, spec: PredictSpec) -> tuple[TextTopology, TextData, torch.autocast]:
+def _load(task: Task, spec: PredictSpec) -> tuple[Topology, LineData, torch.autocast]:
     saved = task.read_checkpoint()
     trained = task.trained_spec(saved)
     data = build_data(catalog.kinds_of_data().find(trained.data.name), trained.data)
     found = catalog.topologies().find(trained.model.name)
     model = rebuild_model(found, saved.hyper_parameters)
-    if not isinstance(data, TextData) or not isinstance(model, TextTopology):
-        raise SpecError(f"{trained.model.name} on {trained.data.name} turns no text into text")
+    if not isinstance(data, LineData):
+        raise SpecError(f"{trained.data.name} reads no lines: its models can only be evaluated")
     data.load_state_dict(dict(saved.data))
     load_weights(model, saved)
-    set_search(model, spec.search)
-    model.search = replace(model.search, attention=spec.attention)
+    ask(model, spec)
     model.to(task.device).eval()
     chosen = precision.choose(TrainerOptions.from_dict(saved.trainer).precision, task.device)
     autocast = torch.autocast(task.device.type, torch.bfloat16, enabled=chosen == "bf16-mixed")
     return model, data, autocast
+
+
+def ask(model: Topology, spec: PredictSpec) -> None:
+    """Tell the model what is asked of it. Raise SpecError where it cannot give that."""
+    if isinstance(model, TextTopology):
+        set_search(model, spec.search)
+        model.search = replace(model.search, attention=spec.attention)
+        return
+    if spec.attention:
+        raise SpecError(f"{type(model).__name__} writes no text: it has no attention to show")
+    # Without a search the n best are just the n most likely, whatever the beam they come with.
+    count = spec.search.n_best
+    set_search(model, replace(spec.search, n_best=1, beam=1 if count > 1 else spec.search.beam))
 
 
 def batches_by_length(lines: Sequence[str], at_once: int) -> Iterator[list[int]]:
@@ -81,14 +98,14 @@ def batches_by_length(lines: Sequence[str], at_once: int) -> Iterator[list[int]]
         yield batch
 
 
-def predictions(data: TextData, found: Sequence[Sequence[Hypothesis]]) -> dict[str, Any]:
-    """Return the n best texts of each line, with their scores."""
-    return {
-        "lines": [
-            [{"text": data.detokenise(each.ids), "score": each.score} for each in hypotheses]
-            for hypotheses in found
-        ]
-    }
+def predictions(found: Sequence[Sequence[Answer]]) -> dict[str, Any]:
+    """Return the n best answers to each line, with their scores."""
+    return {"lines": [[_plain(each) for each in answers] for answers in found]}
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    values = {"values": dict(answer.values)} if answer.values else {}
+    return {"text": answer.text, "score": answer.score, **values}
 
 
 def _write_attention(stem: Path, data: TextData, line: str, best: Hypothesis) -> None:
