@@ -1,0 +1,218 @@
+"""What is in a file, as lines of text or as rows of a table; what is wrong with it, and where.
+
+A line ends at a line feed, or a carriage return and a line feed, and at nothing else: Unicode's
+other separators are text. A byte order mark at the head of a file is dropped. Everything that is
+wrong is one DataError with the file and the line.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+from datamodules._errors import DataError, DataFormatError, DataPathError
+from datamodules._paths import inside, is_file
+
+#: Where a row stands, for the reader of an error, and what it holds by column.
+Row = tuple[str, Mapping[str, Any]]
+
+#: How text is encoded where nobody says otherwise.
+UTF8: Final = "utf-8"
+
+_CHUNK: Final = 1 << 20
+_SHOWN: Final = 8
+
+
+def find_file(path: Path, roots: Sequence[Path]) -> Path | None:
+    """Return the file of this name, or the same with .gz behind it, or None.
+
+    Raise DataPathError where it leads out of the roots.
+    """
+    for candidate in (path, path.with_name(f"{path.name}.gz")):
+        if is_file(inside(candidate, roots)):
+            return candidate
+    return None
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """Return a digest of what the files hold."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        digest.update(f"{path.suffixes} {_size(path)} ".encode())
+        for chunk in _chunks(path):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_encoding(name: str) -> str:
+    """Return the name of an encoding. Raise DataError where there is none of this name."""
+    try:
+        b"".decode(name)
+    except LookupError as error:
+        raise DataError(
+            f"no text encoding is called {name!r}; usual ones: utf-8, latin-1, cp1252, utf-16"
+        ) from error
+    return name
+
+
+def is_table(path: Path) -> bool:
+    """Say whether a file is named as a table that can be read."""
+    return _suffix(path) in TABLES
+
+
+def table_rows(path: Path, encoding: str = UTF8) -> Iterator[Row]:
+    """Yield the rows of a table. Raise DataFormatError for the first thing that is wrong."""
+    return TABLES[_suffix(path)](path, encoding)
+
+
+def _suffix(path: Path) -> str:
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+
+
+def text_cell(where: str, row: Mapping[str, Any], column: str) -> str:
+    """Return the text in one cell. Raise DataFormatError where there is none."""
+    if column not in row:
+        raise DataFormatError(f"{where} has no column {column!r}{_offer(column, row)}")
+    return _checked(row[column], f"{where}, column {column!r}")
+
+
+def _offer(column: str, row: Mapping[str, Any]) -> str:
+    near = get_close_matches(column, list(row), 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f" (it has: {', '.join(list(row)[:_SHOWN])}){hint}"
+
+
+def _checked(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataFormatError(f"{where} holds {json.dumps(value, default=repr)} and not text")
+    if "\0" in value:
+        raise DataFormatError(f"{where} holds a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
+        raise DataFormatError(f"{where} holds text that is not Unicode") from error
+    return value
+
+
+def _tsv(path: Path, encoding: str) -> Iterator[Row]:
+    return _with_header(
+        path, ((i, line.split("\t")) for i, line in enumerate(lines_of(path, encoding), 1))
+    )
+
+
+def _csv(path: Path, encoding: str) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(text_of(path, encoding), newline=""), strict=True)
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        while True:
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                raise DataFormatError(f"{path}, line {reader.line_num}: {error}") from error
+            if row is None:
+                return
+            yield reader.line_num, row
+
+    return _with_header(path, rows())
+
+
+def _with_header(path: Path, rows: Iterable[tuple[int, list[str]]]) -> Iterator[Row]:
+    header: list[str] | None = None
+    for line, cells in rows:
+        if header is None:
+            header = cells
+        elif len(cells) != len(header):
+            raise DataFormatError(
+                f"{path}, line {line} has {len(cells)} cells where the header has {len(header)}"
+            )
+        else:
+            yield f"{path}, line {line}", dict(zip(header, cells, strict=True))
+
+
+def _jsonl(path: Path, encoding: str) -> Iterator[Row]:
+    for number, line in enumerate(lines_of(path, encoding), 1):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataFormatError(f"{where} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataFormatError(f"{where} is not a JSON object with a key for each column")
+        yield where, row
+
+
+def _parquet(path: Path, _encoding: str) -> Iterator[Row]:
+    import pyarrow as pa  # noqa: PLC0415 - slow to import, and few need it
+    from pyarrow import parquet  # noqa: PLC0415 - likewise
+
+    try:
+        table = parquet.read_table(pa.BufferReader(_bytes(path)))
+    except (pa.ArrowException, OSError) as error:
+        raise DataFormatError(f"{path} is not a Parquet file: {error}") from error
+    for number, row in enumerate(table.to_pylist(), 1):
+        yield f"{path}, row {number}", row
+
+
+#: How a table is read, by its suffix, in the order in which they are looked for.
+TABLES: Final[Mapping[str, Callable[[Path, str], Iterator[Row]]]] = {
+    ".tsv": _tsv,
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+}
+
+
+def lines_of(path: Path, encoding: str = UTF8) -> list[str]:
+    """Return the lines of a file, at least one."""
+    text = text_of(path, encoding)
+    if not text:
+        raise DataFormatError(f"{path} is empty")
+    lines = text.removesuffix("\n").split("\n")
+    return [line.removesuffix("\r") for line in lines]
+
+
+def text_of(path: Path, encoding: str = UTF8) -> str:
+    """Return what a file holds. Raise DataFormatError for what is no text in this encoding."""
+    content = _bytes(path)
+    name = encoding.upper()
+    try:
+        text = content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = _line_at(content, error.start)
+        raise DataFormatError(f"{path}, line {line} is not valid {name}") from error
+    if (nul := text.find("\0")) >= 0:
+        line = text.count("\n", 0, nul) + 1
+        raise DataFormatError(f"{path}, line {line} holds a NUL byte: it is damaged, or not {name}")
+    return text
+
+
+def _line_at(content: bytes, place: int) -> int:
+    return content.count(b"\n", 0, place) + 1
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataFormatError(f"{path} is not a whole gzip file: {error}") from error
+    except OSError as error:
+        raise DataPathError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    except OSError as error:
+        raise DataPathError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
