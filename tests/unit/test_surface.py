@@ -2,13 +2,18 @@
 
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import jobs
 
 ROOT = Path(__file__).parents[2]
+ROOTS = ("jobs", "worker", "lightning_modules", "datamodules")
 HEAVY = ("torch", "lightning", "redis", "celery", "kombu", "rich", "numpy")
 
 
@@ -60,3 +65,39 @@ def test_using_the_client_loads_no_torch(tmp_path: Path) -> None:
         "import jobs.store, jobs.broker, jobs.demo"
     )
     assert loaded(code) & {"torch", "lightning", "numpy"} == set()
+
+
+def asked_for(names: list[str]) -> set[str]:
+    """Return the distributions that a light install brings, by what each asks for in turn."""
+    found: set[str] = set()
+    ahead = [Requirement(name) for name in names]
+    while ahead:
+        each = ahead.pop()
+        name = canonicalize_name(each.name)
+        wanted = each.marker is None or each.marker.evaluate({"extra": ""})
+        if wanted and name not in found:
+            found.add(name)
+            ahead += map(Requirement, metadata.requires(name) or [])
+    return found
+
+
+def test_the_light_client_does_with_what_it_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    there = asked_for(project["dependencies"])
+    missing = [
+        package
+        for package, homes in metadata.packages_distributions().items()
+        if package not in ROOTS and there.isdisjoint(map(canonicalize_name, homes))
+    ]
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({missing!r}))\n"  # importing these now fails
+        "import jobs.cli, jobs.client, jobs.demo, jobs.store, jobs.watching\n"
+        "from jobs.broker import make_app\n"
+        "make_app('redis://nowhere').connection().transport"  # what the first bell loads
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert {"torch", "lightning"} <= set(missing)
+    assert (ended.returncode, ended.stderr) == (0, "")
