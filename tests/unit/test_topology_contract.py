@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 import lightning_modules
-from datamodules._base import Feed, Task, TextData, TextScoring, Workspace
+from datamodules._base import Answer, Feed, LineData, Task, TextData, TextScoring, Workspace
 from datamodules._batch import Batch
 from datamodules._params import FROM_DATA
 from datamodules._vocab import BOS, EOS, PAD, SPECIALS
 from lightning_modules._base import Topology
 from lightning_modules._recipe import Recipe
+from lightning_modules._text import TextTopology
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec.* is deprecated",  # Lightning's own use of torch's pytree
@@ -38,35 +39,25 @@ FOLDER = Path(lightning_modules.__file__).parent
 FILES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 
 
-class Backwards(TextData):
-    """Words to be written backwards: the smallest task from tokens to tokens."""
+class Toy(LineData):
+    """A few short words, and something to learn from them."""
 
-    gives = frozenset({("tokens", "tokens")})
     validation_splits = ("val", "unseen")
-    scoring = TextScoring(tokenize="char")
 
     def __init__(self) -> None:
         super().__init__()
         self.feed = Feed(batch_tokens=40, seed=1)
         chance = np.random.default_rng(5)
         self.words = {
-            split: [
-                "".join(chance.choice(list(LETTERS), size=n)) for n in chance.integers(1, 6, 14)
-            ]
+            split: [self.word(chance, int(n)) for n in chance.integers(1, 6, 14)]
             for split in ("train", "val", "unseen", "test")
         }
 
+    def word(self, chance: np.random.Generator, length: int) -> str:
+        return "".join(chance.choice(list(LETTERS), size=length))
+
     def prepare(self, workspace: Workspace) -> None:
         """Do nothing: the words are there."""
-
-    @property
-    def dims(self) -> dict[str, int | bool]:
-        size = SPECIALS + len(LETTERS)
-        return {
-            "source_vocabulary_size": size,
-            "target_vocabulary_size": size,
-            "shared_vocabulary": True,
-        }
 
     def ids(self, word: str) -> list[int]:
         return [*(SPECIALS + LETTERS.index(letter) for letter in word), EOS]
@@ -74,12 +65,14 @@ class Backwards(TextData):
     def sizes(self, split: str) -> np.ndarray:
         return np.array([[len(word) + 1] * 2 for word in self.words[split]])
 
+    def targets(self, words: list[str]) -> tuple[Tensor, Tensor]:
+        """Return the padded targets and their lengths."""
+        raise NotImplementedError
+
     def collate(self, split: str, rows: Sequence[int]) -> Batch:
         words = [self.words[split][row] for row in rows]
         inputs, lengths = self.pad([self.ids(word) for word in words])
-        targets, target_lengths = self.pad([self.ids(word[::-1]) for word in words])
-        extras = {"index": torch.tensor(rows)}
-        return Batch(inputs, lengths, targets, target_lengths, extras)
+        return Batch(inputs, lengths, *self.targets(words), {"index": torch.tensor(rows)})
 
     @staticmethod
     def pad(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -92,6 +85,29 @@ class Backwards(TextData):
     def encode(self, lines: Sequence[str]) -> Batch:
         inputs, lengths = self.pad([self.ids(line) for line in lines])
         return Batch(inputs, lengths, extras={"index": torch.arange(len(lines))})
+
+    def expected(self, split: str, row: int) -> str:
+        """Return the answer that is right for a row."""
+        raise NotImplementedError
+
+
+class Backwards(Toy, TextData):
+    """Words to be written backwards: the smallest task from tokens to tokens."""
+
+    gives = frozenset({("tokens", "tokens")})
+    scoring = TextScoring(tokenize="char")
+
+    @property
+    def dims(self) -> dict[str, int | bool]:
+        size = SPECIALS + len(LETTERS)
+        return {
+            "source_vocabulary_size": size,
+            "target_vocabulary_size": size,
+            "shared_vocabulary": True,
+        }
+
+    def targets(self, words: list[str]) -> tuple[Tensor, Tensor]:
+        return self.pad([self.ids(word[::-1]) for word in words])
 
     def detokenise(self, ids: Sequence[int]) -> str:
         return "".join(LETTERS[i - SPECIALS] if i >= SPECIALS else "?" for i in ids[:-1])
@@ -108,9 +124,40 @@ class Backwards(TextData):
     def references(self, split: str) -> Sequence[Sequence[str]]:
         return [[word[::-1]] for word in self.words[split]]
 
+    def expected(self, split: str, row: int) -> str:
+        return self.words[split][row][::-1]
+
+
+class Marked(Toy):
+    """Words with one of the first three letters in them: the smallest task from tokens to label."""
+
+    gives = frozenset({("tokens", "label")})
+
+    def word(self, chance: np.random.Generator, length: int) -> str:
+        word = list(chance.choice(list(LETTERS[3:]), size=length))
+        word[chance.integers(length)] = LETTERS[chance.integers(3)]
+        return "".join(word)
+
+    @property
+    def dims(self) -> dict[str, int | bool]:
+        return {"vocabulary_size": SPECIALS + len(LETTERS), "num_classes": 3}
+
+    def targets(self, words: list[str]) -> tuple[Tensor, Tensor]:
+        marks = [LETTERS.index(letter) for word in words for letter in word if letter in "abc"]
+        return torch.tensor(marks), torch.ones(len(words), dtype=torch.int64)
+
+    def answers(self, output: Tensor, line: str, count: int) -> list[Answer]:
+        assert output.shape == (3,)
+        torch.testing.assert_close(output.exp().sum().item(), 1.0)
+        best = output.argsort(descending=True)[:count].tolist()
+        return [Answer(LETTERS[each], output[each].exp().item()) for each in best]
+
+    def expected(self, split: str, row: int) -> str:
+        return next(letter for letter in self.words[split][row] if letter in "abc")
+
 
 #: A small kind of data for each task; a topology that accepts none of these needs a new one here.
-DATA: dict[Task, type[Backwards]] = {("tokens", "tokens"): Backwards}
+DATA: dict[Task, type[Toy]] = {("tokens", "tokens"): Backwards, ("tokens", "label"): Marked}
 
 
 def public_classes(name: str) -> list[type[Topology]]:
@@ -132,21 +179,21 @@ def topology(request: pytest.FixtureRequest) -> type[Topology]:
 
 
 @pytest.fixture
-def data(topology: type[Topology]) -> Backwards:
+def data(topology: type[Topology]) -> Toy:
     for task in sorted(topology.accepts):
         if task in DATA:
             return DATA[task]()
     raise AssertionError(f"write a small kind of data for one of {set(topology.accepts)}")
 
 
-def build(topology: type[Topology], data: TextData, **changes: Any) -> Topology:
+def build(topology: type[Topology], data: Toy, **changes: Any) -> Topology:
     torch.manual_seed(2)
     small = {"hidden_size": 24, "embedding_dropout": 0.0, "dropout": 0.0, **changes}
     known = inspect.signature(topology).parameters
     return topology(**{k: v for k, v in small.items() if k in known}, **data.dims)
 
 
-def batches(data: TextData, split: str = "train") -> list[Batch]:
+def batches(data: Toy, split: str = "train") -> list[Batch]:
     return [data.collate(split, rows) for rows in data.plan(split, 0)]
 
 
@@ -212,12 +259,12 @@ def test_imports_nothing_of_jobs_or_worker(topology: type[Topology]) -> None:
     assert not {"jobs", "worker", "redis", "celery"} & {name.split(".")[0] for name in imported}
 
 
-def test_the_same_seed_makes_the_same_model(topology: type[Topology], data: Backwards) -> None:
+def test_the_same_seed_makes_the_same_model(topology: type[Topology], data: Toy) -> None:
     first, second = build(topology, data).state_dict(), build(topology, data).state_dict()
     torch.testing.assert_close(first, second, atol=0, rtol=0)
 
 
-def test_a_step_tells_what_it_counted(topology: type[Topology], data: Backwards) -> None:
+def test_a_step_tells_what_it_counted(topology: type[Topology], data: Toy) -> None:
     batch = batches(data)[0]
     output = build(topology, data, label_smoothing=0.0).training_step(batch, 0)
     assert output["loss"].requires_grad
@@ -228,7 +275,7 @@ def test_a_step_tells_what_it_counted(topology: type[Topology], data: Backwards)
     torch.testing.assert_close(output["loss"].detach(), output["nll_sum"] / output["tokens"])
 
 
-def test_every_parameter_gets_a_gradient(topology: type[Topology], data: Backwards) -> None:
+def test_every_parameter_gets_a_gradient(topology: type[Topology], data: Toy) -> None:
     model = build(topology, data, layers=2)
     for batch in batches(data):
         model.training_step(batch, 0)["loss"].backward()
@@ -236,7 +283,7 @@ def test_every_parameter_gets_a_gradient(topology: type[Topology], data: Backwar
     assert not dead
 
 
-def test_a_rank_without_rows_adds_nothing(topology: type[Topology], data: Backwards) -> None:
+def test_a_rank_without_rows_adds_nothing(topology: type[Topology], data: Toy) -> None:
     model = build(topology, data)
     output = model.training_step(batches(data)[0].idle(), 0)
     output["loss"].backward()
@@ -254,17 +301,18 @@ def test_padding_and_order_of_rows_change_nothing(name: str, extra: int, seed: i
     rows = np.random.default_rng(seed).permutation(6)
     plain_batch, shuffled = data.collate("train", range(6)), data.collate("train", rows.tolist())
     assert shuffled.targets is not None
+    steps = extra if shuffled.targets.ndim > 1 else 0  # a class has nothing to be padded
     wide = replace(
         shuffled,
         inputs=pad(shuffled.inputs, (0, extra), value=PAD),
-        targets=pad(shuffled.targets, (0, extra), value=PAD),
+        targets=pad(shuffled.targets, (0, steps), value=PAD),
     )
     one, other = model.training_step(plain_batch, 0), model.training_step(wide, 0)
     torch.testing.assert_close(one["nll_sum"], other["nll_sum"])
     assert one["correct"] == other["correct"]
 
 
-def test_learns_a_few_batches_by_heart(topology: type[Topology], data: Backwards) -> None:
+def test_learns_a_few_batches_by_heart(topology: type[Topology], data: Toy) -> None:
     model = build(topology, data, label_smoothing=0.0)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     few = batches(data)[:2]
@@ -274,12 +322,16 @@ def test_learns_a_few_batches_by_heart(topology: type[Topology], data: Backwards
             output = model.training_step(batch, 0)
             output["loss"].backward()
             optimiser.step()
-    outputs = [model.training_step(batch, 0) for batch in few]
+    outputs = [model.eval().training_step(batch, 0) for batch in few]
     assert sum(o["correct"] for o in outputs) == sum(o["tokens"] for o in outputs)
     assert max(output["loss"].item() for output in outputs) < 0.1
+    for batch in few:
+        for row, output in zip(batch.extras["index"].tolist(), model.predict(batch), strict=True):
+            line, expected = data.words["train"][row], data.expected("train", row)
+            assert data.answers(output, line, 1)[0].text == expected
 
 
-def test_half_precision_products_change_little(topology: type[Topology], data: Backwards) -> None:
+def test_half_precision_products_change_little(topology: type[Topology], data: Toy) -> None:
     model, batch = build(topology, data, layers=2), batches(data)[0]
     single = model.training_step(batch, 0)["loss"]
     with torch.autocast("cpu", torch.bfloat16):
@@ -303,7 +355,7 @@ def trainer(tmp_path: Path, **options: Any) -> lightning.Trainer:
 
 
 def test_runs_under_lightning_and_comes_back(
-    topology: type[Topology], data: Backwards, tmp_path: Path
+    topology: type[Topology], data: Toy, tmp_path: Path
 ) -> None:
     model = build(topology, data)
     model.recipe = Recipe(warmup_steps=2, total_steps=len(data.plan("train", 0)))
@@ -327,8 +379,8 @@ def test_runs_under_lightning_and_comes_back(
     assert repeated == tested
 
 
-def test_validation_scores_the_text_it_wrote(
-    topology: type[Topology], data: Backwards, tmp_path: Path
+def test_validation_counts_every_row_once(
+    topology: type[Topology], data: Toy, tmp_path: Path
 ) -> None:
     model = build(topology, data, label_smoothing=0.3)
     (val, unseen) = trainer(tmp_path).validate(model, datamodule=data, verbose=False)
@@ -340,6 +392,19 @@ def test_validation_scores_the_text_it_wrote(
         assert metrics[f"{split}/loss"] == pytest.approx(loss.item(), rel=1e-5)
         accuracy = sum(output["correct"] for output in outputs) / tokens
         assert metrics[f"{split}/accuracy"] == pytest.approx(accuracy.item())
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in FILES if issubclass(public_classes(name)[0], TextTopology)]
+)
+def test_validation_scores_the_text_it_wrote(name: str, tmp_path: Path) -> None:
+    (topology,) = public_classes(name)
+    data = Backwards()
+    model = build(topology, data, label_smoothing=0.3)
+    (val, unseen) = trainer(tmp_path).validate(model, datamodule=data, verbose=False)
+    metrics = val | unseen
+    assert isinstance(model, TextTopology)
+    for split in ("val", "unseen"):
         written = [
             data.detokenise(model.generate(data.encode([word]))[0][0].ids)
             for word in data.words[split]
@@ -348,12 +413,11 @@ def test_validation_scores_the_text_it_wrote(
         assert model.outputs[split].metrics["bleu"] == pytest.approx(metrics[f"{split}/bleu"])
 
 
-def test_the_fake_data_is_well_formed(data: Backwards) -> None:
+def test_the_fake_data_is_well_formed() -> None:
+    data = Backwards()
     batch = batches(data)[0]
     assert batch.targets is not None
     assert not (batch.targets == BOS).any()
     row = int(batch.extras["index"][0])
-    assert (
-        data.detokenise(batch.targets[0, : batch.lengths[0]].tolist())
-        == (data.words["train"][row][::-1])
-    )
+    written = data.detokenise(batch.targets[0, : batch.lengths[0]].tolist())
+    assert written == data.expected("train", row)
