@@ -343,7 +343,7 @@ def spec_from_dict(plain: Mapping[str, Any]) -> AnySpec:
         raise SpecError(f"a job has no kind {kind!r}{did_you_mean(str(kind), _KINDS)}")
     cls = _KINDS[kind]
     if "queue" in given:  # a shorthand of the file's top level
-        given["resources"] = {"queue": given.pop("queue"), **given.get("resources", {})}
+        given["resources"] = _with_queue(given.pop("queue"), given.get("resources", {}))
     sections = {
         name: _read_section(name, given.pop(name), cls)
         for name in list(given)
@@ -358,6 +358,15 @@ def spec_from_dict(plain: Mapping[str, Any]) -> AnySpec:
         if cls is TrainSpec and name not in sections:
             raise SpecError(f"the spec needs a section [{name}] with a name")
     return cls(**fields, **sections)
+
+
+def _with_queue(queue: Any, resources: Any) -> Any:
+    if not isinstance(resources, Mapping):
+        return resources  # refused where sections are read
+    other = resources.get("queue", queue)
+    if other != queue:
+        raise SpecError(f"the spec names two queues: {queue!r} and, in [resources], {other!r}")
+    return {**resources, "queue": queue}
 
 
 def _takes(cls: type[JobSpec], name: str) -> bool:

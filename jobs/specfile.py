@@ -45,6 +45,9 @@ def apply_overrides(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         names = path.strip().split(".")
         if not equals or not all(names) or len(names) > 2:
             raise SpecError(f"{override!r} is no override; write section.key=value")
+        if names in (["queue"], ["resources", "queue"]):  # two names of one thing
+            merged.pop("queue", None)
+            names = ["resources", "queue"]
         target = merged
         if len(names) == 2:
             target = merged.setdefault(names[0], {})

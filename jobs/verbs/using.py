@@ -49,11 +49,10 @@ def evaluate(
 
 
 def _data(overrides: Sequence[str]) -> Mapping[str, Any]:
-    merged = apply_overrides({}, overrides)
-    data = merged.pop("data", {})
-    for name in merged:
-        raise SpecError(f"evaluate takes data.key=value, not {name!r}; see `unroll clone`")
-    return data if isinstance(data, Mapping) else {}
+    for each in overrides:
+        if not each.strip().startswith("data."):
+            raise SpecError(f"evaluate takes data.key=value, not {each!r}; see `unroll clone`")
+    return apply_overrides({"data": {}}, overrides)["data"]
 
 
 @click.command()

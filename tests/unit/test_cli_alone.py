@@ -154,3 +154,11 @@ def test_what_acts_on_a_terminal_is_left_out() -> None:
 def test_lines_end_only_at_line_breaks() -> None:
     assert list(decoded("a\u2028b\r\n\x0bc\n\nd".encode())) == ["a\u2028b", "\x0bc", "", "d"]
     assert list(decoded(b"")) == []
+
+
+@pytest.mark.parametrize("override", ["model.x=1", "data=3", "queue=gpu", "data"])
+def test_evaluate_takes_settings_of_the_data_alone(
+    override: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", "some-id", override]) == 2
+    assert f"evaluate takes data.key=value, not {override!r}" in capsys.readouterr().err

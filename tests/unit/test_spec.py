@@ -127,6 +127,13 @@ def test_the_queue_may_stand_at_the_top() -> None:
     assert spec.resources == Resources(queue="gpu", gpus=2)
 
 
+@pytest.mark.parametrize("name", ["queue", "resources.queue"])
+@pytest.mark.parametrize("plain", [{"queue": "cpu"}, {"resources": {"queue": "cpu"}}, {}])
+def test_an_override_of_the_queue_counts_by_either_name(name: str, plain: dict[str, Any]) -> None:
+    spec = spec_from_dict(apply_overrides({**PLAIN, **plain}, [f"{name}=gpu"]))
+    assert spec.resources.queue == "gpu"
+
+
 @pytest.mark.parametrize(
     ("plain", "sentence"),
     [
@@ -139,6 +146,14 @@ def test_the_queue_may_stand_at_the_top() -> None:
         ),
         ({"data": "d"}, "[data] needs a name, e.g. name = 'parallel_text'"),
         ({"data": {"name": 3}}, "[data] needs a name, e.g. name = 'parallel_text'"),
+        (
+            {"queue": "a", "resources": {"queue": "b"}},
+            "the spec names two queues: 'a' and, in [resources], 'b'",
+        ),
+        (
+            {"queue": "a", "resources": 3},
+            "[resources] must be a section of key = value, not 3",
+        ),
         ({"trainer": 3}, "[trainer] must be a section of key = value, not 3"),
         (
             {"trainer": {"max_epoch": 3}},
