@@ -5,11 +5,10 @@ of an embedding, H hidden units, C = 2H width of an annotation, G*H a cell's dri
 symbols.
 """
 
-from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Interval, Lt
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from datamodules._batch import Batch
@@ -27,14 +26,16 @@ from lightning_modules._attention import (
 )
 from lightning_modules._cells import CELLS, CellName, FusedRNN
 from lightning_modules._decoding import Search
-from lightning_modules._errors import ModelError
-from lightning_modules._text import TextTopology, previous_symbols, target_mask, targets_of
+from lightning_modules._sequence_to_sequence import (
+    SequenceToSequence,
+    Share,
+    Size,
+    Vocabularies,
+)
+from lightning_modules._text import previous_symbols, target_mask, targets_of
 
-Size = Annotated[int, Ge(1)]
-Share = Annotated[float, Ge(0), Lt(1)]
 
-
-class AttentionEncoderDecoder(TextTopology):
+class AttentionEncoderDecoder(SequenceToSequence[Parts]):
     """Read a sequence in both directions, write another, attending to the input at every step.
 
     Bahdanau, Cho & Bengio 2015, "Neural machine translation by jointly learning to align and
@@ -84,19 +85,11 @@ class AttentionEncoderDecoder(TextTopology):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        if shared_vocabulary and source_vocabulary_size != target_vocabulary_size:
-            raise ModelError(
-                f"a shared vocabulary has one size, not {source_vocabulary_size} for sources and "
-                f"{target_vocabulary_size} for targets"
-            )
+        symbols = Vocabularies(source_vocabulary_size, target_vocabulary_size, shared_vocabulary)
         self.label_smoothing = label_smoothing
         self.search = Search(max_length_ratio=max_length_ratio, max_length_extra=max_length_extra)
         width = embedding_size or hidden_size
-        shared = tie_embeddings and shared_vocabulary
-        self.target_embedding = _embedding(target_vocabulary_size, width)
-        self.source_embedding = (
-            self.target_embedding if shared else _embedding(source_vocabulary_size, width)
-        )
+        self.add_embeddings(symbols, width, tied=tie_embeddings)
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.dropout = nn.Dropout(dropout)
         self.encoder = FusedRNN(
@@ -113,40 +106,31 @@ class AttentionEncoderDecoder(TextTopology):
             else None
         )
         self.first_state = nn.Linear(annotation, self._state_size)
-        self.readout = nn.Linear(hidden_size + width + annotation, width)
-        self.output = nn.Linear(width, target_vocabulary_size)
-        self._initialise(tied=tie_embeddings)
+        self.add_readout(hidden_size + width + annotation, symbols, width)
+        self.initialise(self.drive, self.first_state, tied=tie_embeddings)
+        self.drive.bias.data.copy_(self.cell.initial_bias())
 
     @property
     def _state_size(self) -> int:
         return self.cell.state_size + (self.upper.state_size if self.upper else 0)
-
-    def _initialise(self, *, tied: bool) -> None:
-        for linear in (self.drive, self.first_state, self.readout, self.output):
-            nn.init.xavier_uniform_(linear.weight)
-        for linear in (self.first_state, self.readout, self.output):
-            nn.init.zeros_(linear.bias)
-        self.drive.bias.data.copy_(self.cell.initial_bias())
-        if tied:
-            self.output.weight = self.target_embedding.weight
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits of every target symbol given those before it, (M, V)."""
         embedded, scanned, tops = self._write(batch)
         features = torch.cat([tops, embedded, scanned.contexts], dim=-1).flatten(0, 1)
         counted = target_mask(batch).flatten().nonzero().squeeze(1)
-        return self._logits(features.index_select(0, counted))
+        return self.logits(features.index_select(0, counted))
 
     def alignment(self, batch: Batch) -> Tensor:
         """Return α_ij of each target symbol, (B, T, S)."""
         return self._write(batch)[1].weights
 
-    def decoder(self, batch: Batch) -> "Writer":
-        """Return the step by which translations of these inputs are written."""
-        memory, first = self._read(batch)
-        return Writer(self, bind(self.cell, self.score, self.order, memory), first)
+    def read(self, batch: Batch) -> tuple[Parts, Tensor]:
+        """Return the step bound to what is attended to, and s_0 of all layers (B, W)."""
+        memory, first = self._remember(batch)
+        return bind(self.cell, self.score, self.order, memory), first
 
-    def _read(self, batch: Batch) -> tuple[Memory, Tensor]:
+    def _remember(self, batch: Batch) -> tuple[Memory, Tensor]:
         """Return what is attended to, and s_0 of all layers (B, W)."""
         embedded = self.embedding_dropout(self.source_embedding(batch.inputs))
         annotations, last = self.encoder(embedded, batch.lengths)
@@ -155,7 +139,7 @@ class AttentionEncoderDecoder(TextTopology):
 
     def _write(self, batch: Batch) -> tuple[Tensor, Scanned, Tensor]:
         """Return y_{i-1} embedded (B, T, E), the scan, and the top layer's states (B, T, H)."""
-        memory, first = self._read(batch)
+        memory, first = self._remember(batch)
         lowest, above = first.split_with_sizes([self.cell.state_size, self._upper_size], dim=1)
         symbols = previous_symbols(targets_of(batch)[0])
         embedded = self.embedding_dropout(self.target_embedding(symbols))
@@ -176,51 +160,20 @@ class AttentionEncoderDecoder(TextTopology):
     def _upper_size(self) -> int:
         return self._state_size - self.cell.state_size
 
-    def _logits(self, features: Tensor) -> Tensor:
-        """Return W_o tanh(W_r [s; y; c] + b_r) + b_o for features (M, H + E + C)."""
-        logits: Tensor = self.output(self.dropout(torch.tanh(self.readout(features))))
-        return logits
-
-    def write(self, parts: Parts, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def write(self, kept: Parts, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Do one step of all layers: symbols (N,), state (N, W) -> logits (N, V), state (N, W)."""
         embedded = self.target_embedding(symbols)
         lowest, above = state.split_with_sizes([self.cell.state_size, self._upper_size], dim=1)
-        drive = self.drive(embedded).to(parts.memory.values.dtype)
+        drive = self.drive(embedded).to(kept.memory.values.dtype)
         with torch.autocast(state.device.type, enabled=False):
-            lowest, context, _ = parts.step(drive, lowest)
+            lowest, context, _ = kept.step(drive, lowest)
         top = self.cell.visible(lowest)
         if self.upper is not None:
             tops, above = self.upper(top[:, None], state=above)
             top = tops[:, 0]
-        logits = self._logits(torch.cat([top, embedded, context], dim=-1))
+        logits = self.logits(torch.cat([top, embedded, context], dim=-1))
         return logits, torch.cat([lowest, above.to(lowest.dtype)], dim=1)
 
-
-def _embedding(symbols: int, width: int) -> nn.Embedding:
-    embedding = nn.Embedding(symbols, width)
-    nn.init.normal_(embedding.weight, std=width**-0.5)
-    return embedding
-
-
-@dataclass(frozen=True)
-class Writer:
-    """The `StepDecoder` of one batch."""
-
-    model: AttentionEncoderDecoder
-    parts: Parts
-    first: Tensor
-
-    def start(self) -> Tensor:
-        """Return s_0."""
-        return self.first
-
-    def step(self, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities of the next symbol, and the state that knows `symbols`."""
-        logits, state = self.model.write(self.parts, symbols, state)
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        return torch.log_softmax(logits, dim=-1, dtype=wide), state
-
-    def keep(self, index: Tensor) -> "Writer":
-        """Return the decoder of only these sentences."""
-        parts = keep_rows(self.parts, self.model.score, index)
-        return replace(self, parts=parts, first=self.first[index])
+    def keep(self, kept: Parts, index: Tensor) -> Parts:
+        """Return the step bound to some of the sentences."""
+        return keep_rows(kept, self.score, index)

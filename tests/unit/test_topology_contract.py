@@ -25,6 +25,7 @@ from datamodules._batch import Batch
 from datamodules._params import FROM_DATA
 from datamodules._vocab import BOS, EOS, PAD, SPECIALS
 from lightning_modules._base import Topology
+from lightning_modules._cells import CellName
 from lightning_modules._recipe import Recipe
 from lightning_modules._text import TextTopology
 
@@ -275,8 +276,11 @@ def test_a_step_tells_what_it_counted(topology: type[Topology], data: Toy) -> No
     torch.testing.assert_close(output["loss"].detach(), output["nll_sum"] / output["tokens"])
 
 
-def test_every_parameter_gets_a_gradient(topology: type[Topology], data: Toy) -> None:
-    model = build(topology, data, layers=2)
+@pytest.mark.parametrize("cell", get_args(CellName))
+def test_every_parameter_gets_a_gradient(
+    topology: type[Topology], data: Toy, cell: CellName
+) -> None:
+    model = build(topology, data, layers=2, cell=cell)
     for batch in batches(data):
         model.training_step(batch, 0)["loss"].backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -294,10 +298,13 @@ def test_a_rank_without_rows_adds_nothing(topology: type[Topology], data: Toy) -
 @given(extra=st.integers(0, 4), seed=st.integers(0, 99))
 @settings(max_examples=8, deadline=None)
 @pytest.mark.parametrize("name", FILES)
-def test_padding_and_order_of_rows_change_nothing(name: str, extra: int, seed: int) -> None:
+@pytest.mark.parametrize("cell", get_args(CellName))
+def test_padding_and_order_of_rows_change_nothing(
+    name: str, cell: CellName, extra: int, seed: int
+) -> None:
     (topology,) = public_classes(name)
     data = DATA[min(topology.accepts & DATA.keys())]()
-    model = build(topology, data, layers=2).eval()
+    model = build(topology, data, layers=2, cell=cell).eval()
     rows = np.random.default_rng(seed).permutation(6)
     plain_batch, shuffled = data.collate("train", range(6)), data.collate("train", rows.tolist())
     assert shuffled.targets is not None

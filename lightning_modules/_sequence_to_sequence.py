@@ -1,0 +1,129 @@
+"""What all that read one sequence and write another share: embeddings, readout, a search's step.
+
+Shapes: B sentences, N = B * k rows in a search, M target symbols that count, E width of an
+embedding, W width of a state, V target symbols.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Annotated, Generic, TypeVar
+
+import torch
+from annotated_types import Ge, Lt
+from torch import Tensor, nn
+
+from datamodules._batch import Batch
+from lightning_modules._errors import ModelError
+from lightning_modules._text import TextTopology
+
+#: A number of units, layers or symbols.
+Size = Annotated[int, Ge(1)]
+#: A part of a whole that is never all of it.
+Share = Annotated[float, Ge(0), Lt(1)]
+
+#: What a topology keeps of the inputs of a batch while it writes.
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """Say how many symbols there are on each side, and whether they are the same ones."""
+
+    source: int
+    target: int
+    shared: bool
+
+    def __post_init__(self) -> None:
+        """Refuse a shared vocabulary of two sizes."""
+        if self.shared and self.source != self.target:
+            raise ModelError(
+                f"a shared vocabulary has one size, not {self.source} for sources and "
+                f"{self.target} for targets"
+            )
+
+
+class SequenceToSequence(TextTopology, Generic[M]):
+    """Embed both sides, and read the next symbol off features: W_o tanh(W_r x + b_r) + b_o."""
+
+    source_embedding: nn.Embedding
+    target_embedding: nn.Embedding
+    embedding_dropout: nn.Dropout
+    dropout: nn.Dropout
+    readout: nn.Linear
+    output: nn.Linear
+
+    def add_embeddings(self, symbols: Vocabularies, width: int, *, tied: bool) -> None:
+        """Make the embeddings: one matrix where they are tied and both sides share their symbols.
+
+        Press & Wolf 2017, "Using the output embedding to improve language models", section 4.
+        """
+        one = tied and symbols.shared
+        self.target_embedding = _embedding(symbols.target, width)
+        self.source_embedding = self.target_embedding if one else _embedding(symbols.source, width)
+
+    def add_readout(self, features: int, symbols: Vocabularies, width: int) -> None:
+        """Make the layers from features to logits; `initialise` gives them their first weights."""
+        self.readout = nn.Linear(features, width)
+        self.output = nn.Linear(width, symbols.target)
+
+    def initialise(self, *others: nn.Linear, tied: bool) -> None:
+        """Make these linear layers and the readout's Xavier-uniform, their biases zero.
+
+        With `tied` the output's matrix is then the target embedding's.
+        """
+        for linear in (*others, self.readout, self.output):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        if tied:
+            self.output.weight = self.target_embedding.weight
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return W_o tanh(W_r x + b_r) + b_o for features x, (M, ...) -> (M, V)."""
+        logits: Tensor = self.output(self.dropout(torch.tanh(self.readout(features))))
+        return logits
+
+    @abstractmethod
+    def read(self, batch: Batch) -> tuple[M, Tensor]:
+        """Return what is kept of the inputs, and s_0 of all layers (B, W)."""
+
+    @abstractmethod
+    def write(self, kept: M, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Do one step: symbols (N,), state (N, W) -> logits (N, V), state (N, W)."""
+
+    @abstractmethod
+    def keep(self, kept: M, index: Tensor) -> M:
+        """Return what is kept of some of the sentences."""
+
+    def decoder(self, batch: Batch) -> "Writer[M]":
+        """Return the step by which outputs for these inputs are written."""
+        return Writer(self, *self.read(batch))
+
+
+def _embedding(symbols: int, width: int) -> nn.Embedding:
+    embedding = nn.Embedding(symbols, width)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    return embedding
+
+
+@dataclass(frozen=True)
+class Writer(Generic[M]):
+    """The `StepDecoder` of one batch."""
+
+    model: SequenceToSequence[M]
+    kept: M
+    first: Tensor
+
+    def start(self) -> Tensor:
+        """Return s_0."""
+        return self.first
+
+    def step(self, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities of the next symbol, and the state that knows `symbols`."""
+        logits, state = self.model.write(self.kept, symbols, state)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return torch.log_softmax(logits, dim=-1, dtype=wide), state
+
+    def keep(self, index: Tensor) -> "Writer[M]":
+        """Return the decoder of only these sentences."""
+        kept = self.model.keep(self.kept, index)
+        return replace(self, kept=kept, first=self.first[index])
