@@ -189,7 +189,8 @@ def data(topology: type[Topology]) -> Toy:
 
 def build(topology: type[Topology], data: Toy, **changes: Any) -> Topology:
     torch.manual_seed(2)
-    small = {"hidden_size": 24, "embedding_dropout": 0.0, "dropout": 0.0, **changes}
+    off = dict.fromkeys(("embedding_dropout", "symbol_dropout", "dropout"), 0.0)
+    small = {"hidden_size": 24, **off, **changes}
     known = inspect.signature(topology).parameters
     return topology(**{k: v for k, v in small.items() if k in known}, **data.dims)
 
@@ -323,7 +324,7 @@ def test_learns_a_few_batches_by_heart(topology: type[Topology], data: Toy) -> N
     model = build(topology, data, label_smoothing=0.0)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     few = batches(data)[:2]
-    for _ in range(40):
+    for _ in range(50):
         for batch in few:
             optimiser.zero_grad()
             output = model.training_step(batch, 0)

@@ -1,0 +1,137 @@
+"""N-1: a sequence in, one class out.
+
+Shapes: B sequences, S positions, E width of an embedding, H hidden units, A = H or 2H width of an
+annotation, C classes.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Lt
+from torch import Tensor, nn
+
+from datamodules._batch import Batch
+from datamodules._params import FromData
+from datamodules._vocab import UNK
+from lightning_modules._attention import padding_bias
+from lightning_modules._cells import CellName, FusedRNN
+from lightning_modules._classes import ClassTopology
+
+Pooling = Literal["last", "mean", "max", "attention"]
+Size = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Lt(1)]
+
+
+class ManyToOne(ClassTopology):
+    """Read a sequence, in one direction or both, and say which class it belongs to.
+
+    Elman 1990, "Finding structure in time", with the annotations of Schuster & Paliwal 1997 where
+    both directions are read:
+
+        h_j = f(h_{j-1}, x_j),  or [→h_j; ←h_j],
+        c = pool(h_1, ..., h_S),  p(y) = softmax(W c + b).
+
+    What stands for the whole sequence, c, is by `pooling`
+
+        last       h_S, or [→h_S; ←h_1]: what each direction knows at its end
+        mean       1/S Σ_j h_j
+        max        max_j h_j, each unit by itself (Collobert & Weston 2008)
+        attention  Σ_j α_j h_j, α = softmax_j(v · tanh(U h_j + d)) (Yang et al. 2016, eq. 5-7)
+
+    Args:
+        hidden_size: units of each direction
+        embedding_size: width of an embedding; hidden_size if not given
+        cell: kind of recurrent cell
+        layers: recurrent layers
+        bidirectional: whether the sequence is read backwards too
+        pooling: what of the annotations the class is read from
+        symbol_dropout: share of input symbols replaced by the unknown one in training
+        embedding_dropout: share of embedding values dropped in training
+        dropout: share of pooled values, and of values between layers, dropped in training
+        label_smoothing: share of the target's probability spread over all classes
+
+    """
+
+    def __init__(  # noqa: PLR0913 (the signature is the schema)
+        self,
+        *,
+        hidden_size: Size = 128,
+        embedding_size: Size | None = None,
+        cell: CellName = "gru",
+        layers: Size = 1,
+        bidirectional: bool = True,
+        pooling: Pooling = "max",
+        symbol_dropout: Share = 0.05,
+        embedding_dropout: Share = 0.2,
+        dropout: Share = 0.3,
+        label_smoothing: Share = 0.0,
+        vocabulary_size: FromData[int],
+        num_classes: FromData[int],
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        self.pooling = pooling
+        self.symbol_dropout = symbol_dropout
+        width = embedding_size or hidden_size
+        self.embedding = nn.Embedding(vocabulary_size, width)
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.encoder = FusedRNN(
+            cell,
+            width,
+            hidden_size,
+            layers=layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+        )
+        annotation = self.encoder.output_size
+        self.attention = _PoolingScore(annotation) if pooling == "attention" else None
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(annotation, num_classes)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        nn.init.xavier_uniform_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the logits of all classes, (B, C)."""
+        embedded = self.embedding_dropout(self.embedding(self._some_unknown(batch.inputs)))
+        annotations, last = self.encoder(embedded, batch.lengths)  # (B, S, A), (B, W)
+        pooled = (
+            self.encoder.top(last) if self.pooling == "last" else self._pool(annotations, batch)
+        )
+        logits: Tensor = self.output(self.dropout(pooled))
+        return logits
+
+    def _some_unknown(self, symbols: Tensor) -> Tensor:
+        """Hide symbols by chance, so that the unknown one is learned too (Iyyer et al. 2015)."""
+        if not self.training or not self.symbol_dropout:
+            return symbols
+        hidden = torch.rand(symbols.shape, device=symbols.device) < self.symbol_dropout
+        return symbols.masked_fill(hidden, UNK)
+
+    def _pool(self, annotations: Tensor, batch: Batch) -> Tensor:
+        """Return mean, maximum or weighted sum of (B, S, A) over the true length, (B, A)."""
+        if self.pooling == "mean":  # annotations are zero behind each length
+            return annotations.sum(dim=1) / batch.lengths[:, None]
+        bias = padding_bias(batch.lengths, annotations.shape[1], annotations.dtype)[..., None]
+        if self.attention is None:
+            return (annotations + bias).amax(dim=1)
+        weights = torch.softmax(self.attention(annotations) + bias, dim=1)
+        return (weights * annotations).sum(dim=1)
+
+
+class _PoolingScore(nn.Module):
+    """v · tanh(U h_j + d), the same question to every sequence: (B, S, A) -> (B, S, 1)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(size, size)
+        self.vector = nn.Linear(size, 1, bias=False)  # the softmax sees no bias
+        nn.init.xavier_uniform_(self.key.weight)
+        nn.init.zeros_(self.key.bias)
+        nn.init.xavier_uniform_(self.vector.weight)
+
+    def forward(self, annotations: Tensor) -> Tensor:
+        energies: Tensor = self.vector(torch.tanh(self.key(annotations)))
+        return energies
