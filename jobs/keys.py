@@ -52,6 +52,8 @@ KEYS: Final = (
     Key("job", RUN, "hash", "job", "what became of the request; until the job is removed"),
     Key("leases", RUN, "zset", "", "running jobs by the time at which their leases run out"),
     Key("holds", RUN, "hash", "", "job that waits for GPUs -> worker that keeps its own free"),
+    Key("takes", RUN, "hash", "", "worker id -> nonce, job and attempt of what it took last"),
+    Key("cleared", RUN, "stream", "", "jobs that were cleared of late: their files may go"),
     Key("series", RUN, "hash", "job", "counts of points and log lines, highest step of a metric"),
     Key("points", RUN, "stream", "job", "the newest points; an entry's id is its last cursor"),
     Key("chunks", RUN, "stream", "job", "older points, compressed; ids likewise"),

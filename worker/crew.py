@@ -1,6 +1,7 @@
 """The supervisors of one worker: they take jobs while devices are free, and drain together."""
 
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ class Crew:
         self._supervise = supervise or (lambda *given: Supervisor(*given).run())
         self._taking = threading.Lock()
         self._threads: set[threading.Thread] = set()
+        #: Names one question for a job until it is answered, so that no answer is lost.
+        self._nonce = secrets.token_hex(8)
 
     @property
     def worker(self) -> Worker:
@@ -49,7 +52,9 @@ class Crew:
         with self._taking:  # one at a time: what is free must not change between look and take
             if self._tools.draining.is_set() or not self._devices.free_slots:
                 return None
-            found = self._tools.store.acquire(self.worker, self._tools.settings.clocks.lease)
+            ttl = self._tools.settings.clocks.lease
+            found = self._tools.store.acquire(self.worker, ttl, self._nonce)
+            self._nonce = secrets.token_hex(8)
             if found is None:
                 return None
             job, lease = found
@@ -79,10 +84,6 @@ class Crew:
             )
             self._threads.add(thread)
             thread.start()
-
-    def drain(self) -> None:
-        """Take no more jobs, and have every runner take a checkpoint and end; does not wait."""
-        self._tools.draining.set()
 
     def wait(self, timeout: float) -> bool:
         """Wait for the threads that `fill` started; return whether all have ended in time."""

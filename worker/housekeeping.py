@@ -24,18 +24,22 @@ class Housekeeping:
         self._store = store
         self._artifacts = artifacts
         self._settings = settings
+        #: How far this worker has read of the jobs that were cleared.
+        self._since = "-"
 
     def sweep(self) -> None:
-        """Take over what was lost, ring where there is work, clear what is past its keep time.
+        """Take over what was lost, ring where there is work, remove the files of cleared jobs.
 
-        Raise ServiceUnreachable.
+        Whoever cleared a job need not be who has files of it: each worker looks at its own. Raise
+        ServiceUnreachable.
         """
-        found = self._store.sweep(self._settings.clocks.lease)
-        for queue in found.bells:
+        for queue in self._store.sweep(self._settings.clocks.lease).bells:
             ring(self._settings.url, queue, self._store)
-        for job in found.cleared:
+        cleared, since = self._store.cleared(self._since)
+        for job in cleared:
             self._artifacts.remove(f"jobs/{job}")
             self._remove_folders(job)
+        self._since = since
 
     def clear(self) -> None:
         """Remove attempt folders of jobs that were removed long ago. Raise ServiceUnreachable."""

@@ -1,13 +1,16 @@
 """What the sides of the store share: the connection, the keys and the transitions."""
 
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final
 
 import redis
 
 from jobs.connection import address, reaching
 from jobs.keys import Keys
 from jobs.store.scripts import Clock, Scripts
+
+#: Cleared jobs that are remembered, for workers that were away meanwhile.
+CLEARED: Final = 100_000
 
 
 class StoreBase:
@@ -27,6 +30,9 @@ class StoreBase:
     def _run(self, script: str, /, **arguments: Any) -> Any:
         with self._reaching():
             return self._scripts.run(script, **arguments)
+
+    def _clear(self, limit: int) -> None:
+        self._run("clear", limit=limit, keep=CLEARED)
 
     def ping(self) -> None:
         """Return if the service answers. Raise ServiceUnreachable."""

@@ -1,5 +1,7 @@
 """The worker's side of the store: every write to a job is fenced by the attempt of its lease."""
 
+import random
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,7 +34,8 @@ from jobs.store.records import (
 )
 from jobs.workers import Worker
 
-#: Jobs of each queue that one look for a job goes through, and one for a bell, which may be missed.
+#: Jobs at the head of each queue that one look for a job goes through, and as many elsewhere in it;
+#: and those of one look for a bell, which may be missed.
 LOOK: Final = 1_000
 BELL_LOOK: Final = 100
 
@@ -45,8 +48,6 @@ class Sweep:
     expired: list[str]
     #: Queues with a job that a living worker could take now.
     bells: list[str]
-    #: Jobs past their keep time: every key is gone, and their files may go.
-    cleared: list[str]
 
 
 class Holder(StoreBase):
@@ -70,9 +71,19 @@ class Holder(StoreBase):
             catalog=plain(catalog.to_dict()),
         )
 
-    def acquire(self, worker: Worker, ttl: float) -> tuple[Job, Lease] | None:
-        """Take the best queued job that fits the worker: by priority, then by age."""
-        found = self._run("acquire", worker=plain(worker.to_dict()), ttl=_ms(ttl), look=LOOK)
+    def acquire(self, worker: Worker, ttl: float, nonce: str = "") -> tuple[Job, Lease] | None:
+        """Take the best queued job that fits the worker: by priority, then by age.
+
+        Whoever got no answer asks again with the same `nonce`, and gets the job of that answer.
+        """
+        found = self._run(
+            "acquire",
+            worker=plain(worker.to_dict()),
+            nonce=nonce or secrets.token_hex(8),
+            ttl=_ms(ttl),
+            look=LOOK,
+            further=random.random(),  # noqa: S311 - a place in a queue, no secret
+        )
         if not found:
             return None
         job = read_job(found[0])
@@ -166,8 +177,8 @@ class Holder(StoreBase):
         nobody could speak, every lease runs anew instead.
         """
         expired, bells = self._run("sweep", ttl=_ms(ttl), look=BELL_LOOK)
-        cleared = self._run("clear", limit=100)
-        return Sweep(*([text(each) for each in some] for some in (expired, bells, cleared)))
+        self._clear(limit=100)
+        return Sweep(*([text(each) for each in some] for some in (expired, bells)))
 
     def _fenced(self, script: str, lease: Lease, /, **arguments: Any) -> Any:
         return self._run(script, id=lease.job, attempt=lease.attempt, **arguments)

@@ -8,7 +8,7 @@ from jobs.catalog import Catalog
 from jobs.errors import ArtifactError, UnknownJob, did_you_mean
 from jobs.job import Job, JobState, MetricPoint
 from jobs.store.base import StoreBase
-from jobs.store.feed import Entry, decode_lines, decode_points
+from jobs.store.feed import Entry, batches, decode_lines, decode_points
 from jobs.store.reasons import explain
 from jobs.store.records import plain, read_job, text
 from jobs.workers import Worker
@@ -41,11 +41,11 @@ class Looker(StoreBase):
     def list(self, state: JobState | None = None, limit: int = 1000) -> Jobs:
         """Return jobs, the newest first; a spec of more than 64 kB is left empty."""
         found: Jobs = []
-        for start in range(0, 1 << 40, _PAGE):
-            ids = self._ids(start, start + _PAGE - 1)
-            page = self._read(ids, _LISTED_SPEC)
-            found += [job for job in page if state is None or job.state is state]
-            if len(found) >= limit or len(ids) < _PAGE:
+        # All ids at once: pages by place would show a job twice where another came meanwhile.
+        ids = self._ids(0, limit - 1 if state is None else -1)
+        for page in batches(ids, _PAGE):
+            found += self._read([*page], _LISTED_SPEC, state or "")
+            if len(found) >= limit:
                 break
         return found[:limit]
 
@@ -114,13 +114,24 @@ class Looker(StoreBase):
             found.append(Worker.from_dict(json.loads(worker), seen=int(seen) / 1000))
         return sorted(found, key=lambda worker: worker.id)
 
+    def cleared(self, since: str = "-") -> tuple[Ids, str]:
+        """Return jobs that were removed, or whose keep time is over, and where to go on from.
+
+        What lies in files of theirs may go, wherever it lies.
+        """
+        behind = since if since == "-" else f"({since}"
+        with self._reaching():
+            found = self._client.xrange(self.keys("cleared"), min=behind, count=_PAGE)
+        return [text(each[b"job"]) for _, each in found], text(found[-1][0]) if found else since
+
     def catalog(self, queue: str = "default") -> Catalog | None:
         """Return what the workers of a queue can build; None while none has said so."""
         found = self._run("catalog", queue=queue)
         return Catalog.from_dict(json.loads(found)) if found else None
 
-    def _read(self, ids: Ids, bound: int) -> Jobs:
-        return [read_job(flat) for flat in self._run("read", ids=plain(ids), bound=bound)]
+    def _read(self, ids: Ids, bound: int, state: str = "") -> Jobs:
+        found = self._run("read", ids=plain(ids), bound=bound, state=state)
+        return [read_job(flat) for flat in found]
 
     def _ids(self, first: int, last: int) -> Ids:
         with self._reaching():

@@ -75,13 +75,15 @@ class Submitter(Looker):
         """
         self._run("remove", id=job)
         try:
-            self._run("clear", limit=10)
+            self._clear(limit=10)
         except ServiceUnreachable:
             return
 
     def bell(self, queue: str) -> bool:
-        """Return whether to ring for a queue: at most twice a second, whoever asks."""
+        """Return whether to ring for a queue: twice a second at most, and never while one waits."""
         with self._reaching():
+            if self._client.exists(self.keys.celery + queue):  # one that nobody has heard yet
+                return False
             rung = self.keys("rung", queue)
             return bool(self._client.set(rung, 1, nx=True, px=_BELL_MS))
 

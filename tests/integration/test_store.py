@@ -23,7 +23,7 @@ from jobs.errors import (
 )
 from jobs.job import Checkpoint, Job, JobState, Lease, Progress, Reason
 from jobs.spec import Component, EvaluateSpec, Policy, PredictSpec, Resources, TrainSpec
-from jobs.store import JobStore, looking
+from jobs.store import JobStore, holding, looking
 from jobs.store.feed import LOG_LINES, STREAM_POINTS
 from jobs.workers import Worker
 from worker.events import MetricEvent
@@ -195,6 +195,34 @@ def test_jobs_that_do_not_fit_are_passed_over(store: JobStore) -> None:
     assert taken(store) == job
 
 
+def test_however_many_jobs_fit_nobody_those_behind_them_come_to_their_turn(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "LOOK", 7)
+    for _ in range(40):
+        store.create(needing(labels=["rare"]))
+    jobs = {store.create(SPEC).id for _ in range(3)}
+    found: set[str | None] = set()
+    for _ in range(2_000):  # each look is one in six to find them
+        found.add(taken(store))
+        if jobs <= found:
+            break
+    assert found - {None} == jobs
+    assert taken(store, replace(WORKER, labels=("rare",))), "the head is always looked at"
+
+
+def test_a_look_behind_the_head_reaches_every_place(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "LOOK", 4)
+    for _ in range(4):
+        store.create(needing(labels=["rare"]))
+    jobs = [store.create(SPEC).id for _ in range(10)]
+    for further, found in ((0.999, jobs[8]), (0.34, jobs[4]), (0.0, jobs[0])):
+        monkeypatch.setattr("random.random", lambda further=further: further)
+        assert taken(store) == found
+
+
 def test_labels_all_must_be_there(store: JobStore) -> None:
     job = store.create(needing(labels=["a", "b"])).id
     assert taken(store, replace(WORKER, labels=("a",))) is None
@@ -235,6 +263,17 @@ def test_a_hold_lapses_with_its_worker(timed: JobStore, clock: Clock) -> None:
     clock.wait(TTL + 1)
     assert taken(timed, replace(wide, id="other")) is None, "the other holds them now"
     assert taken(timed, wide) == small
+
+
+def test_one_big_job_keeps_the_gpus_however_many_wait_behind_it(
+    store: JobStore, client: Any
+) -> None:
+    big, bigger, _ = (store.create(needing(gpus=number)).id for number in (3, 4, 2))
+    wide = replace(WORKER, id="wide", gpus=4, free_gpus=1)
+    assert taken(store, wide) is None
+    assert client.hkeys(store.keys("holds")) == [big.encode()]
+    assert taken(store, replace(wide, id="other")) is None
+    assert sorted(client.hkeys(store.keys("holds"))) == sorted([big.encode(), bigger.encode()])
 
 
 def test_a_job_with_a_checkpoint_stays_with_its_store(store: JobStore) -> None:
@@ -360,6 +399,23 @@ def test_finishing_twice_is_finishing_once(store: JobStore) -> None:
     assert store.get(job).state is JobState.SUCCEEDED
 
 
+def test_who_asks_again_for_a_lost_answer_gets_the_same_job(timed: JobStore, clock: Clock) -> None:
+    first, second = (timed.create(SPEC).id for _ in range(2))
+    job, lease = timed.acquire(WORKER, TTL, "nonce") or pytest.fail("no job")
+    clock.wait(3)
+    again = timed.acquire(WORKER, TTL, "nonce")
+    assert again == (job, replace(lease, expires=lease.expires + 3_000))
+    assert timed.renew(lease, TTL) == ""
+    assert timed.acquire(replace(WORKER, id="v"), TTL, "nonce") == (
+        timed.get(second),
+        Lease(second, 1, "v", clock.now + 10_000),
+    )
+    timed.release(lease)
+    found = timed.acquire(WORKER, TTL, "nonce")
+    assert found is not None
+    assert (found[0].id, found[1].attempt) == (first, 2), "that answer holds no more"
+
+
 def test_no_write_path_takes_a_stale_token(store: JobStore) -> None:
     job = store.create(SPEC).id
     stale = take(store)
@@ -436,6 +492,41 @@ def test_after_a_silence_of_all_every_lease_runs_anew(timed: JobStore, clock: Cl
     assert timed.sweep(TTL).expired == [job]
 
 
+def test_a_clock_that_was_set_back_does_not_keep_the_dead_alive(
+    timed: JobStore, clock: Clock
+) -> None:
+    job = timed.create(SPEC).id
+    timed.sweep(TTL)
+    timed.announce(WORKER, TTL)
+    take(timed)
+    clock.wait(-3_600)
+    assert timed.sweep(TTL).expired == [], "whoever lives has the length of a lease to say so"
+    for expired in ([], [], [job]):
+        clock.wait(4)
+        assert timed.sweep(TTL).expired == expired
+    assert timed.workers() == []
+
+
+def test_what_a_strange_hand_broke_does_not_stop_the_sweep(
+    timed: JobStore, clock: Clock, client: Any
+) -> None:
+    blocker = timed.create(SPEC).id
+    waiting = timed.create(replace(SPEC, after=(blocker,))).id
+    queued = timed.create(SPEC).id
+    timed.sweep(TTL)
+    take(timed)
+    good = timed.create(SPEC).id
+    client.delete(*(timed.keys("request", each) for each in (blocker, waiting, queued)))
+    timed.announce(WORKER, 60)
+    for _ in range(3):
+        clock.wait(4)
+        swept = timed.sweep(TTL)
+    assert swept.expired == [blocker]
+    assert taken(timed) == good
+    clock.wait(4)
+    assert timed.sweep(TTL).expired == []
+
+
 def test_a_real_clock_agrees_with_the_servers(store: JobStore, client: Any) -> None:
     store.create(SPEC)
     lease = take(store)
@@ -486,6 +577,17 @@ def test_a_retry_waits_again_for_what_it_comes_after(store: JobStore) -> None:
     assert taken(store) == child
 
 
+def test_a_retry_of_a_job_that_ran_waits_for_nobody(store: JobStore) -> None:
+    parent = store.create(SPEC).id
+    child = store.create(replace(SPEC, after=(parent,))).id
+    store.finish(take(store), Reason.SUCCEEDED)
+    store.sweep(TTL)
+    store.finish(take(store), Reason.USER_ERROR)
+    store.remove(parent)
+    store.retry(child)
+    assert taken(store) == child
+
+
 def test_bells_ring_only_where_a_living_worker_could_take_a_job(
     timed: JobStore, clock: Clock
 ) -> None:
@@ -508,6 +610,13 @@ def test_two_rings_in_a_moment_are_one(store: JobStore) -> None:
     assert [store.bell("a"), store.bell("a"), store.bell("b")] == [True, False, True]
 
 
+def test_a_ring_that_nobody_has_heard_is_enough(store: JobStore, client: Any) -> None:
+    client.lpush(f"{store.keys.celery}a", "a ring")
+    assert not store.bell("a")
+    client.rpop(f"{store.keys.celery}a")
+    assert store.bell("a")
+
+
 # -- wishes ----------------------------------------------------------------------------------
 
 
@@ -519,6 +628,18 @@ def test_a_job_that_nobody_holds_is_cancelled_at_once(store: JobStore) -> None:
     assert (record.state, record.reason) == (JobState.CANCELLED, Reason.CANCELLED)
     assert record.ended >= record.submitted
     assert taken(store) is None
+
+
+def test_a_job_cancelled_again_shows_the_newer_end(timed: JobStore, clock: Clock) -> None:
+    job = timed.create(SPEC).id
+    lease = take(timed)
+    timed.cancel(job)
+    timed.finish(lease, Reason.CANCELLED, message="while it ran")
+    timed.retry(job)
+    clock.wait(60)
+    timed.cancel(job)
+    record = timed.get(job)
+    assert (record.message, record.ended) == ("cancelled while it waited", clock.now / 1000)
 
 
 def test_a_running_job_hears_the_wish(store: JobStore) -> None:
@@ -603,15 +724,38 @@ def test_remove_leaves_no_key_of_an_ended_job(store: JobStore, client: Any) -> N
     assert store.create(SPEC, key="k").id != job
 
 
+def test_whoever_has_files_of_a_cleared_job_hears_of_it_once(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_some(count: int) -> list[str]:
+        jobs = [store.create(SPEC).id for _ in range(count)]
+        for job in jobs:
+            store.cancel(job)
+            store.remove(job)
+        return jobs
+
+    monkeypatch.setattr(looking, "_PAGE", 2)
+    first = remove_some(3)
+    page, since = store.cleared()
+    rest, since = store.cleared(since)
+    assert page + rest == first
+    assert store.cleared(since) == ([], since)
+    second = remove_some(1)
+    assert store.cleared(since)[0] == second
+    assert store.cleared()[0] == first[:2], "who starts anew hears of all"
+
+
 def test_jobs_past_their_keep_time_are_cleared(timed: JobStore, clock: Clock, client: Any) -> None:
     job = ended_job_with_everything(timed)
     cancelled = timed.create(SPEC).id
     timed.cancel(cancelled)
     queued = timed.create(SPEC).id
     clock.wait(29.9 * 86_400)
-    assert timed.sweep(TTL).cleared == []
+    timed.sweep(TTL)
+    assert timed.cleared() == ([], "-")
     clock.wait(0.2 * 86_400)
-    assert sorted(timed.sweep(TTL).cleared) == sorted([job, cancelled])
+    timed.sweep(TTL)
+    assert sorted(timed.cleared()[0]) == sorted([job, cancelled])
     assert everything_of(client, job) == []
     assert [each.id for each in timed.list()] == [queued]
 
@@ -619,7 +763,8 @@ def test_jobs_past_their_keep_time_are_cleared(timed: JobStore, clock: Clock, cl
 def test_only_ended_jobs_are_cleared_whatever_the_index_says(store: JobStore, client: Any) -> None:
     job = store.create(SPEC).id
     client.zadd(store.keys("clearing"), {job: 0})
-    assert store.sweep(TTL).cleared == []
+    store.sweep(TTL)
+    assert store.cleared() == ([], "-")
     assert taken(store) == job
 
 
@@ -628,7 +773,8 @@ def test_a_job_asked_for_again_is_kept(timed: JobStore, clock: Clock) -> None:
     timed.cancel(job)
     timed.retry(job)
     clock.wait(40 * 86_400)
-    assert timed.sweep(TTL).cleared == []
+    timed.sweep(TTL)
+    assert timed.cleared() == ([], "-")
     assert timed.get(job).state is JobState.QUEUED
 
 
@@ -925,5 +1071,7 @@ def test_a_submitter_cannot_forge_a_result(make_server: Callable[..., Any]) -> N
         asker.remove(job)
         assert asker.list() == []
         assert everything_of(admin, job), "what workers wrote is theirs to clear"
-        assert worker.sweep(TTL).cleared == [job]
+        assert asker.cleared()[0] == []
+        worker.sweep(TTL)
+        assert worker.cleared()[0] == [job]
         assert everything_of(admin, job) == []

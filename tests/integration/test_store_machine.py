@@ -221,7 +221,7 @@ class StoreMachine(RuleBasedStateMachine):
         if again:
             self.age += 1
             job.age, job.used, job.free = self.age, 0, 0
-            job.state, job.wish = ("blocked" if job.after else "queued"), ""
+            job.state, job.wish = ("blocked" if job.after and not job.attempt else "queued"), ""
 
     def remove(self, job: ModelJob) -> None:
         with self.refused(job.state in ENDED):
@@ -232,11 +232,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     # -- what workers do ---------------------------------------------------------------------
 
-    @rule(name=st.sampled_from(["two", "twin", "two", "twin", "cpu"]))
-    def acquire(self, name: str) -> None:
+    @rule(name=st.sampled_from(["two", "twin", "two", "twin", "cpu"]), lost=st.booleans())
+    def acquire(self, name: str, lost: bool = False) -> None:
         worker = self.worker(name)
         expected = self.choose(worker)
-        found = self.store.acquire(worker, TTL / 1000)
+        nonce = uuid4().hex
+        found = self.store.acquire(worker, TTL / 1000, nonce)
+        if lost:  # it asks again
+            found = self.store.acquire(worker, TTL / 1000, nonce)
         assert (found[0].id if found else None) == (expected.id if expected else None)
         if found and expected:
             self.holds.pop(expected.id, None)
@@ -278,7 +281,7 @@ class StoreMachine(RuleBasedStateMachine):
             if needed <= free:
                 return job
             holder, until = self.holds.get(job.id, (worker.id, 0))
-            if holder == worker.id or until <= self.now:
+            if free and (holder == worker.id or until <= self.now):
                 self.holds[job.id] = (worker.id, self.now + TTL)
                 free = 0
         return None
@@ -367,7 +370,8 @@ class StoreMachine(RuleBasedStateMachine):
                 job.end_attempt(reason)
 
     @rule(
-        seconds=st.sampled_from([0, 1, 4, 4, 4, 6, 11]), swept=st.sampled_from([True, True, False])
+        seconds=st.sampled_from([0, 1, 4, 4, 4, 6, 11, -3_600]),
+        swept=st.sampled_from([True, True, False]),
     )
     def wait(self, seconds: int, swept: bool) -> None:
         self.now += seconds * 1000
@@ -375,13 +379,16 @@ class StoreMachine(RuleBasedStateMachine):
             self.sweep()
 
     def sweep(self) -> None:
-        silent = self.now - self.swept > TTL / 2
+        set_back = self.now < self.swept
+        silent = self.now - self.swept > TTL / 2 or set_back
         self.swept = self.now
+        if set_back:
+            self.holds.clear()
         running = [job for job in self.model.values() if job.state == "running"]
         expired = [] if silent else [job for job in running if job.expires <= self.now]
         for job in running:
             if silent:
-                job.expires = max(job.expires, self.now + TTL)
+                job.expires = max(0 if set_back else job.expires, self.now + TTL)
             elif job in expired:
                 job.end_attempt("lost")
         found = self.store.sweep(TTL / 1000)
@@ -390,11 +397,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     def unblock(self) -> None:
         changed = True
-        while changed:  # the store goes through them once; the order of a chain is not said
-            self.store.sweep(TTL / 1000)
+        while changed:
             changed = False
             for job in self.model.values():
                 if job.state == "blocked":
+                    self.store.sweep(TTL / 1000)  # one goes through them once, in any order
                     changed |= self.look_at_parent(job)
 
     def look_at_parent(self, job: ModelJob) -> bool:

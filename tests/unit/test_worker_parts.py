@@ -16,7 +16,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.catalog import Catalog
 from jobs.errors import ArtifactError, ServiceUnreachable, SetupError
 from jobs.job import Job, JobState, Lease
-from jobs.store import JobStore
+from jobs.store import JobStore, Sweep
 from jobs.workers import Worker
 from worker.__main__ import main, read_settings
 from worker.crew import Crew
@@ -126,9 +126,11 @@ class Shop:
         self._specs = list(specs)
         self._lock = threading.Lock()
         self.seen: list[Worker] = []
+        self.nonces: list[str] = []
         self.away = False
 
-    def acquire(self, worker: Worker, ttl: float) -> tuple[Job, Lease] | None:
+    def acquire(self, worker: Worker, ttl: float, nonce: str) -> tuple[Job, Lease] | None:
+        self.nonces.append(nonce)
         if self.away:
             raise ServiceUnreachable("away")
         with self._lock:
@@ -207,6 +209,21 @@ def test_an_outage_ends_a_thread_s_work_quietly(settings: Settings) -> None:
     assert hall.crew.wait(PATIENCE)
     with pytest.raises(ServiceUnreachable):
         hall.crew.fill()
+
+
+def test_a_crew_asks_again_until_it_has_an_answer(settings: Settings) -> None:
+    shop = Shop({}, {})
+    crew = Hall(shop, settings, Devices(3)).crew
+    shop.away = True
+    for _ in range(2):
+        with pytest.raises(ServiceUnreachable):
+            crew.take()
+    shop.away = False
+    for _ in range(3):
+        crew.take()
+    first, *rest = shop.nonces
+    assert rest[:2] == [first, first]
+    assert len({first, *rest[2:]}) == 3, "an answered question is not asked again"
 
 
 def test_a_spec_whose_wishes_cannot_be_read_is_left_to_the_attempt_to_refuse(
@@ -319,10 +336,21 @@ def test_folders_of_cleared_jobs_go_and_only_old_ones_of_strangers(settings: Set
     for job in ("known", "old"):
         for folder in (settings.attempts / job / "0001", settings.attempts / job):
             os.utime(folder, (0, 0))
-    sweep = SimpleNamespace(expired=[], bells=[], cleared=["cleared", "never-seen"])
-    store = SimpleNamespace(sweep=lambda ttl: sweep, known=lambda jobs: {"known"} & set(jobs))
+    asked = []
+
+    def cleared(since: str) -> tuple[list[str], str]:
+        asked.append(since)
+        return (["cleared", "never-seen"], "7") if since == "-" else ([], since)
+
+    store = SimpleNamespace(
+        sweep=lambda ttl: Sweep(expired=[], bells=[]),
+        cleared=cleared,
+        known=lambda jobs: {"known"} & set(jobs),
+    )
     keeping = Housekeeping(cast(JobStore, store), artifacts, settings)
-    keeping.sweep()
+    for _ in range(3):
+        keeping.sweep()
+    assert asked == ["-", "7", "7"]
     keeping.clear()
     keeping.clear()
     assert sorted(each.name for each in settings.attempts.iterdir()) == ["known", "young"]

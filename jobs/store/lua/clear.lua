@@ -11,12 +11,12 @@
 --   chunks      w
 --   log         w
 --   files       w
+--   cleared     w
 -- ARGV
 --   limit       at most so many
--- Returns their ids.
+--   keep        so many are remembered, for those who have files of them
 
 local due = redis.call('ZRANGEBYSCORE', K.clearing, '-inf', now(), 'LIMIT', 0, A.limit)
-local cleared = {}
 for _, id in ipairs(due) do
   local request, job = both(id)
   redis.call('ZREM', K.clearing, id)
@@ -27,7 +27,7 @@ for _, id in ipairs(due) do
     for _, family in ipairs({K.request, K.job, K.series, K.points, K.chunks, K.log, K.files}) do
       redis.call('UNLINK', family .. id)
     end
-    cleared[#cleared + 1] = id
+    redis.call('XADD', K.cleared, 'MAXLEN', '~', A.keep, '*', 'job', id)
   end
 end
-return cleared
+return #due

@@ -20,8 +20,8 @@ end
 
 -- The request and the job state of a job; nil where there is no request. The spec may be large and
 -- no transition looks into it.
-local REQUEST = {'kind', 'round', 'queue', 'rank', 'gpus', 'labels', 'origin', 'retries', 'keep',
-                 'retry_nan', 'after', 'waits', 'withdrawn', 'held'}
+local REQUEST = {'kind', 'round', 'queue', 'rank', 'retries', 'keep', 'retry_nan', 'after', 'waits',
+                 'withdrawn', 'held'}
 local function both(id)
   local values = redis.call('HMGET', K.request .. id, unpack(REQUEST))
   if not values[1] then return nil end
@@ -101,18 +101,27 @@ local function settle(id, request, job, reason, message, traceback, time)
   return standing(request, {state = state, round = job.round})
 end
 
--- Why a worker cannot take a job: nil if it can, else a word and whether it may yet come to it.
-local function misfit(request, job, worker)
-  if request.labels ~= '[]' then
-    for _, label in ipairs(cjson.decode(request.labels)) do
+-- Where the files lie that a job cannot do without: its checkpoint's, else its origin's; or nil.
+local function bound_to(id, origin)
+  local job = redis.call('HMGET', K.job .. id, 'checkpoint', 'store')
+  local store = job[1] and job[2] or origin and redis.call('HGET', K.job .. origin, 'store')
+  return store and store ~= '' and store or nil
+end
+
+-- Why a worker cannot take a job: nil if it can, else a word and whether it may yet come to it. A
+-- long queue is looked through a job at a time, so that no more of each is read than decides it.
+local function misfit(id, worker)
+  local needs = redis.call('HMGET', K.request .. id, 'labels', 'gpus', 'origin')
+  if not needs[1] then return 'request', false end
+  if needs[1] ~= '[]' then
+    for _, label in ipairs(cjson.decode(needs[1])) do
       if not worker.has[label] then return 'label ' .. label, false end
     end
   end
-  local store = job.checkpoint and job.store
-  if not store and request.origin then store = redis.call('HGET', K.job .. request.origin, 'store') end
-  if store and store ~= '' and store ~= worker.store then return 'store ' .. store, false end
-  local needed = tonumber(request.gpus) or math.min(1, worker.gpus)
+  local needed = tonumber(needs[2]) or math.min(1, worker.gpus)
   if needed > worker.gpus then return 'gpus ' .. needed .. ' ' .. worker.gpus, false end
+  local store = bound_to(id, needs[3])
+  if store and store ~= worker.store then return 'store ' .. store, false end
   if worker.free_slots < 1 then return 'slots', true end
   if needed > worker.free_gpus then return 'free_gpus ' .. needed .. ' ' .. worker.free_gpus, true end
   return nil
@@ -135,6 +144,9 @@ local function living(time)
   return found
 end
 
+-- What a job state says of its round alone.
+local OF_A_ROUND = {state = true, retries = true, free = true}
+
 -- A job as jobs/store/records.py reads it. A spec of more than `bound` bytes is left out.
 local function record(id, bound)
   local request, job = both(id)
@@ -149,7 +161,7 @@ local function record(id, bound)
                   'withdrawn', request.withdrawn or '', 'state_now', standing(request, job),
                   'wish', wish(request, job)}
   for name, value in pairs(job) do
-    if job.round == request.round or (name ~= 'retries' and name ~= 'free') then
+    if job.round == request.round or not OF_A_ROUND[name] then
       fields[#fields + 1] = name
       fields[#fields + 1] = value
     end

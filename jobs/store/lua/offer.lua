@@ -9,7 +9,7 @@
 --   digest
 --   catalog     JSON
 
-redis.call('HSET', K.catalogs, A.digest, A.catalog)
+redis.call('HSETNX', K.catalogs, A.digest, A.catalog)  -- said often; the log of Redis need not grow
 local offer = {queues = cjson.decode(A.queues), digest = A.digest, time = now()}
 redis.call('HSET', K.offers, A.id, cjson.encode(offer))
 return 1

@@ -4,7 +4,7 @@
 --   request     w   round
 --   pending     w
 --   queues      w
---   blocked     w   jobs that wait for others are looked at by the sweep
+--   blocked     w   whether it must wait still is looked at by the sweep; who has run need not
 --   clearing    w
 --   sequence    rw  its age begins anew
 --   job         r
@@ -23,7 +23,7 @@ redis.call('HINCRBY', key, 'round', 1)
 redis.call('HSET', key, 'rank', request.rank)
 redis.call('HDEL', key, 'withdrawn', 'held', 'waits')
 redis.call('ZREM', K.clearing, A.id)
-if request.after == '[]' then
+if request.after == '[]' or job.attempt then
   enqueue(A.id, request)
 else
   redis.call('HSET', key, 'waits', 1)

@@ -2,7 +2,8 @@
 -- go whose wait is over, forget workers that are gone, and name the queues whose bell should ring.
 --
 -- If nobody swept for more than half a lease, nobody could speak either (Redis was away, or all
--- workers were): then every lease runs anew and nothing expires.
+-- workers were): then every lease runs anew and nothing expires. The same where the server's clock was
+-- set back, or what died before that would live for as long as it was.
 --
 -- KEYS
 --   request     w   waits
@@ -17,6 +18,7 @@
 --   offers      rw
 --   catalogs    rw
 --   holds       rw
+--   takes       w
 --   swept       rw
 -- ARGV
 --   ttl         milliseconds
@@ -25,12 +27,14 @@
 
 local time, ttl = now(), tonumber(A.ttl)
 local silence = time - tonumber(redis.call('GET', K.swept) or 0)
+local set_back = silence < 0
 redis.call('SET', K.swept, time)
 
 local function extend(index)
   local entries = redis.call('ZRANGE', index, 0, -1, 'WITHSCORES')
   for i = 1, #entries, 2 do
-    redis.call('ZADD', index, math.max(tonumber(entries[i + 1]), time + ttl), entries[i])
+    local until_then = set_back and 0 or tonumber(entries[i + 1])
+    redis.call('ZADD', index, math.max(until_then, time + ttl), entries[i])
   end
 end
 
@@ -38,7 +42,11 @@ local function expire()
   local expired = redis.call('ZRANGEBYSCORE', K.leases, '-inf', time)
   for _, id in ipairs(expired) do
     local request, job = both(id)
-    settle(id, request, job, 'lost', 'worker ' .. job.worker .. ' fell silent', '', time)
+    if request then
+      settle(id, request, job, 'lost', 'worker ' .. job.worker .. ' fell silent', '', time)
+    else
+      redis.call('ZREM', K.leases, id)  -- somebody else's hand: it must not stop the sweep of all
+    end
   end
   return expired
 end
@@ -49,6 +57,7 @@ local function bury()
     redis.call('ZREM', K.alive, id)
     redis.call('HDEL', K.workers, id)
     redis.call('HDEL', K.offers, id)
+    redis.call('HDEL', K.takes, id)
   end
   if #gone == 0 then return end
   local offered = {}
@@ -61,39 +70,43 @@ end
 local function drop_holds()
   local held = redis.call('HGETALL', K.holds)
   for i = 1, #held, 2 do
-    if tonumber(string.match(held[i + 1], '%d+$')) <= time then redis.call('HDEL', K.holds, held[i]) end
+    local lapsed = tonumber(string.match(held[i + 1], '%d+$')) <= time
+    if lapsed or set_back then redis.call('HDEL', K.holds, held[i]) end
   end
 end
 
--- Whether all jobs before this one succeeded; if one never will, the end that this one comes to.
-local function verdict(request)
+-- Whether all jobs of a list succeeded; if one never will, the end that who waits for them comes to.
+local function verdict(after)
   local ready = true
-  for _, parent in ipairs(cjson.decode(request.after)) do
+  for _, parent in ipairs(cjson.decode(after)) do
     local asked, job = both(parent)
     local state = asked and standing(asked, job) or 'removed'
     if state ~= 'succeeded' then
       if state == 'removed' or ENDED[state] then
-        local reason = state == 'failed' and job.reason or 'cancelled'
-        return false, reason, 'job ' .. parent .. ', which this one waited for, ' ..
-          (state == 'removed' and 'was removed' or 'ended as ' .. state)
+        return {reason = state == 'failed' and job.reason or 'cancelled', message = 'job ' .. parent ..
+          ', which this one waited for, ' .. (state == 'removed' and 'was removed' or 'ended as ' .. state)}
       end
       ready = false
     end
   end
-  return ready
+  return {ready = ready}
 end
 
 local function unblock()
+  local known = {}  -- thousands may wait for the same jobs
   for _, id in ipairs(redis.call('SMEMBERS', K.blocked)) do
-    local request = both(id)
-    local ready, reason, message = verdict(request)
+    local after = redis.call('HGET', K.request .. id, 'after') or '[]'
+    known[after] = known[after] or verdict(after)
+    local ready, reason = known[after].ready, known[after].reason
     if ready or reason then
+      local request = both(id)
       redis.call('SREM', K.blocked, id)
-      redis.call('HDEL', K.request .. id, 'waits')
-    end
-    if ready then enqueue(id, request) end
-    if reason then
-      conclude(id, request, 'failed', time, {'reason', reason, 'message', message, 'traceback', ''})
+      if request then redis.call('HDEL', K.request .. id, 'waits') end
+      if request and ready then enqueue(id, request) end
+      if request and reason then
+        conclude(id, request, 'failed', time,
+          {'reason', reason, 'message', known[after].message, 'traceback', ''})
+      end
     end
   end
 end
@@ -105,9 +118,8 @@ local function fits_some(queue, workers)
   end
   if #serving == 0 then return false end
   for _, id in ipairs(redis.call('ZRANGE', K.pending .. queue, 0, A.look - 1)) do
-    local request, job = both(id)
     for _, worker in ipairs(serving) do
-      if not misfit(request, job, worker) then return true end
+      if not misfit(id, worker) then return true end
     end
   end
   return false
@@ -132,7 +144,7 @@ local function bells()
 end
 
 local expired = {}
-if silence > ttl / 2 then
+if silence > ttl / 2 or set_back then
   extend(K.leases)
   extend(K.alive)
 else

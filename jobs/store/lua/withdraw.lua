@@ -5,11 +5,13 @@
 --   alive       w
 --   offers      rw
 --   catalogs    w
+--   takes       w
 -- ARGV
 --   id
 
 redis.call('HDEL', K.workers, A.id)
 redis.call('ZREM', K.alive, A.id)
+redis.call('HDEL', K.takes, A.id)
 local offer = redis.call('HGET', K.offers, A.id)
 if not offer then return 0 end
 redis.call('HDEL', K.offers, A.id)
