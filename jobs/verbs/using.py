@@ -52,7 +52,7 @@ def _data(overrides: Sequence[str]) -> Mapping[str, Any]:
     for each in overrides:
         if not each.strip().startswith("data."):
             raise SpecError(f"evaluate takes data.key=value, not {each!r}; see `unroll clone`")
-    return apply_overrides({"data": {}}, overrides)["data"]
+    return dict(apply_overrides({"data": {}}, overrides)["data"])
 
 
 @click.command()
