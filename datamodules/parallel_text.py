@@ -99,6 +99,11 @@ class ParallelText(TextPairs):
         if any(self.left_out.values()):
             _log.warning("training pairs left out: %s", _counted(self.left_out))
 
+    @property
+    def remarks(self) -> dict[str, int]:
+        """Return how many training pairs were left out, by reason, where any were."""
+        return {f"left_out_{reason}": count for reason, count in self.left_out.items() if count}
+
     def _find(self, workspace: Workspace) -> dict[str, PairFiles]:
         folder = find_folder(self._root, workspace.roots)
         needed = ("train", "val") if self._vocabularies is None else ()

@@ -14,11 +14,14 @@ from datamodules._base import TextData, TextScoring
 
 
 class TokenAverages:
-    """Average loss and accuracy over the symbols of a split, exactly, on any number of ranks."""
+    """Average loss and accuracy over the symbols of a split, exactly, on any number of ranks.
+
+    A loss that is not a number makes the average none: it is not left out.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._nll, self._correct, self._tokens = (
-            SumMetric().set_dtype(torch.float64).to(device) for _ in range(3)
+            SumMetric(nan_strategy="disable").set_dtype(torch.float64).to(device) for _ in range(3)
         )
 
     def update(self, nll: Tensor, correct: Tensor) -> None:
@@ -50,11 +53,21 @@ class ScoredText:
     metrics: dict[str, float]
 
 
+def one_line(text: str) -> str:
+    """Return text as a file can hold it in which a line feed ends a row."""
+    return text.replace("\n", " ")
+
+
 def score_text(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], scoring: TextScoring
 ) -> ScoredText:
-    """Score a corpus as sacrebleu's own command does; rows may have unequally many references."""
-    streams = list(zip_longest(*references))
+    """Score a corpus as sacrebleu's own command does; rows may have unequally many references.
+
+    A table's cell may hold line feeds: for sacrebleu, whose files have a row a line, they are
+    blanks.
+    """
+    lines = list(map(one_line, hypotheses))
+    streams = list(zip_longest(*(map(one_line, choices) for choices in references)))
     # `force` only silences the advice about text that looks tokenised.
     bleu = BLEU(tokenize=scoring.tokenize, lowercase=scoring.lowercase, force=True)
     chrf = CHRF(lowercase=scoring.lowercase)
@@ -64,8 +77,8 @@ def score_text(
         for hypothesis, choices in zip(hypotheses, references, strict=True)
     )
     metrics = {
-        "bleu": bleu.corpus_score(hypotheses, streams).score,
-        "chrf": chrf.corpus_score(hypotheses, streams).score,
+        "bleu": bleu.corpus_score(lines, streams).score,
+        "chrf": chrf.corpus_score(lines, streams).score,
         "exact_match": exact / len(hypotheses),
     }
     return ScoredText(tuple(hypotheses), str(bleu.get_signature()), metrics)

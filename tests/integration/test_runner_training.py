@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from jobs.job import Reason
-from worker.events import CheckpointEvent, EndEvent, EventReader, MetricEvent
+from worker.events import CheckpointEvent, EndEvent, EventReader, MetricEvent, ProgressEvent
 from worker.folder import AttemptFolder
 from worker.runner.__main__ import run
 from worker.runner.commands import COMMANDS_FD, Commands
@@ -85,11 +85,38 @@ def test_a_training_reports_each_metric_and_keeps_its_best_model(lay: Lay) -> No
     assert {each.epoch for each in events_of(folder, MetricEvent)} == {1, 2}
 
 
+def test_points_of_training_stand_before_those_of_the_validation_at_their_step(lay: Lay) -> None:
+    folder = lay(spec={"trainer": {"log_every": 4}})
+    run(folder, Commands())
+    points = [(p.step, p.name) for p in events_of(folder, MetricEvent)]
+    assert [step for step, _ in points] == sorted(step for step, _ in points)
+    for step in steps_of(folder, "val/bleu"):
+        assert points.index((step, "train/loss")) < points.index((step, "val/loss"))
+    assert len(set(points)) == len(points)
+
+
+def test_progress_knows_where_max_steps_ends_the_fit(lay: Lay) -> None:
+    folder = lay(spec={"trainer": {"max_steps": 3, "max_epochs": 50}})
+    run(folder, Commands())
+    last = events_of(folder, ProgressEvent)[-1]
+    assert last == ProgressEvent(step=3, steps=3, epoch=1, epochs=1)
+
+
+def test_pairs_that_were_left_out_are_told_in_the_log_and_counted_in_the_result(lay: Lay) -> None:
+    folder = lay(spec={"data": {"max_length": 8}})
+    _, err = start(folder).communicate(timeout=120)
+    (end,) = events_of(folder, EndEvent)
+    assert end.reason == Reason.SUCCEEDED, end.traceback
+    assert end.result["left_out_too_long"] > 0
+    assert err == f"training pairs left out: 0 empty, {end.result['left_out_too_long']} too long\n"
+    assert "left_out_empty" not in end.result
+
+
 def test_the_training_loss_is_the_mean_over_the_symbols_since_the_last_point(lay: Lay) -> None:
     every_step, seldom = lay("a"), lay("b", {"trainer": {"log_every": 4}})
     for folder in (every_step, seldom):
         run(folder, Commands())
-    assert steps_of(seldom, "train/loss")[:2] == [4, 8]
+    assert steps_of(seldom, "train/loss")[:3] == [4, 6, 8]  # 6: the epoch's validation
     points = [p for p in events_of(every_step, MetricEvent) if p.name == "train/loss"]
     first = next(p for p in events_of(seldom, MetricEvent) if p.name == "train/loss")
     # Batches differ a little in their symbols, so that the mean of means is only near.

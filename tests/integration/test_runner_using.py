@@ -64,6 +64,36 @@ def test_an_evaluation_can_take_another_split_and_other_data(
     assert "test/loss" not in val.result
 
 
+def test_an_evaluation_says_what_the_validation_in_training_said(lay: Lay) -> None:
+    spec = {"trainer": {"max_steps": 3, "precision": "bf16"}}
+    training = lay("training", spec)
+    trained = run(training, Commands())
+    attempt = {"checkpoint": str(next(training.checkpoints.iterdir()))}
+    folder = lay("again", {"kind": "evaluate", "job": "job-1", "split": "val"}, **attempt)
+    again = run(folder, Commands())
+    metrics = {name: value for name, value in trained.result.items() if name.startswith("val/")}
+    assert metrics
+    assert {name: again.result[name] for name in metrics} == metrics
+    points = [
+        {
+            (e.name, e.value, e.step, e.epoch)
+            for e in EventReader(each.events_file).read()
+            if isinstance(e, MetricEvent) and e.name in metrics
+        }
+        for each in (training, folder)
+    ]
+    assert points[0] == points[1]
+    assert (folder.files / "hypotheses.txt").read_text().count("\n") == 12
+
+
+def test_the_training_split_can_be_evaluated_too(lay: Lay, trained: dict[str, Any]) -> None:
+    end = run(
+        lay("e", {"kind": "evaluate", "job": "job-1", "split": "train"}, **trained), Commands()
+    )
+    assert end.reason == Reason.SUCCEEDED, end.traceback
+    assert {"train/bleu", "train/loss"} <= end.result.keys()
+
+
 def test_an_evaluation_needs_only_the_split_it_scores(
     lay: Lay, trained: dict[str, Any], data_root: Path, tmp_path: Path
 ) -> None:

@@ -1,8 +1,10 @@
 """Text is scored as sacrebleu scores it, losses are averaged over symbols."""
 
+import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import sacrebleu
@@ -11,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from datamodules._base import TextScoring
-from lightning_modules._scoring import TokenAverages, score_text
+from lightning_modules._scoring import TokenAverages, one_line, score_text
 
 HYPOTHESES = ["The cat sat on the mat .", "two dogs play in the snow .", "A man", "exactly so"]
 REFERENCES = [
@@ -38,14 +40,33 @@ def test_bleu_and_chrf_are_sacrebleus(tokenize: str, lowercase: bool) -> None:
     assert scored.hypotheses == tuple(HYPOTHESES)
 
 
-def test_bleu_is_that_of_sacrebleus_command(tmp_path) -> None:
-    single = [references[:1] for references in REFERENCES]
-    (tmp_path / "hyp").write_text("\n".join(HYPOTHESES) + "\n")
-    (tmp_path / "ref").write_text("\n".join(reference for (reference,) in single) + "\n")
+@pytest.mark.parametrize(("tokenize", "lowercase"), [("13a", True), ("char", False)])
+def test_scores_are_those_of_sacrebleus_command(
+    tmp_path: Path, tokenize: str, lowercase: bool
+) -> None:
+    hypotheses = [*HYPOTHESES, "a\u2028line\x85 and\x0cmore-\nlines"]  # only \n ends a line
+    single = [*(references[:1] for references in REFERENCES), ["A line and\x85 more-\nlines"]]
+    for name, rows in (("hyp", hypotheses), ("ref", [each for (each,) in single])):
+        (tmp_path / name).write_bytes("".join(f"{one_line(row)}\n" for row in rows).encode())
     command = [sys.executable, "-m", "sacrebleu", tmp_path / "ref", "-i", tmp_path / "hyp"]
-    printed = subprocess.run([*command, "-b", "-w", "6"], capture_output=True, check=True).stdout
-    scored = score_text(HYPOTHESES, single, TextScoring())
-    assert scored.metrics["bleu"] == pytest.approx(float(printed), abs=1e-6)
+    options = ["-m", "bleu", "chrf", "--tokenize", tokenize, "-b", "-w", "9"]
+    if lowercase:
+        options += ["-lc", "--chrf-lowercase"]
+    printed = subprocess.run([*command, *options], capture_output=True, check=True).stdout
+    scored = score_text(hypotheses, single, TextScoring(tokenize, lowercase))
+    ours = [round(scored.metrics[name], 9) for name in ("bleu", "chrf")]
+    assert ours == json.loads(printed)
+    assert scored.hypotheses == tuple(hypotheses)
+
+
+def test_a_loss_that_is_no_number_is_not_left_out_of_the_average() -> None:
+    averages = TokenAverages(torch.device("cpu"))
+    averages.update(torch.tensor([1.0, math.nan]), torch.tensor([True, False]))
+    averages.update(torch.tensor([1.0]), torch.tensor([True]))
+    computed = averages.compute()
+    assert math.isnan(computed["loss"])
+    assert math.isnan(computed["perplexity"])
+    assert computed["accuracy"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(("lowercase", "rate"), [(False, 0.25), (True, 0.5)])

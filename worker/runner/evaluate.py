@@ -8,12 +8,13 @@ from datamodules._base import DataModule, TextData
 from jobs.errors import SpecError
 from jobs.spec import Component, EvaluateSpec, SearchOptions, TrainerOptions
 from lightning_modules._base import Topology
+from lightning_modules._scoring import one_line
 from lightning_modules._text import TextTopology
 from worker.folder import write_atomically
 from worker.runner import catalog, precision
 from worker.runner.build import build_data, rebuild_model
 from worker.runner.lightning_setup import make_trainer
-from worker.runner.metrics import scoring_facts, validation_metrics
+from worker.runner.metrics import logged_metrics, scoring_facts
 from worker.runner.task import Task
 from worker.runner.train import load_weights, prepare
 
@@ -40,8 +41,8 @@ def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
     else:
         data.validation_splits = (spec.split,)
         trainer.validate(model, datamodule=data, verbose=False)
-    metrics = validation_metrics(trainer)
-    task.reporter.metrics(metrics, step=saved.position.step, epoch=saved.position.epoch)
+    metrics = logged_metrics(trainer)
+    task.reporter.metrics(metrics, step=saved.position.step, epoch=saved.position.epochs_begun)
     _write_text(task.folder.files, model, data, spec.split)
     facts = {**scoring_facts(model), **data.facts(spec.split)}
     return {**metrics, **facts, "step": saved.position.step}
@@ -69,5 +70,5 @@ def _write_text(folder: Path, model: Topology, data: DataModule, split: str) -> 
         texts["sources"] = tuple(data.sources(split))
         texts["references"] = tuple(choices[0] for choices in data.references(split))
     for name, rows in texts.items():
-        lines = [" ".join(row.splitlines()) + "\n" for row in rows]
+        lines = [one_line(row) + "\n" for row in rows]
         write_atomically(folder / f"{name}.txt", "".join(lines).encode())

@@ -30,6 +30,7 @@ class Plan:
 class MetricReporter(Callback):
     """Report means over the steps since the last report; nothing is read from a device in between.
 
+    Each validation is preceded by a report: its scores then stand behind training's of that step.
     What a window has gathered is part of a checkpoint, so that a resumed fit reports equal points.
     """
 
@@ -71,8 +72,10 @@ class MetricReporter(Callback):
             self._report(trainer)
         self._tell_progress()
 
-    def on_validation_start(self, *_: Any) -> None:
-        """Stop the clock."""
+    def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
+        """Report what the window has, and stop the clock."""
+        if self._window:
+            self._report(trainer)
         self._paused = time.perf_counter()
         self._tell_progress(now=True)
         self._reporter.phase("validating")
@@ -85,10 +88,8 @@ class MetricReporter(Callback):
         )
         self._reporter.phase("training")
 
-    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
-        """Report what is left of the window."""
-        if self._window:
-            self._report(trainer)
+    def on_train_end(self, *_: Any) -> None:
+        """Tell where the fit ended; its last validation has reported the window."""
         self._tell_progress(now=True)
 
     def _report(self, trainer: Trainer) -> None:
@@ -121,10 +122,15 @@ def scoring_facts(model: LightningModule) -> dict[str, str]:
     return {"bleu_signature": scored[-1].signature} if scored else {}
 
 
+def logged_metrics(trainer: Trainer) -> dict[str, float]:
+    """Return what a model has logged, by name."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
+
+
 def validation_metrics(trainer: Trainer) -> dict[str, float]:
-    """Return what the newest validation or test logged, by name."""
+    """Return what the newest validation of a fit logged, by name."""
     return {
-        name: float(value)
-        for name, value in trainer.callback_metrics.items()
-        if "/" in name and not name.startswith("train/")
+        name: value
+        for name, value in logged_metrics(trainer).items()
+        if not name.startswith("train/")
     }

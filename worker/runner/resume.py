@@ -42,6 +42,11 @@ class Position:
     #: Optimiser steps taken, over all attempts.
     step: int = 0
 
+    @property
+    def epochs_begun(self) -> int:
+        """Return the number of the epoch that the newest batch is of, from 1, as people count."""
+        return self.epoch + (self.batch > 0)
+
 
 @dataclass(frozen=True)
 class Saved:

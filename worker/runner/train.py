@@ -1,6 +1,8 @@
 """Train: from a spec to the best model's metrics."""
 
+import math
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,10 +125,11 @@ def _recipe(options: TrainerOptions, total_steps: int) -> Recipe:
     )
 
 
-def _total_steps(data: DataModule, options: TrainerOptions) -> int:
+def _plan(data: DataModule, options: TrainerOptions) -> Plan:
     """Return how many steps the whole training has; epochs differ by a batch or two at most."""
-    steps = len(data.plan("train", 0)) * options.max_epochs
-    return min(steps, options.max_steps or steps)
+    an_epoch = len(data.plan("train", 0))
+    steps = min(an_epoch * options.max_epochs, options.max_steps or sys.maxsize)
+    return Plan(steps, min(options.max_epochs, math.ceil(steps / max(1, an_epoch))))
 
 
 def _fit(
@@ -137,12 +140,11 @@ def _fit(
     saved: Saved | None,
 ) -> dict[str, Any]:
     model, data = parts
-    total_steps = _total_steps(data, options)
-    model.recipe = _recipe(options, total_steps)
+    plan = _plan(data, options)
+    model.recipe = _recipe(options, plan.steps)
     at = Continuation(saved, {"spec": spec.to_dict(), "trainer": options.to_dict()})
     guard = GradientGuard(options.clip)
     selection = Selection(at, options, model.monitor, model.monitor_mode)
-    plan = Plan(total_steps, options.max_epochs)
     trainer = make_trainer(
         task.folder.path,
         task.device,
@@ -170,6 +172,7 @@ def _fit(
     return {
         **selection.metrics,
         **selection.facts,
+        **data.remarks,
         "best_step": selection.step,
         "parameters": sum(each.numel() for each in model.parameters()),
     }
