@@ -40,7 +40,7 @@ class Leavings:
 
     def _keep_file(self, path: Path) -> None:
         name = path.relative_to(self._folder.files).as_posix()
-        self._artifacts.put(f"jobs/{self._lease.job}/files/{name}", path)
+        self._artifacts.put(f"{attempt_key(self._lease)}/files/{name}", path)
         if path.stat().st_size > MAX_CARRIED_BYTES:
             return  # it is in the artifact store, for who can reach that
         try:
@@ -55,4 +55,5 @@ class Leavings:
             with path.open("w", encoding="utf-8") as file:
                 for point in self._store.metrics(self._lease.job):
                     file.write(json.dumps(asdict(point)) + "\n")
+            self._store.report(self._lease)  # nothing, but who may not write learns of it here
             self._artifacts.put(f"jobs/{self._lease.job}/metrics.jsonl", path)

@@ -144,6 +144,8 @@ class GuardLink:
     def __init__(self, orders: guard.Orders) -> None:
         its_ear, self._tell = os.pipe()
         self._hear, its_mouth = os.pipe()
+        self._closed = False
+        self._lock = threading.Lock()
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", guard.__file__],
@@ -153,6 +155,9 @@ class GuardLink:
                 pass_fds=[orders.commands_fd],
                 start_new_session=True,
             )
+        except BaseException:
+            self.close()
+            raise
         finally:
             os.close(its_ear)
             os.close(its_mouth)
@@ -163,24 +168,37 @@ class GuardLink:
 
     def hear_pid(self, timeout: float) -> int:
         """Return the runner's process id, or 0 where the guard could not start it."""
-        if not select.select([self._hear], [], [], timeout)[0]:
+        if not self.is_closed(timeout):
             self.process.kill()
         said = os.read(self._hear, 64).strip()
         return int(said) if said.isdigit() else 0
 
     def is_closed(self, timeout: float) -> bool:
-        """Return whether the guard has closed its end, waiting up to `timeout` seconds for it."""
-        return bool(select.select([self._hear], [], [], timeout)[0])
+        """Return whether the guard has closed its end, waiting up to `timeout` seconds for it.
+
+        Before it has said the runner's process id: whether it has said anything.
+        """
+        if self._closed:
+            return True
+        poll = select.poll()  # select ends at descriptor 1023
+        poll.register(self._hear, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
 
     def tell(self, word: bytes) -> None:
         """Say one of the guard's words; a guard that has ended misses it."""
-        with contextlib.suppress(OSError):
-            os.write(self._tell, word)
+        # Any thread may speak, also one that does not know that this is over: the number of a
+        # closed descriptor may be another file's by then.
+        with self._lock, contextlib.suppress(OSError):
+            if not self._closed:
+                os.write(self._tell, word)
 
     def close(self) -> None:
         """Close both pipes."""
-        os.close(self._tell)
-        os.close(self._hear)
+        with self._lock:
+            if not self._closed:
+                os.close(self._tell)
+                os.close(self._hear)
+            self._closed = True
 
 
 class Launcher:
@@ -210,7 +228,11 @@ class Launcher:
                 handback=list(handback.command),
                 handback_environment=dict(handback.environment),
             )
-            return Running(GuardLink(orders), ours, folder)
+            try:
+                return Running(GuardLink(orders), ours, folder)
+            except BaseException:
+                ours.close()
+                raise
 
 
 def runner_environment(attempt: Attempt, commands_fd: int) -> dict[str, str]:

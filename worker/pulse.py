@@ -1,5 +1,6 @@
 """Keep a lease alive while its attempt runs, and hear what is wished."""
 
+import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -9,6 +10,8 @@ from jobs.errors import ServiceUnreachable, StaleToken
 from jobs.job import Lease
 from jobs.store import JobStore
 from worker.settings import Clocks
+
+logger = logging.getLogger(__name__)
 
 
 class Pulse:
@@ -49,4 +52,7 @@ class Pulse:
                 return
             except ServiceUnreachable:
                 continue  # nobody can take the job over either
+            except Exception:  # a pulse that ends is a lease that is lost
+                logger.exception("the lease of job %s could not be renewed", self._lease.job)
+                continue
             self.on_answer()

@@ -178,7 +178,12 @@ class Supervisor:
         self._insist(relay.drain)
         ending = conclude(self._order, relay.end, exited, tail(folder.log_file))
         leavings = Leavings(self._tools.store, self._tools.artifacts, self._lease, folder)
-        self._insist(leavings.keep_log if ending.handed_back else leavings.keep)
+        try:
+            self._insist(leavings.keep_log if ending.handed_back else leavings.keep)
+        except (OSError, ArtifactError) as error:
+            if ending.reason is Reason.SUCCEEDED:
+                raise  # what it has come to would be lost
+            logger.warning("job %s: what it left could not be kept: %s", self._job.id, error)
         return self._finish(ending)
 
     def _finish(self, ending: Ending) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import select
 import signal
 import subprocess
 import sys
@@ -153,6 +155,46 @@ def test_a_lease_goes_back_after_the_end_too_unless_the_record_has_it(
     assert told.exists() is not done
 
 
+def test_a_word_to_a_guard_that_was_let_go_reaches_nobody_else(start: Start) -> None:
+    running = start(SLEEP)
+    running.close(done=True)
+    pipes = [os.pipe() for _ in range(8)]  # they get the numbers that were just given back
+    try:
+        running.beat()
+        assert not select.select([ear for ear, _ in pipes], [], [], 0)[0]
+        running.close(done=True)
+        os.write(pipes[0][1], b"the pipes are open")
+    finally:
+        for end in (end for pipe in pipes for end in pipe):
+            os.close(end)
+
+
+def test_a_guard_that_cannot_be_started_leaves_nothing_open(
+    folder: AttemptFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(FileNotFoundError):
+        Launcher().start(folder, folder.read_attempt(), grace=60, handback=Handback())
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_worker_with_a_thousand_open_files_still_hears_its_guards(start: Start) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 1_200:
+        pytest.skip("no more than 1,023 descriptors here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1_200), hard))
+    held = [os.open("/dev/null", os.O_RDONLY)]
+    try:
+        while held[-1] < 1_024:
+            held.append(os.dup(held[-1]))
+        assert waited(start("sys.exit(3)")) == Exit("exited", 3)
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_the_deadline_ends_a_runner_whose_renewals_are_not_answered(
     start: Start, folder: AttemptFolder
 ) -> None:
@@ -162,7 +204,7 @@ def test_the_deadline_ends_a_runner_whose_renewals_are_not_answered(
 
 
 def test_an_answered_renewal_moves_the_deadline(start: Start, folder: AttemptFolder) -> None:
-    running = start(SLEEP, grace=1.0)
+    running = start(SLEEP, grace=1.5)
     for _ in range(20):
         running.beat()
         assert running.wait(0.1) is None

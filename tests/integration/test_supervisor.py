@@ -15,7 +15,11 @@ from jobs.errors import ServiceUnreachable, StaleToken
 from jobs.job import Checkpoint, Job, JobState, Lease, Reason
 from jobs.spec import Component, TrainSpec
 from jobs.store import JobStore
+from jobs.workers import Worker
 from worker.devices import Share
+from worker.events import MetricEvent
+from worker.folder import AttemptFolder
+from worker.leavings import Leavings
 from worker.process import Handback, Launcher
 from worker.relay import Relay
 from worker.settings import Clocks, Settings
@@ -48,7 +52,9 @@ class Script:
         self._answer()
         return self.wish
 
-    def report(self, lease: Lease, *, points: Any, progress: Any, lines: Sequence[str]) -> None:
+    def report(
+        self, lease: Lease, *, points: Any = (), progress: Any = None, lines: Sequence[str] = ()
+    ) -> None:
         self._answer()
         self.points += [point.step for point in points]
         self.lines += lines
@@ -229,14 +235,68 @@ def test_a_mistake_of_ours_ends_the_attempt_with_its_traceback(
     eventually(lambda: not stage.processes())
 
 
-def test_a_full_artifact_store_at_the_end_is_told(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def full_store(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("jobs.artifacts._link_or_copy", no_space)
+
+
+@pytest.mark.usefixtures("full_store")
+def test_a_full_artifact_store_at_the_end_is_told(stage: Stage) -> None:
     stage.run()
     ((reason, said),) = stage.store.told
     assert reason is Reason.INFRASTRUCTURE
     assert "No space left" in said["message"]
+
+
+@pytest.mark.usefixtures("full_store")
+def test_a_full_artifact_store_does_not_hide_why_a_job_failed(stage: Stage) -> None:
+    stage.run(fail="error", fail_at=1)
+    ((reason, said),) = stage.store.told
+    assert (reason, said["message"]) == (Reason.USER_ERROR, "no such thing")
+
+
+def test_a_mistake_in_a_renewal_does_not_end_the_pulse(stage: Stage) -> None:
+    mistakes = [RuntimeError("a mistake of ours")] * 3
+    renew = stage.store.renew
+
+    def stumble(lease: Lease, ttl: float) -> str:
+        if mistakes:
+            raise mistakes.pop()
+        return renew(lease, ttl)
+
+    stage.store.renew = stumble  # type: ignore[method-assign]
+    stage.store.wish = "cancel"
+    over(stage.supervise(steps=100_000, step_seconds=0.01))
+    assert [reason for reason, _ in stage.store.told] == [Reason.CANCELLED]
+
+
+def test_what_an_attempt_leaves_that_lost_its_job_replaces_nothing(
+    store: JobStore, tmp_path: Path
+) -> None:
+    artifacts = ArtifactStore(tmp_path / "store")
+    job = store.create(TrainSpec(model=Component("m"), data=Component("d"))).id
+
+    def attempt(name: str) -> Leavings:
+        found = store.acquire(Worker(id="w"), 60)
+        assert found is not None
+        folder = AttemptFolder(tmp_path / name)
+        folder.make()
+        (folder.files / "answer").write_text(name)
+        return Leavings(store, artifacts, found[1], folder)
+
+    first = attempt("first")
+    store.release(Lease(job, 1, "w", 0))
+    second = attempt("second")
+    store.report(Lease(job, 2, "w", 0), points=[MetricEvent("a", 1.0, 1, 1, 0.0)])
+    second.keep()
+    before = {key: artifacts.path(key).read_bytes() for key in artifacts.list()}
+    assert before[f"jobs/{job}/attempt-0002/files/answer"] == b"second"
+    with pytest.raises(StaleToken):
+        first.keep()
+    with pytest.raises(StaleToken):
+        first._keep_metrics()
+    assert {key: artifacts.path(key).read_bytes() for key in before} == before
+    assert store.read_file(job, "answer") == b"second"
