@@ -72,6 +72,8 @@ def celery_settings(
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_hijack_root_logger": False,
         "worker_send_task_events": False,
+        # Who may ring may not tell workers to shut down; and each would leave a queue behind.
+        "worker_enable_remote_control": False,
         "task_acks_late": False,
         "task_ignore_result": True,
         "result_backend": None,

@@ -3,7 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+#: Most jobs that one worker runs side by side.
+MAX_SLOTS: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)

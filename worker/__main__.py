@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs.connection import default_home, redis_url
 from jobs.errors import ServiceUnreachable, SetupError
+from jobs.workers import MAX_SLOTS
 from worker.app import WorkerProcess
 from worker.settings import Settings, data_roots
 
@@ -59,14 +60,14 @@ def set_up_logging() -> None:
 
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
+    if not names or not all(map(str.isprintable, names)):
         raise argparse.ArgumentTypeError("names separated by commas, e.g. default,gpu")
     return names
 
 
 def _slots(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 256:
-        raise argparse.ArgumentTypeError(f"a number from 1 to 256, not {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_SLOTS:
+        raise argparse.ArgumentTypeError(f"a number from 1 to {MAX_SLOTS}, not {text!r}")
     return int(text)
 
 

@@ -43,8 +43,6 @@ class Attempt:
     checkpoint: str | None = None
     #: Spec of the job whose checkpoint is evaluated or used, as plain JSON.
     trained: Mapping[str, Any] | None = None
-    #: Steps already reported by earlier attempts.
-    steps_done: int = 0
 
 
 @dataclass(frozen=True)

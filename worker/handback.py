@@ -5,7 +5,9 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from jobs.connection import connect
 from jobs.errors import ServiceUnreachable, StaleToken
@@ -42,10 +44,21 @@ def main() -> int:
         except StaleToken:
             return 0  # the job's end is in the record, or another attempt holds it
         except ServiceUnreachable:
+            if is_gone(os.environ[_URL]):
+                return 1
             time.sleep(_RETRY)
         else:
             return 0
     return 1
+
+
+def is_gone(url: str) -> bool:
+    """Return whether nobody will answer at this address again.
+
+    A home's own Redis has its socket in a folder that is made for it and removed after it.
+    """
+    parts = urlsplit(url)
+    return parts.scheme == "unix" and not Path(parts.path).parent.exists()
 
 
 if __name__ == "__main__":

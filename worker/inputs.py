@@ -51,7 +51,6 @@ class Inputs:
             world_size=share.processes,
             gpus=share.gpus,
             trained=self._trained(spec),
-            steps_done=self._job.progress.step,
         )
         folder.make()
         checkpoint = self._fetch(spec, folder)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
@@ -18,16 +18,18 @@ from jobs.errors import SetupError, WaitTimeout
 from jobs.service import DRAIN_TIMEOUT, Service, require_worker
 from jobs.service.embedded import HomeLock
 from jobs.verbs.common import common, duration, print_json, print_table
-
-if TYPE_CHECKING:
-    from jobs.workers import Worker
+from jobs.workers import MAX_SLOTS, Worker
 
 _LOOK: Final = 0.5
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+_slots = click.option(
+    "--slots", type=click.IntRange(1, MAX_SLOTS), default=1, help="Jobs at the same time."
+)
+
 
 @click.command()
-@click.option("--slots", type=click.IntRange(1, 1024), default=1, help="Jobs at the same time.")
+@_slots
 @common
 def up(slots: int, home: Path | None, as_json: bool) -> None:
     """Run Redis and a worker in front; Ctrl-C drains.
@@ -114,7 +116,7 @@ def _await_end(lock: HomeLock, pid: int, timeout: float) -> None:
 @click.command()
 @click.option("--queues", metavar="Q,..", help="Queues whose jobs it takes; by default `default`.")
 @click.option("--labels", metavar="L,..", help="Labels that jobs may ask for.")
-@click.option("--slots", type=click.IntRange(1, 1024), default=1, help="Jobs at the same time.")
+@_slots
 @click.option("--name", metavar="NAME", help="Name of the worker, unique among all.")
 @common
 def worker(
@@ -135,7 +137,7 @@ def worker(
     home = (home or _home()).absolute()
     url = redis_url(home)
     options = {"queues": queues, "labels": labels, "slots": str(slots), "name": name}
-    command = [sys.executable, "-m", "worker", "--home", str(home)]
+    command = [sys.executable, "-P", "-m", "worker", "--home", str(home)]
     command += [word for key, value in options.items() if value for word in (f"--{key}", value)]
     if as_json:
         print_json({"pid": os.getpid(), "home": str(home), "redis": shown(url)})
@@ -160,7 +162,7 @@ def workers(home: Path | None, as_json: bool) -> None:
         click.echo("no worker runs; start one with `unroll worker` or `unroll up`")
 
 
-def _rows(living: "Sequence[Worker]") -> list[list[str]]:
+def _rows(living: Sequence[Worker]) -> list[list[str]]:
     now = time.time()
     return [
         [

@@ -69,6 +69,7 @@ def test_a_threads_worker_takes_rings_of_its_queues(
             assert taken.get(timeout=20) == "gpu"
             ring(app, "default", store)
             assert taken.get(timeout=20) == "default"
+            assert client.keys("*pidbox*") == [], "nobody else tells a worker what to do"
         assert client.keys(f"{store.keys.celery}unacked*") == []
 
 

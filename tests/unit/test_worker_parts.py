@@ -1,5 +1,6 @@
 """The small parts of the worker: settings, crew, routines, the catalogue's offer, imports."""
 
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from jobs.errors import ArtifactError, ServiceUnreachable, SetupError
 from jobs.job import Job, JobState, Lease
 from jobs.store import JobStore, Sweep
 from jobs.workers import Worker
+from worker import handback
 from worker.__main__ import main, read_settings
 from worker.crew import Crew
 from worker.devices import Devices
@@ -102,7 +104,16 @@ def test_the_command_line_says_what_the_worker_takes(
     assert (given.home, given.url) == (tmp_path, "redis://somewhere")
 
 
-@pytest.mark.parametrize("wrong", [["--slots", "0"], ["--slots", "x"], ["--queues", ","]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--slots", "0"],
+        ["--slots", "257"],
+        ["--slots", "x"],
+        ["--queues", ","],
+        ["--labels", "\udcff"],
+    ],
+)
 def test_a_wrong_argument_is_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         read_settings(wrong)
@@ -361,6 +372,27 @@ def test_folders_of_cleared_jobs_go_and_only_old_ones_of_strangers(settings: Set
 def test_an_id_never_leads_out_of_the_folder_of_attempts(settings: Settings, job: str) -> None:
     with pytest.raises(ArtifactError, match="no id"):
         settings.attempts_of(job)
+
+
+def test_a_lease_is_not_handed_back_to_a_service_that_is_gone_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+    monkeypatch.setattr("worker.handback._PATIENCE", 0.05)
+    monkeypatch.setattr("worker.handback.time.sleep", tries.append)
+    lease = {"job": "j", "attempt": 1, "worker": "w", "expires": 0}
+    monkeypatch.setenv("UNROLL_HANDBACK", json.dumps({"namespace": "n", "lease": lease}))
+    monkeypatch.setenv("UNROLL_REDIS_URL", f"unix://{tmp_path}/gone/redis.sock?db=0")
+    assert handback.main() == 1
+    assert tries == []
+    (tmp_path / "gone").mkdir()  # a Redis that is started again
+    assert handback.main() == 1
+    assert tries
+
+
+@pytest.mark.parametrize("url", ["redis://:pw@host:6379/0", "rediss://host", "unix:///tmp/x?db=1"])
+def test_a_service_elsewhere_may_come_back(url: str) -> None:
+    assert not handback.is_gone(url)
 
 
 def test_of_a_long_log_the_tail_is_taken(tmp_path: Path) -> None:
