@@ -26,9 +26,14 @@ class Entry:
     tasks: frozenset[Task] = frozenset()
     #: Trainer options that it sets otherwise than the recipe.
     trainer_defaults: Mapping[str, Any] = field(default_factory=dict)
+    #: Names of the parameters that the data fills in, and nobody else.
+    from_data: frozenset[str] = frozenset()
 
     def check(self, component: Component) -> dict[str, Any]:
         """Return the component's parameters in their types. Raise SpecError."""
+        for name in component.params:
+            if name in self.from_data:
+                raise SpecError(f"{self.name}: the data sets {name!r}; leave it out")
         return check_all(self.parameters, component.params, self.name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -39,6 +44,7 @@ class Entry:
             "parameters": [parameter.to_dict() for parameter in self.parameters],
             "tasks": sorted(map(list, self.tasks)),
             "trainer_defaults": dict(self.trainer_defaults),
+            "from_data": sorted(self.from_data),
         }
 
     @classmethod
@@ -50,6 +56,7 @@ class Entry:
             parameters=tuple(map(Parameter.from_dict, plain["parameters"])),
             tasks=frozenset((given, wanted) for given, wanted in plain["tasks"]),
             trainer_defaults=plain["trainer_defaults"],
+            from_data=frozenset(plain.get("from_data", ())),
         )
 
 

@@ -114,7 +114,9 @@ class TrainerOptions(Section):
     patience: Annotated[int, Ge(1)] | None = option(
         None, "stop after this many validations without a better one"
     )
-    log_every: Annotated[int, Ge(1)] = option(20, "steps between points of the training metrics")
+    log_every: Annotated[int, Ge(1)] = option(
+        20, "steps between points of the training metrics; each validation adds one"
+    )
 
     def resolved(self, *overrides: Mapping[str, Any]) -> "TrainerOptions":
         """Return all options set: given here, else by the last override, else by the recipe."""
@@ -180,7 +182,7 @@ class SearchOptions(Section):
 
     beam: Annotated[int, Interval(ge=1, le=100)] = setting(1, "width of the beam; 1 is greedy")
     length_normalisation: Annotated[float, Ge(0)] = setting(
-        1.0, "exponent of the length that a hypothesis's score is divided by"
+        1.0, "exponent of (5 + length) / 6, by which a hypothesis's score is divided"
     )
     n_best: Annotated[int, Ge(1)] = setting(1, "hypotheses for each input; at most the beam")
 

@@ -173,7 +173,7 @@ def test_a_finished_folder_can_be_run_again(lay: Lay) -> None:
     [
         ({"model": {"hiden_size": 3}}, Reason.USER_ERROR, "did you mean 'hidden_size'?"),
         ({"model": {"name": "atention_encoder_decoder"}}, Reason.USER_ERROR, "did you mean"),
-        ({"model": {"source_vocabulary_size": 9}}, Reason.USER_ERROR, "takes no"),
+        ({"model": {"source_vocabulary_size": 9}}, Reason.USER_ERROR, "the data sets"),
         ({"model": {"name": "_base"}}, Reason.USER_ERROR, "no topology is called '_base'"),
         ({"data": {"name": "os"}}, Reason.USER_ERROR, "no kind of data is called 'os'"),
         ({"data": {"root": "nowhere"}}, Reason.BAD_DATA, "nowhere"),

@@ -22,6 +22,7 @@ ATTENTION = Entry(
     (Parameter("hidden_size", "int", ge=1, default=256), Parameter("cell", "str", ("gru", "lstm"))),
     frozenset({TOKENS}),
     {"lr": 0.5, "clip": None},
+    frozenset({"vocabulary_size"}),
 )
 CLASSIFIER = Entry("many_to_one", "A class from the last state.", (), frozenset({CLASSES}))
 TEXT = Entry(
@@ -49,6 +50,11 @@ def test_a_spec_that_fits_is_accepted() -> None:
             Component("zzz"),
             SPEC.data,
             "no topology is called 'zzz' (there are: attention, many_to_one)",
+        ),
+        (
+            Component("attention", {"cell": "gru", "vocabulary_size": 9}),
+            SPEC.data,
+            "attention: the data sets 'vocabulary_size'; leave it out",
         ),
         (SPEC.model, Component("txt"), "no kind of data is called 'txt'; did you mean 'text'?"),
         (
@@ -96,6 +102,7 @@ ENTRIES = st.builds(
     st.lists(PARAMETERS, max_size=2).map(tuple),
     TASKS,
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+    st.frozensets(st.text(max_size=3), max_size=2),
 )
 BY_NAME = st.lists(ENTRIES, max_size=3).map(lambda each: {entry.name: entry for entry in each})
 

@@ -92,7 +92,7 @@ def test_a_plugin_is_built_from_its_signature(plugins: Path) -> None:
     assert found.entry.parameters[0].ge == 1
     assert found.entry.parameters[0].meaning == "how much, over two lines"
     assert found.entry.trainer_defaults == {"lr": 0.5}
-    assert found.from_data == {"classes"}
+    assert found.entry.from_data == {"classes"}
     model = build_model(found, Component("echo", {"size": 4}), {"classes": 7, "other": 1})
     assert model.sizes == (4, 7)
     assert rebuild_model(found, dict(model.hparams)).sizes == (4, 7)
@@ -102,7 +102,7 @@ def test_a_plugin_is_built_from_its_signature(plugins: Path) -> None:
 def test_what_cannot_be_built_says_so_in_one_line(plugins: Path) -> None:
     (plugins / "echo.py").write_text(PLUGIN)
     found = topologies().find("echo")
-    with pytest.raises(SpecError, match="takes no 'classes'"):
+    with pytest.raises(SpecError, match="the data sets 'classes'; leave it out"):
         build_model(found, Component("echo", {"classes": 7}), {"classes": 7})
     with pytest.raises(SpecError, match="echo needs classes of its data, which gives only size"):
         build_model(found, Component("echo"), {"size": 7})

@@ -27,12 +27,13 @@ def build_model(
 
     Raise SpecError, ModelError or BuildError.
     """
-    if missing := found.from_data - dims.keys():
+    wanted = found.entry.from_data
+    if missing := wanted - dims.keys():
         raise SpecError(
             f"{found.entry.name} needs {', '.join(sorted(missing))} of its data, "
             f"which gives only {', '.join(sorted(dims)) or 'nothing'}"
         )
-    given = {name: value for name, value in dims.items() if name in found.from_data}
+    given = {name: value for name, value in dims.items() if name in wanted}
     return _construct(found, {**found.entry.check(component), **given})
 
 

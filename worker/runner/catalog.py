@@ -38,8 +38,6 @@ class Found(Generic[T]):
 
     cls: type[T]
     entry: Entry
-    #: Names of the parameters that the data fills in.
-    from_data: frozenset[str]
 
 
 class Shelves(Generic[T]):
@@ -157,8 +155,9 @@ def _found(name: str, cls: type[T]) -> Found[T]:
         parameters=tuple(visible),
         tasks=frozenset(tasks),
         trainer_defaults=dict(cls.trainer_defaults),
+        from_data=frozenset(hidden),
     )
-    return Found(cls, entry, frozenset(hidden))
+    return Found(cls, entry)
 
 
 def _is_from_data(annotation: Any) -> bool:
