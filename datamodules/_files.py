@@ -40,6 +40,13 @@ def find_file(path: Path, roots: Sequence[Path]) -> Path | None:
     return None
 
 
+def what_is_there(folder: Path, beginning: str) -> str:
+    """Name some files of a folder, those that begin so if there are any, for an error's reader."""
+    names = sorted(path.name for path in folder.iterdir() if is_file(path))
+    near = [name for name in names if name.startswith(beginning)] or names
+    return ", ".join(near[:_SHOWN]) or "nothing"
+
+
 def digest_of(paths: Iterable[Path]) -> str:
     """Return a digest of what the files hold."""
     digest = hashlib.blake2b(digest_size=16)
@@ -53,8 +60,8 @@ def digest_of(paths: Iterable[Path]) -> str:
 def check_encoding(name: str) -> str:
     """Return the name of an encoding. Raise DataError where there is none of this name."""
     try:
-        b"".decode(name)
-    except LookupError as error:
+        b" ".decode(name, "ignore")
+    except (LookupError, ValueError) as error:
         raise DataError(
             f"no text encoding is called {name!r}; usual ones: utf-8, latin-1, cp1252, utf-16"
         ) from error
@@ -75,11 +82,16 @@ def _suffix(path: Path) -> str:
     return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
-def text_cell(where: str, row: Mapping[str, Any], column: str) -> str:
-    """Return the text in one cell. Raise DataFormatError where there is none."""
+def cell_of(where: str, row: Mapping[str, Any], column: str) -> object:
+    """Return what one cell holds. Raise DataFormatError where there is no such column."""
     if column not in row:
         raise DataFormatError(f"{where} has no column {column!r}{_offer(column, row)}")
-    return _checked(row[column], f"{where}, column {column!r}")
+    return row[column]
+
+
+def text_cell(where: str, row: Mapping[str, Any], column: str) -> str:
+    """Return the text in one cell. Raise DataFormatError where there is none."""
+    return checked_text(cell_of(where, row, column), f"{where}, column {column!r}")
 
 
 def _offer(column: str, row: Mapping[str, Any]) -> str:
@@ -88,7 +100,8 @@ def _offer(column: str, row: Mapping[str, Any]) -> str:
     return f" (it has: {', '.join(list(row)[:_SHOWN])}){hint}"
 
 
-def _checked(value: object, where: str) -> str:
+def checked_text(value: object, where: str) -> str:
+    """Return the value if it is text that can be kept. Raise DataFormatError."""
     if not isinstance(value, str):
         raise DataFormatError(f"{where} holds {json.dumps(value, default=repr)} and not text")
     if "\0" in value:

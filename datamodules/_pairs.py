@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from datamodules._errors import DataFormatError, DataMissingError
-from datamodules._files import TABLES, digest_of, find_file, lines_of, table_rows, text_cell
-from datamodules._paths import is_file
+from datamodules._files import (
+    TABLES,
+    digest_of,
+    find_file,
+    lines_of,
+    table_rows,
+    text_cell,
+    what_is_there,
+)
 
 #: The texts of both sides, equally many.
 Pairs = tuple[list[str], list[str]]
-
-_SHOWN: Final = 8
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,7 @@ def find_pairs(
 def _missing(folder: Path, split: str, columns: Sequence[str], half: Sequence[Path]) -> str:
     lines = " and ".join(f"{split}.{column}" for column in columns)
     tables = ", ".join(f"{split}{suffix}" for suffix in TABLES)
-    names = sorted(path.name for path in folder.iterdir() if is_file(path))
-    near = [name for name in names if name.startswith(f"{split}.")] or names
-    there = ", ".join(near[:_SHOWN]) or "nothing"
+    there = what_is_there(folder, f"{split}.")
     only = f"; of the two only {half[0].name} is there" if half else ""
     return (
         f"{folder} has no split {split!r}: looked for {lines}, or one of {tables}, each with or"

@@ -14,12 +14,10 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from datamodules._base import Task
 from datamodules._batch import Batch
+from datamodules._classes import UNKNOWN_CLASS
 from lightning_modules._base import Topology
 from lightning_modules._losses import smoothed_cross_entropy
 from lightning_modules._text import StepOutput, targets_of
-
-#: The target of a row whose label training did not have.
-UNKNOWN_CLASS = -1
 
 
 class ClassScores:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from datamodules._batch import Batch
+from datamodules._classes import UNKNOWN_CLASS
 from datamodules._vocab import PAD, UNK
-from lightning_modules._classes import UNKNOWN_CLASS, ClassScores, ClassTopology
+from lightning_modules._classes import ClassScores, ClassTopology
 from lightning_modules.many_to_one import ManyToOne
 from lightning_modules.single_layer import SingleLayer
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import datamodules
-from datamodules._base import BatchLoader, DataModule, Feed, TextData, Workspace
+from datamodules._base import BatchLoader, DataModule, Feed, LineData, TextData, Workspace
+from datamodules._tags import TagData
 from datamodules._vocab import EOS, PAD
 from jobs.schema import Parameter
 from jobs.spec import TrainerOptions
@@ -35,8 +36,32 @@ def small_parallel_text(folder):
     return {"root": ".", "source": "de", "target": "en", "vocabulary_size": 300}
 
 
+def small_labelled_text(folder):
+    rows = [f"{'even' if row % 2 else 'odd'}\t{'ab' * (1 + row % 9)} {row}" for row in range(150)]
+    (folder / "train.tsv").write_text("\n".join(["label\ttext", *rows]) + "\n")
+    return {"root": ".", "tokens": "characters"}
+
+
+def small_tagged_text(folder):
+    for split, count in (("train", 120), ("val", 25), ("test", 13)):
+        (folder / split).mkdir()
+        rows = [[f"w{(row * place) % 17}" for place in range(1 + row % 9)] for row in range(count)]
+        for name, cut in (("seq.in", slice(None)), ("seq.out", slice(1)), ("label", None)):
+            lines = [
+                f"{len(words)}" if cut is None else " ".join(word[cut] for word in words)
+                for words in rows
+            ]
+            (folder / split / name).write_text("".join(f"{line}\n" for line in lines))
+    return {"root": ".", "label": "label"}
+
+
 #: Arguments that make little data of each kind that has no small defaults.
-ARGUMENTS = {"dates": small_dates, "parallel_text": small_parallel_text}
+ARGUMENTS = {
+    "dates": small_dates,
+    "parallel_text": small_parallel_text,
+    "labelled_text": small_labelled_text,
+    "tagged_text": small_tagged_text,
+}
 
 
 def kind_of(name):
@@ -259,6 +284,23 @@ def test_data_prepared_again_is_the_same(sample):
     assert same(again.collate("train", [0, 5]), sample.data.collate("train", [0, 5]))
 
 
+# --- lines
+
+
+def test_lines_are_encoded_the_same_from_the_checkpoint_alone(sample):
+    if not isinstance(sample.data, LineData):
+        pytest.skip("reads no lines")
+    data = sample.fresh()
+    data.load_state_dict(saved_and_loaded(sample.data.state_dict()))
+    texts = sample.data.sources("val") if isinstance(sample.data, TextData) else []
+    lines = [*ODD_LINES, *texts]
+    batch = data.encode(lines)
+    assert same(batch, sample.data.encode(lines))
+    assert batch.targets is None
+    assert batch.extras["index"].tolist() == list(range(len(lines)))
+    check_padding(batch.inputs, batch.lengths, end=not isinstance(data, TagData))
+
+
 # --- text
 
 
@@ -267,17 +309,6 @@ def text(sample):
     if not isinstance(sample.data, TextData):
         pytest.skip("gives no text")
     return sample
-
-
-def test_lines_are_encoded_the_same_from_the_checkpoint_alone(text):
-    data = text.fresh()
-    data.load_state_dict(saved_and_loaded(text.data.state_dict()))
-    lines = [*ODD_LINES, *text.data.sources("val")]
-    batch = data.encode(lines)
-    assert same(batch, text.data.encode(lines))
-    assert batch.targets is None
-    assert batch.extras["index"].tolist() == list(range(len(lines)))
-    check_padding(batch.inputs, batch.lengths, end=True)
 
 
 def test_a_source_is_encoded_as_its_row_was(text):
