@@ -4,21 +4,23 @@ Shapes: B sentences still searched, k beam, N = B * k rows (sentence by sentence
 width of a state, L longest allowed output.
 
 A model takes part by offering a `StepDecoder`. All sentences of a batch are searched at once; a
-sentence that is done leaves, and the others get cheaper. No random choice is made anywhere.
+sentence that is done leaves, and the others get cheaper. Nothing is left to chance but where
+`Search.sampling` asks for it, and there a seed decides.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 from datamodules._vocab import BOS, EOS, PAD
+from lightning_modules._coverage import AttendingDecoder, Covered
 from lightning_modules._errors import ModelError
-
-#: Symbols that are never written: they stand around sequences, not inside.
-_NEVER: Final = (PAD, BOS)
+from lightning_modules._rules import forbid
+from lightning_modules._sampling import Sampling
 
 
 class StepDecoder(Protocol):
@@ -49,9 +51,17 @@ class Search:
     max_length_ratio: float = 2.0
     #: ... and how many more.
     max_length_extra: int = 10
-    #: Symbols, end not included, that an output has at least.
+    #: Symbols, end not included, that an output has at most; None: as many as the two above say.
+    max_length: int | None = None
+    #: Symbols, end not included, that an output has at least, as far as other rules leave any.
     min_length: int = 0
-    #: Outputs returned for each sentence, best first; at most the beam.
+    #: Length of the sequences of symbols that no output holds twice; 0: they may.
+    no_repeat_ngram: int = 0
+    #: β of Wu et al. 2016, equation 14: scores gain β Σ_j log min(Σ_i α_ij, 1), which is negative.
+    coverage_penalty: float = 0.0
+    #: How symbols are drawn; None: the most probable outputs are searched for.
+    sampling: Sampling | None = None
+    #: Outputs returned for each sentence, best first; at most the beam, or as many as drawn.
     n_best: int = 1
     #: Whether hypotheses carry the attention that wrote them.
     attention: bool = False
@@ -60,21 +70,41 @@ class Search:
         """Refuse a search that cannot be done."""
         if self.beam < 1:
             raise ModelError(f"beam is {self.beam}; it must be at least 1")
-        if not 1 <= self.n_best <= self.beam:
+        if self.sampling and self.beam > 1:
+            raise ModelError(f"beam is {self.beam}; outputs that are drawn need no beam")
+        if not 1 <= self.n_best <= (self.n_best if self.sampling else self.beam):
             raise ModelError(f"n_best is {self.n_best}; it must lie between 1 and beam {self.beam}")
-        if self.length_normalisation < 0:
-            raise ModelError("length_normalisation must not be negative")
+        for name in ("length_normalisation", "coverage_penalty", "no_repeat_ngram", "min_length"):
+            if getattr(self, name) < 0:
+                raise ModelError(f"{name} must not be negative")
         if self.max_length_ratio < 0 or self.max_length_extra < 1:
             raise ModelError("max_length_ratio must be at least 0 and max_length_extra at least 1")
+        if self.max_length is not None and self.max_length < max(1, self.min_length):
+            raise ModelError(
+                f"max_length is {self.max_length}; it must be at least 1 and min_length "
+                f"{self.min_length}"
+            )
 
     def limits(self, lengths: Tensor) -> Tensor:
         """Return the longest allowed output of each input, end included, (B,)."""
+        if self.max_length is not None:
+            return torch.full_like(lengths, self.max_length + 1)
         limits = (lengths * self.max_length_ratio).floor().long() + self.max_length_extra
         return limits.clamp_min(self.min_length + 1)
 
     def penalty(self, length: int) -> float:
         """Return what a log-probability is divided by."""
         return float(((5 + length) / 6) ** self.length_normalisation)
+
+    def forbid(self, candidates: Tensor, written: Tensor, limits: Tensor) -> None:
+        """Make -inf of candidates (B, k, V), in place, what may not follow prefixes (B, k, L)."""
+        forbid(
+            candidates,
+            written,
+            limits,
+            min_length=self.min_length,
+            no_repeat_ngram=self.no_repeat_ngram,
+        )
 
 
 @dataclass(frozen=True)
@@ -83,48 +113,84 @@ class Hypothesis:
 
     #: Its symbols, the end symbol included.
     ids: tuple[int, ...]
-    #: Its log-probability over the length penalty.
+    #: Its log-probability over the length penalty, and the coverage penalty where one is asked.
     score: float
     #: α_ij of its symbols over the input's positions, (len(ids), S) with S the input's own length.
     attention: Tensor | None = None
 
 
-def search(decoder: StepDecoder, lengths: Tensor, how: Search) -> list[list[Hypothesis]]:
+def search(
+    decoder: StepDecoder, lengths: Tensor, how: Search, rows: Tensor | None = None
+) -> list[list[Hypothesis]]:
     """Return the n best outputs of each sentence, best first; `lengths` (B,) are the inputs'.
 
     Every output ends with the end symbol: at its longest allowed length nothing else may follow.
+    `rows` (B,) numbers the inputs, so that what is drawn for one is always the same.
     """
+    if how.coverage_penalty:
+        if not isinstance(decoder, AttendingDecoder):
+            raise ModelError("this topology does not attend: leave out coverage_penalty")
+        decoder = Covered(decoder)
+    if how.sampling:
+        return sample(decoder, lengths, how, rows)
     if how.beam == 1:
         return [[best] for best in greedy(decoder, lengths, how)]
     return beam_search(decoder, lengths, how)
 
 
-def _forbid(candidates: Tensor, at: int, limits: Tensor, min_length: int) -> None:
-    """Make -inf of candidates (B, k, V), in place, where symbol number `at` (from 0) may not be."""
-    candidates[..., list(_NEVER)] = -math.inf
-    if at < min_length:
-        candidates[..., EOS] = -math.inf
-    last = limits == at + 1
-    if bool(last.any()):
-        end = candidates[last, :, EOS]
-        candidates[last] = -math.inf
-        candidates[last, :, EOS] = end
+def _coverage(decoder: StepDecoder, state: Tensor, how: Search) -> Tensor:
+    """Return what coverage adds to the scores of rows with this state (N, W), (N,)."""
+    if not isinstance(decoder, Covered):
+        return state.new_zeros(len(state))
+    return how.coverage_penalty * decoder.coverage(state)
+
+
+#: symbols = choose(log-probabilities of what may follow (N, V), rows (N,), number of the symbol).
+_Choose = Callable[[Tensor, Tensor, int], Tensor]
+
+
+def greedy(decoder: StepDecoder, lengths: Tensor, how: Search) -> list[Hypothesis]:
+    """Follow the most probable symbol at each step."""
+    return _follow(decoder, how.limits(lengths), how, lambda allowed, *_: allowed.max(-1).indices)
+
+
+def sample(
+    decoder: StepDecoder, lengths: Tensor, how: Search, rows: Tensor | None = None
+) -> list[list[Hypothesis]]:
+    """Draw `n_best` outputs of each sentence, independently; the most probable comes first."""
+    sampling, count = how.sampling or Sampling(), how.n_best
+    numbers = list(range(len(lengths))) if rows is None else rows.tolist()
+    copies = torch.arange(len(numbers), device=lengths.device).repeat_interleave(count)
+    limits = how.limits(lengths)[copies]
+    pairs = [(number, copy) for number in numbers for copy in range(count)]
+    chances = sampling.chances(pairs, int(limits.max())).to(lengths.device)
+
+    def choose(allowed: Tensor, going: Tensor, at: int) -> Tensor:
+        return sampling.draw(allowed, chances[going, at])
+
+    found = _follow(decoder.keep(copies), limits, how, choose)
+    return [
+        sorted(found[at : at + count], key=lambda drawn: -drawn.score)
+        for at in range(0, len(found), count)
+    ]
 
 
 @torch.no_grad()
-def greedy(decoder: StepDecoder, lengths: Tensor, how: Search) -> list[Hypothesis]:
-    """Follow the most probable symbol at each step."""
-    limits, rows = how.limits(lengths), torch.arange(len(lengths), device=lengths.device)
+def _follow(decoder: StepDecoder, limits: Tensor, how: Search, choose: _Choose) -> list[Hypothesis]:
+    """Write one output for each sentence, symbol by symbol as chosen."""
+    rows = torch.arange(len(limits), device=limits.device)
     written = torch.full((len(rows), int(limits.max())), PAD, device=rows.device)
     symbols, state = torch.full_like(rows, BOS), decoder.start()
-    finals = state.new_zeros(len(rows))
+    finals, covered = state.new_zeros(len(rows)), state.new_zeros(len(rows))
     totals = finals
     for at in range(written.shape[1]):
         log_probs, state = decoder.step(symbols, state)
-        candidates = totals[:, None, None] + log_probs[:, None]
-        _forbid(candidates, at, limits, how.min_length)
-        totals, symbols = candidates[:, 0].max(dim=-1)
+        allowed = log_probs[:, None].clone()
+        how.forbid(allowed, written[rows, None, :at], limits)
+        symbols = choose(allowed[:, 0], rows, at)
+        totals = totals + log_probs.gather(1, symbols[:, None]).squeeze(1)
         written[rows, at], finals[rows] = symbols, totals
+        covered[rows] = _coverage(decoder, state, how)
         going = (symbols != EOS).nonzero().squeeze(1)
         if len(going) < len(rows):
             if not len(going):
@@ -132,14 +198,16 @@ def greedy(decoder: StepDecoder, lengths: Tensor, how: Search) -> list[Hypothesi
             rows, limits, totals = rows[going], limits[going], totals[going]
             symbols, state, decoder = symbols[going], state[going], decoder.keep(going)
     return [
-        _hypothesis(ids, total, how)
-        for ids, total in zip(written.tolist(), finals.tolist(), strict=True)
+        _hypothesis(ids, total, bonus, how)
+        for ids, total, bonus in zip(
+            written.tolist(), finals.tolist(), covered.tolist(), strict=True
+        )
     ]
 
 
-def _hypothesis(ids: list[int], total: float, how: Search) -> Hypothesis:
+def _hypothesis(ids: list[int], total: float, covered: float, how: Search) -> Hypothesis:
     symbols = tuple(ids[: ids.index(EOS) + 1])
-    return Hypothesis(symbols, total / how.penalty(len(symbols)))
+    return Hypothesis(symbols, total / how.penalty(len(symbols)) + covered)
 
 
 @dataclass(frozen=True)
@@ -173,21 +241,26 @@ class _Beam:
             scores=torch.full((size, how.n_best), -math.inf, dtype=dtype, device=device),
         )
 
-    def extend(self, log_probs: Tensor, at: int, how: Search) -> tuple["_Beam", Tensor]:
+    def extend(
+        self, log_probs: Tensor, covered: Tensor, at: int, how: Search
+    ) -> tuple["_Beam", Tensor]:
         """Read log-probabilities (B, k, V); return the next beam, each prefix's parent (B, k).
+
+        `covered` (B, k) is what coverage adds to the score of an output that ends here.
 
         An output is found where the end symbol is among the k best continuations. Twice as many
         are looked at: at most k of them end, so that k prefixes are left to go on.
         """
         candidates = self.totals[..., None] + log_probs
-        _forbid(candidates, at, self.limits, how.min_length)
+        how.forbid(candidates, self.prefixes[..., :at], self.limits)
         totals, choice = candidates.flatten(1).topk(2 * how.beam, dim=1)
         parent, symbol = choice // log_probs.shape[2], choice % log_probs.shape[2]
         prefixes = _pick(self.prefixes, parent)
         prefixes[..., at] = symbol
         ends = symbol == EOS
         ended = totals.masked_fill(~ends, -math.inf)[:, : how.beam]
-        found = self._collect(prefixes[:, : how.beam], ended / how.penalty(at + 1))
+        scores = ended / how.penalty(at + 1) + covered.gather(1, parent[:, : how.beam])
+        found = self._collect(prefixes[:, : how.beam], scores)
         totals, going = totals.masked_fill(ends, -math.inf).topk(how.beam, dim=1)
         extended = replace(found, prefixes=_pick(prefixes, going), totals=totals)
         return extended, parent.gather(1, going)
@@ -202,7 +275,7 @@ class _Beam:
         """Say for which sentences no prefix can still overtake the worst output kept, (B,).
 
         A log-probability only falls, so that a prefix ends at best with the one it has, over the
-        penalty of the longest allowed output.
+        penalty of the longest allowed output, and with all of its input covered.
         """
         penalties = ((5.0 + self.limits) / 6) ** how.length_normalisation
         reachable = self.totals.amax(dim=1) / penalties
@@ -230,7 +303,8 @@ def beam_search(decoder: StepDecoder, lengths: Tensor, how: Search) -> list[list
     for at in range(int(beam.limits.max())):
         if at:
             log_probs, state = decoder.step(beam.prefixes[..., at - 1].flatten(), state)
-        beam, parent = beam.extend(log_probs.view(len(beam.sentences), how.beam, -1), at, how)
+        covered = _coverage(decoder, state, how).view(-1, how.beam)
+        beam, parent = beam.extend(log_probs.view(*covered.shape, -1), covered, at, how)
         state = _pick(state.view(len(parent), how.beam, -1), parent)
         done = beam.done(how)
         if bool(done.any()):

@@ -6,7 +6,7 @@ embedding, W width of a state, V target symbols.
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 
 import torch
 from annotated_types import Ge, Lt
@@ -105,6 +105,12 @@ def _embedding(symbols: int, width: int) -> nn.Embedding:
     return embedding
 
 
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Return log-probabilities (N, V) of logits (N, V), in float32 or wider."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return torch.log_softmax(logits, dim=-1, dtype=wide)
+
+
 @dataclass(frozen=True)
 class Writer(Generic[M]):
     """The `StepDecoder` of one batch."""
@@ -120,10 +126,9 @@ class Writer(Generic[M]):
     def step(self, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities of the next symbol, and the state that knows `symbols`."""
         logits, state = self.model.write(self.kept, symbols, state)
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        return torch.log_softmax(logits, dim=-1, dtype=wide), state
+        return log_probabilities(logits), state
 
-    def keep(self, index: Tensor) -> "Writer[M]":
+    def keep(self, index: Tensor) -> Self:
         """Return the decoder of only these sentences."""
         kept = self.model.keep(self.kept, index)
         return replace(self, kept=kept, first=self.first[index])

@@ -108,7 +108,8 @@ class TextTopology(Topology):
         self.eval()
         try:
             with torch.no_grad():
-                found = search(self.decoder(batch), batch.lengths, how)
+                rows = batch.extras.get("index")
+                found = search(self.decoder(batch), batch.lengths, how, rows)
                 return self._explain(batch, found) if how.attention else found
         finally:
             self.train(training)

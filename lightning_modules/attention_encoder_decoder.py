@@ -5,6 +5,7 @@ of an embedding, H hidden units, C = 2H width of an annotation, G*H a cell's dri
 symbols.
 """
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -31,6 +32,8 @@ from lightning_modules._sequence_to_sequence import (
     Share,
     Size,
     Vocabularies,
+    Writer,
+    log_probabilities,
 )
 from lightning_modules._text import previous_symbols, target_mask, targets_of
 
@@ -160,20 +163,45 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
     def _upper_size(self) -> int:
         return self._state_size - self.cell.state_size
 
+    def decoder(self, batch: Batch) -> "AttendingWriter":
+        """Return the step by which outputs for these inputs are written."""
+        return AttendingWriter(self, *self.read(batch))
+
     def write(self, kept: Parts, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Do one step of all layers: symbols (N,), state (N, W) -> logits (N, V), state (N, W)."""
+        logits, state, _ = self.attend(kept, symbols, state)
+        return logits, state
+
+    def attend(self, kept: Parts, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what `write` does; return α_ij of the step (N, S), too."""
         embedded = self.target_embedding(symbols)
         lowest, above = state.split_with_sizes([self.cell.state_size, self._upper_size], dim=1)
         drive = self.drive(embedded).to(kept.memory.values.dtype)
         with torch.autocast(state.device.type, enabled=False):
-            lowest, context, _ = kept.step(drive, lowest)
+            lowest, context, weights = kept.step(drive, lowest)
         top = self.cell.visible(lowest)
         if self.upper is not None:
             tops, above = self.upper(top[:, None], state=above)
             top = tops[:, 0]
         logits = self.logits(torch.cat([top, embedded, context], dim=-1))
-        return logits, torch.cat([lowest, above.to(lowest.dtype)], dim=1)
+        return logits, torch.cat([lowest, above.to(lowest.dtype)], dim=1), weights
 
     def keep(self, kept: Parts, index: Tensor) -> Parts:
         """Return the step bound to some of the sentences."""
         return keep_rows(kept, self.score, index)
+
+
+@dataclass(frozen=True)
+class AttendingWriter(Writer[Parts]):
+    """The `AttendingDecoder` of one batch."""
+
+    model: AttentionEncoderDecoder
+
+    def attend(self, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what `step` does; return α_ij of the step (N, S), too."""
+        logits, state, weights = self.model.attend(self.kept, symbols, state)
+        return log_probabilities(logits), state, weights
+
+    def present(self) -> Tensor:
+        """Say where the inputs have a symbol, bool (B, S)."""
+        return self.kept.memory.bias == 0

@@ -15,6 +15,7 @@ from lightning_modules._attention import AdditiveScore, AttendWithPrevious, reme
 from lightning_modules._cells import CELLS, CellName
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
+from lightning_modules._sampling import Sampling
 from lightning_modules._text import target_mask
 from lightning_modules.attention_encoder_decoder import AttentionEncoderDecoder
 
@@ -232,7 +233,12 @@ def test_scores_are_those_of_teacher_forcing(name: CellName, layers: int) -> Non
     model = build(name, layers=layers)
     sources = [[4, 5, EOS], [6, EOS], [5, 5, 4, 6, EOS]]
     blank = make_batch(sources, [[EOS]] * 3)
-    for how in (Search(), Search(beam=4, n_best=4, attention=True)):
+    for how in (
+        Search(),
+        Search(beam=4, n_best=4, attention=True),
+        Search(beam=4, n_best=2, attention=True, coverage_penalty=0.4, no_repeat_ngram=2),
+        Search(n_best=3, attention=True, coverage_penalty=0.4, sampling=Sampling(top_p=0.9)),
+    ):
         for source, hypotheses in zip(sources, model.generate(blank, how), strict=True):
             assert len(hypotheses) == how.n_best
             for hypothesis in hypotheses:
@@ -240,6 +246,9 @@ def test_scores_are_those_of_teacher_forcing(name: CellName, layers: int) -> Non
                 logp = torch.log_softmax(model(forced), dim=-1)
                 total = logp.gather(1, torch.tensor(hypothesis.ids)[:, None]).sum().item()
                 score = total / how.penalty(len(hypothesis.ids))
+                if hypothesis.attention is not None:
+                    covered = hypothesis.attention.sum(dim=0).clamp(max=1).log().sum().item()
+                    score += how.coverage_penalty * covered
                 assert hypothesis.score == pytest.approx(score, abs=1e-5)
                 if how.attention:
                     assert hypothesis.attention is not None
