@@ -38,8 +38,9 @@ TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
     ),
     JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset({JobState.QUEUED}),  # `unroll retry`
-    JobState.CANCELLED: frozenset({JobState.QUEUED}),  # `unroll retry`
+    # `unroll retry`; a job that never ran waits again for those it comes after
+    JobState.FAILED: frozenset({JobState.QUEUED, JobState.BLOCKED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED, JobState.BLOCKED}),
 }
 
 

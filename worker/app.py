@@ -65,6 +65,7 @@ class WorkerProcess:
         self._settings = settings
         self._store = JobStore(connect(settings.url), settings.namespace)
         self._store.ping()
+        warn_of_eviction(self._store)
         artifacts = ArtifactStore(default_root(settings.home))
         self._tools = Tools(self._store, artifacts, parts.launcher, settings, threading.Event())
         devices = Devices(settings.slots, visible_gpus())
@@ -127,6 +128,17 @@ class WorkerProcess:
             routine.stop(timeout=1.0)
         with contextlib.suppress(ServiceUnreachable):
             self._store.withdraw(self._crew.worker.id)
+
+
+def warn_of_eviction(store: JobStore) -> None:
+    """Say so where Redis would throw jobs away when its memory is full."""
+    with contextlib.suppress(ServiceUnreachable):  # one that does not say how it is set up
+        if (policy := store.eviction()) not in ("", "noeviction"):
+            logger.warning(
+                "Redis throws jobs away when its memory is full (maxmemory-policy %s); "
+                "set it to noeviction",
+                policy,
+            )
 
 
 def describe(settings: Settings, devices: Devices, store: str) -> Worker:

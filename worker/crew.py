@@ -1,7 +1,6 @@
 """The supervisors of one worker: they take jobs while devices are free, and drain together."""
 
 import contextlib
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from dataclasses import replace
 from jobs.errors import ServiceUnreachable, SpecError
 from jobs.job import Job
 from jobs.spec import Resources
+from jobs.store import new_nonce
 from jobs.workers import Worker
 from worker.devices import Devices
 from worker.supervisor import Assignment, Supervisor, Tools
@@ -32,7 +32,7 @@ class Crew:
         self._taking = threading.Lock()
         self._threads: set[threading.Thread] = set()
         #: Names one question for a job until it is answered, so that no answer is lost.
-        self._nonce = secrets.token_hex(8)
+        self._nonce = new_nonce()
 
     @property
     def worker(self) -> Worker:
@@ -54,7 +54,7 @@ class Crew:
                 return None
             ttl = self._tools.settings.clocks.lease
             found = self._tools.store.acquire(self.worker, ttl, self._nonce)
-            self._nonce = secrets.token_hex(8)
+            self._nonce = new_nonce()
             if found is None:
                 return None
             job, lease = found

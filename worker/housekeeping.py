@@ -8,6 +8,7 @@ from typing import Final
 
 from jobs.artifacts import ArtifactStore
 from jobs.broker import ring
+from jobs.errors import ArtifactError
 from jobs.store import JobStore
 from worker.settings import Settings
 
@@ -37,7 +38,8 @@ class Housekeeping:
             ring(self._settings.url, queue, self._store)
         cleared, since = self._store.cleared(self._since)
         for job in cleared:
-            self._artifacts.remove(f"jobs/{job}")
+            with contextlib.suppress(ArtifactError, OSError):  # what is not ours to remove stays
+                self._artifacts.remove(f"jobs/{job}")
             self._remove_folders(job)
         self._since = since
 

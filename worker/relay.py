@@ -13,7 +13,7 @@ from typing import Final
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactError
 from jobs.job import Checkpoint, Job, Lease, Progress
-from jobs.store import JobStore
+from jobs.store import JobStore, new_nonce
 from worker.events import (
     CheckpointEvent,
     EndEvent,
@@ -50,6 +50,8 @@ class Relay:
         self._shelf = Shelf(store, artifacts, job, lease, folder)
         self._waiting: deque[Event] = deque()
         self._lines: list[str] = []
+        #: Names a report until it is answered: what is said again must not stand there twice.
+        self._nonce = new_nonce()
         self._progress = replace(job.progress, phase="starting")
         #: The runner's own word on its end.
         self.end: EndEvent | None = None
@@ -94,8 +96,13 @@ class Relay:
         moved = progress != self._progress
         if points or moved or self._lines:
             self._store.report(
-                self._lease, points=points, progress=progress if moved else None, lines=self._lines
+                self._lease,
+                points=points,
+                progress=progress if moved else None,
+                lines=self._lines,
+                nonce=self._nonce,
             )
+        self._nonce = new_nonce()
         self._progress = progress
         self._lines = []
 

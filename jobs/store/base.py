@@ -38,3 +38,8 @@ class StoreBase:
         """Return if the service answers. Raise ServiceUnreachable."""
         with self._reaching():
             self._client.ping()
+
+    def eviction(self) -> str:
+        """Return what Redis does when its memory is full: all but `noeviction` loses jobs."""
+        with self._reaching():
+            return str(self._client.info("memory").get("maxmemory_policy", ""))

@@ -50,6 +50,11 @@ class Sweep:
     bells: list[str]
 
 
+def new_nonce() -> str:
+    """Return what tells a call that is sent again from another one."""
+    return secrets.token_hex(8)
+
+
 class Holder(StoreBase):
     """Take jobs, and write what becomes of them."""
 
@@ -79,7 +84,7 @@ class Holder(StoreBase):
         found = self._run(
             "acquire",
             worker=plain(worker.to_dict()),
-            nonce=nonce or secrets.token_hex(8),
+            nonce=nonce or new_nonce(),
             ttl=_ms(ttl),
             look=LOOK,
             further=random.random(),  # noqa: S311 - a place in a queue, no secret
@@ -100,12 +105,14 @@ class Holder(StoreBase):
         points: Sequence[Point] = (),
         progress: Progress | None = None,
         lines: Sequence[str] = (),
+        nonce: str = "",
     ) -> None:
         """Append points and log lines, and note the progress. Raise StaleToken.
 
-        Points at or below the highest step that is kept of their metric are dropped.
+        Points at or below the highest step that is kept of their metric are dropped; so are lines
+        that come again with the `nonce` of the call before, whose answer was lost.
         """
-        loose = 0
+        loose, nonce = 0, nonce or new_nonce()
         for number, batch in enumerate(batches(points)):
             loose = self._fenced(
                 "report",
@@ -114,6 +121,7 @@ class Holder(StoreBase):
                 progress=write_progress(progress) if progress and not number else "",
                 lines=encode_lines([] if number else lines[-LOG_LINES:]),
                 keep=LOG_LINES,
+                nonce=nonce,
             )
         if loose > 2 * STREAM_POINTS:
             self._pack(lease)

@@ -221,7 +221,7 @@ class StoreMachine(RuleBasedStateMachine):
         if again:
             self.age += 1
             job.age, job.used, job.free = self.age, 0, 0
-            job.state, job.wish = ("blocked" if job.after and not job.attempt else "queued"), ""
+            job.move("blocked" if job.after and not job.attempt else "queued")
 
     def remove(self, job: ModelJob) -> None:
         with self.refused(job.state in ENDED):

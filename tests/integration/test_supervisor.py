@@ -53,7 +53,13 @@ class Script:
         return self.wish
 
     def report(
-        self, lease: Lease, *, points: Any = (), progress: Any = None, lines: Sequence[str] = ()
+        self,
+        lease: Lease,
+        *,
+        points: Any = (),
+        progress: Any = None,
+        lines: Sequence[str] = (),
+        nonce: str = "",
     ) -> None:
         self._answer()
         self.points += [point.step for point in points]

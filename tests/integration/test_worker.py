@@ -393,6 +393,16 @@ def test_a_job_that_was_removed_or_never_trained_cannot_be_evaluated(standing: W
     assert "nobody" in record.message
 
 
+def test_what_is_removed_leaves_no_file(standing: Workers) -> None:
+    store = standing.store
+    job = store.create(train(steps=4, checkpoint_every=2, file="hello"))
+    wait(store, job, ended)
+    places = [standing.home / "attempts" / job.id, standing.home / "store" / "jobs" / job.id]
+    assert all(place.is_dir() for place in places)
+    store.remove(job.id)
+    eventually(lambda: not any(place.exists() for place in places))
+
+
 def test_a_runner_that_lingers_after_its_last_word_does_not_keep_the_slot(
     standing: Workers,
 ) -> None:

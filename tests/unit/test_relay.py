@@ -37,6 +37,7 @@ class FlakyStore:
         self.said: list[tuple[str, Any]] = []
         self.lines: list[str] = []
         self.progress = Progress()
+        self._nonce = ""
 
     def _maybe_away(self) -> None:
         if self._random.random() < self._away:
@@ -49,12 +50,17 @@ class FlakyStore:
         points: Sequence[MetricEvent],
         progress: Progress | None,
         lines: Sequence[str],
+        nonce: str,
     ) -> None:
         self._maybe_away()
         assert lease == LEASE
-        self.said += [("point", point.step) for point in points]
-        self.lines += lines
+        said = [("point", point.step) for point in points]
+        self.said += [each for each in said if each not in self.said]
+        if nonce != self._nonce:
+            self.lines += lines
+        self._nonce = nonce
         self.progress = progress or self.progress
+        self._maybe_away()  # only its answer is lost
 
     def publish(self, lease: Lease, checkpoint: Checkpoint, *, best: bool) -> None:
         self._maybe_away()

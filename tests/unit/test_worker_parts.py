@@ -21,6 +21,7 @@ from jobs.store import JobStore, Sweep
 from jobs.workers import Worker
 from worker import handback
 from worker.__main__ import main, read_settings
+from worker.app import warn_of_eviction
 from worker.crew import Crew
 from worker.devices import Devices
 from worker.housekeeping import Housekeeping
@@ -393,6 +394,23 @@ def test_a_lease_is_not_handed_back_to_a_service_that_is_gone_for_good(
 @pytest.mark.parametrize("url", ["redis://:pw@host:6379/0", "rediss://host", "unix:///tmp/x?db=1"])
 def test_a_service_elsewhere_may_come_back(url: str) -> None:
     assert not handback.is_gone(url)
+
+
+@pytest.mark.parametrize(
+    ("policy", "warns"), [("noeviction", False), ("", False), ("allkeys-lru", True)]
+)
+def test_a_redis_that_throws_jobs_away_is_warned_of(
+    policy: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_eviction(cast(JobStore, SimpleNamespace(eviction=lambda: policy)))
+    assert (policy in caplog.text and "noeviction" in caplog.text) if warns else not caplog.text
+
+
+def test_a_redis_that_does_not_say_how_it_is_set_up_is_taken_as_it_is() -> None:
+    def refuse() -> str:
+        raise ServiceUnreachable("this user of the service may not do that")
+
+    warn_of_eviction(cast(JobStore, SimpleNamespace(eviction=refuse)))
 
 
 def test_of_a_long_log_the_tail_is_taken(tmp_path: Path) -> None:

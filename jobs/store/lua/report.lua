@@ -4,7 +4,7 @@
 -- KEYS
 --   request     r
 --   job         w   progress
---   series      rw  points, packed, lines; step:NAME
+--   series      rw  points, packed, lines, heard; step:NAME
 --   points      w
 --   log         w
 -- ARGV
@@ -13,6 +13,7 @@
 --   points      JSON list of [name, step, text]
 --   progress    JSON, or empty
 --   lines       JSON list
+--   nonce       tells a call sent twice from two with the same lines
 --   keep        log lines to keep
 -- Returns how many points are not yet in compressed chunks.
 
@@ -32,7 +33,8 @@ if #kept > 0 then
   redis.call('XADD', K.points .. A.id, whole(count) .. '-0', 'text', table.concat(kept, '\n'))
 end
 local lines = cjson.decode(A.lines)
-if #lines > 0 then
+if #lines > 0 and redis.call('HGET', series, 'heard') ~= A.nonce then
+  redis.call('HSET', series, 'heard', A.nonce)
   local count = redis.call('HINCRBY', series, 'lines', #lines)
   redis.call('XADD', K.log .. A.id, whole(count) .. '-0', 'text', table.concat(lines, '\n'))
   redis.call('XTRIM', K.log .. A.id, 'MINID', whole(math.max(0, count - tonumber(A.keep))) .. '-1')

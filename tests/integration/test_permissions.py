@@ -1,0 +1,144 @@
+"""The permissions that docs/operating.md gives: what each role can do, and what it cannot."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import pytest
+from celery.contrib.testing.worker import start_worker
+
+from jobs import keys
+from jobs.broker import TASK, make_app, ring
+from jobs.connection import connect
+from jobs.errors import ServiceUnreachable
+from jobs.job import Reason
+from jobs.spec import Component, TrainSpec
+from jobs.store import JobStore
+from jobs.workers import Worker
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "operating.md"
+SPEC = TrainSpec(model=Component("m"), data=Component("d"))
+WORKER = Worker(id="w", store="s")
+TTL = 10.0
+
+
+def documented() -> dict[str, str]:
+    """Return the rules of each user as the document has them."""
+    found = re.findall(r"^ +ACL SETUSER (\w+) (on .*)$", DOCUMENT.read_text(), re.MULTILINE)
+    return dict(found)
+
+
+class House:
+    """A Redis with the documented users."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.admin = connect(url)
+        for user, rules in documented().items():
+            self.admin.execute_command("ACL", "SETUSER", user, *rules.split())
+        self._open = [self.admin]
+
+    def url(self, user: str) -> str:
+        return f"{self._url}?username={user}&password=PASSWORD"
+
+    def store(self, user: str) -> JobStore:
+        self._open.append(connect(self.url(user)))
+        return JobStore(self._open[-1])
+
+    def keys_of(self, job: str) -> list[Any]:
+        return [key for key in self.admin.keys("unroll:*") if key.endswith(f":{job}".encode())]
+
+    def close(self) -> None:
+        for each in self._open:
+            each.close()
+
+
+@pytest.fixture
+def house(make_server: Callable[..., Any]) -> Iterator[House]:
+    server = make_server()
+    with connect(server.url) as admin:
+        try:
+            admin.execute_command("ACL", "SETUSER", "probe", "%R~x")
+        except Exception as error:  # before Redis 7 a user is all or nothing to a key
+            pytest.skip(str(error))
+    opened = House(server.url)
+    yield opened
+    opened.close()
+
+
+def test_the_document_gives_the_rules_of_the_table_of_keys() -> None:
+    told = re.findall(r"^    (\w+) +(%.*)$", keys.__doc__ or "", re.MULTILINE)
+    rules = {user: re.findall(r"%\S+", line) for user, line in documented().items()}
+    assert rules == {user: line.replace(":NS:", ":default:").split() for user, line in told}
+    assert list(rules) == ["submitter", "worker", "looker"]
+
+
+def test_a_submitter_cannot_forge_a_result(house: House) -> None:
+    submitter, worker = house.store("submitter"), house.store("worker")
+    job = submitter.create(SPEC).id
+    with pytest.raises(ServiceUnreachable, match="this user of the service may not do that"):
+        submitter.acquire(WORKER, TTL)
+    found = worker.acquire(WORKER, TTL)
+    assert found is not None
+    lease = found[1]
+    for forge in (
+        lambda: submitter.finish(lease, Reason.SUCCEEDED),
+        lambda: submitter.renew(lease, TTL),
+        lambda: submitter.put_file(lease, "predictions.json", b"{}"),
+        lambda: submitter.sweep(TTL),
+    ):
+        with pytest.raises(ServiceUnreachable, match="may not do that"):
+            forge()
+    submitter.cancel(job)
+    assert worker.renew(lease, TTL) == "cancel"
+    worker.finish(lease, Reason.CANCELLED)
+    submitter.retry(job)
+    submitter.cancel(job)
+    submitter.remove(job)
+    assert submitter.list() == []
+    assert house.keys_of(job), "what workers wrote is theirs to clear"
+    worker.sweep(TTL)
+    assert worker.cleared()[0] == [job]
+    assert house.keys_of(job) == []
+
+
+def test_a_looker_reads_everything_and_changes_nothing(house: House) -> None:
+    worker, looker = house.store("worker"), house.store("looker")
+    job = house.store("submitter").create(SPEC)
+    for act in (
+        lambda: looker.create(SPEC),
+        lambda: looker.cancel(job.id),
+        lambda: looker.bell("default"),
+        lambda: looker.acquire(WORKER, TTL),
+    ):
+        with pytest.raises(ServiceUnreachable, match="may not do that"):
+            act()
+    assert looker.get(job.id) == job == looker.list()[0]
+    found = worker.acquire(WORKER, TTL)
+    assert found is not None
+    worker.announce(WORKER, TTL)
+    worker.report(found[1], lines=["a line"])
+    worker.put_file(found[1], "name", b"content")
+    assert looker.logs(job.id, block=0.05) == [(1, "a line")]
+    assert looker.logs(job.id, since=1, block=0.05) == looker.metrics(job.id, block=0.05) == []
+    assert looker.read_file(job.id, "name") == b"content"
+    assert looker.why(job.id).startswith("running")
+    assert [each.id for each in looker.workers()] == ["w"]
+    assert looker.catalog() is None
+
+
+def test_a_submitter_rings_and_a_worker_hears_it(house: House) -> None:
+    submitter = house.store("submitter")
+    app = make_app(house.url("worker"))
+    heard: Queue[str] = Queue()
+    app.task(name=TASK, shared=False)(heard.put)
+    ring(house.url("submitter"), "default", submitter)
+    options = {"pool": "threads", "concurrency": 1, "perform_ping_check": False}
+    with start_worker(app, queues=["default"], **options):
+        assert heard.get(timeout=20) == "default"
+
+
+def test_a_worker_may_ask_whether_redis_evicts(house: House) -> None:
+    assert house.store("worker").eviction() == "noeviction"
