@@ -61,6 +61,15 @@ def test_the_message_is_one_line_of_bounded_length() -> None:
     assert len(end.message) == 1000
 
 
+def test_the_message_leaves_the_frames_of_torch_to_the_traceback() -> None:
+    with pytest.raises(TypeError, match="Exception raised from") as caught:
+        torch.empty(10**23)
+    end = end_of(caught.value)
+    assert "Overflow when unpacking long long" in end.message
+    assert "frame #" not in end.message
+    assert "frame #" in end.traceback
+
+
 def test_only_what_explains_itself_comes_without_a_traceback() -> None:
     assert end_of(SpecError("takes no 'x'")) == EndEvent(Reason.USER_ERROR, "takes no 'x'")
     with pytest.raises(KeyError) as caught:

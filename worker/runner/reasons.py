@@ -41,6 +41,9 @@ class BuildError(Exception):
     """The names and values of the spec do not make a model, its data or a trainer."""
 
 
+#: From here on torch lists the frames of its C++ code.
+_FRAMES: Final = "\nException raised from "
+
 #: First match counts.
 _REASONS: Final[tuple[tuple[type[BaseException], Reason], ...]] = (
     (Preempted, Reason.PREEMPTED),
@@ -94,6 +97,6 @@ def end_of(error: BaseException) -> EndEvent:
     lines = "".join(traceback.format_exception(error))
     return EndEvent(
         reason_of(error),
-        message=" ".join(text.split())[:MESSAGE_LIMIT],
+        message=" ".join(text.partition(_FRAMES)[0].split())[:MESSAGE_LIMIT],
         traceback="" if explains_itself else lines[-TRACEBACK_LIMIT:],
     )
