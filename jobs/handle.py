@@ -4,7 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
 
@@ -244,11 +244,22 @@ class JobHandle:
 
     @overload
     def predict(
-        self, lines: Sequence[str], *, beam: int = ..., timeout: float | None = ...
+        self,
+        lines: Sequence[str],
+        *,
+        beam: int = ...,
+        search: SearchOptions | None = ...,
+        timeout: float | None = ...,
     ) -> list[str]: ...
     @overload
     def predict(
-        self, lines: Sequence[str], *, n_best: int, beam: int = ..., timeout: float | None = ...
+        self,
+        lines: Sequence[str],
+        *,
+        n_best: int,
+        beam: int = ...,
+        search: SearchOptions | None = ...,
+        timeout: float | None = ...,
     ) -> list[list[Hypothesis]]: ...
     def predict(
         self,
@@ -256,16 +267,20 @@ class JobHandle:
         *,
         beam: int = 1,
         n_best: int | None = None,
+        search: SearchOptions | None = None,
         timeout: float | None = None,
     ) -> list[str] | list[list[Hypothesis]]:
         """Return the model's answer to each line, in their order.
 
-        With `n_best`, return that many answers to each line, with their scores. Raise NotAllowed
-        where there is no model yet, JobFailed, WaitTimeout.
+        With `n_best`, return that many answers to each line, with their scores. `search` says more
+        of how text is searched for, or drawn. Raise NotAllowed where there is no model yet,
+        JobFailed, WaitTimeout.
         """
         if not lines:
             return []
-        search = SearchOptions(beam=max(beam, n_best or 1), n_best=n_best or 1)
+        search, count = search or SearchOptions(beam=beam), n_best or 1
+        wide = search.beam if search.sample else max(search.beam, count)
+        search = replace(search, n_best=count, beam=wide)
         with self.predicting(lines, search=search) as prediction:
             prediction.result(timeout)
             answers = prediction.predictions()

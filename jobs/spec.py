@@ -184,11 +184,48 @@ class SearchOptions(Section):
     length_normalisation: Annotated[float, Ge(0)] = setting(
         1.0, "exponent of (5 + length) / 6, by which a hypothesis's score is divided"
     )
-    n_best: Annotated[int, Ge(1)] = setting(1, "hypotheses for each input; at most the beam")
+    n_best: Annotated[int, Interval(ge=1, le=1000)] = setting(
+        1, "hypotheses for each input; at most the beam, or as many samples"
+    )
+    min_length: Annotated[int, Ge(0)] = setting(0, "symbols that an output has at least")
+    max_length: Annotated[int, Ge(1)] | None = setting(
+        None, "symbols that an output has at most; not said, the topology's parameters decide"
+    )
+    no_repeat_ngram: Annotated[int, Ge(0)] = setting(
+        0, "length of the sequences of symbols that no output holds twice; 0 allows all"
+    )
+    coverage_penalty: Annotated[float, Ge(0)] = setting(
+        0.0, "weight β by which a score falls where input was not attended to (Wu 2016)"
+    )
+    sample: bool = setting(False, "whether symbols are drawn instead of searched for")
+    temperature: Annotated[float, Gt(0)] = setting(
+        1.0, "what a sample's log-probabilities are divided by; below 1 the likely gets likelier"
+    )
+    top_k: Annotated[int, Ge(1)] | None = setting(
+        None, "how many of the most probable symbols a sample draws from"
+    )
+    top_p: Annotated[float, Interval(gt=0, le=1)] = setting(
+        1.0, "share of the most probable symbols that a sample draws from"
+    )
+    seed: Annotated[int, Interval(ge=0, lt=2**32)] = setting(1, "seed of what is drawn")
 
     def __post_init__(self) -> None:
+        if self.max_length is not None and self.max_length < self.min_length:
+            raise SpecError(
+                f"[search]: max_length={self.max_length} is below min_length={self.min_length}"
+            )
+        if not self.sample:
+            self._refuse_what_only_samples_have()
+        elif self.beam > 1:
+            raise SpecError(f"[search]: sample needs no beam: leave out beam={self.beam}")
+
+    def _refuse_what_only_samples_have(self) -> None:
         if self.n_best > self.beam:
             raise SpecError(f"[search]: n_best={self.n_best} needs a beam as wide, not {self.beam}")
+        given = {"temperature": 1.0, "top_k": None, "top_p": 1.0, "seed": 1}
+        for name, silent in given.items():
+            if getattr(self, name) != silent:
+                raise SpecError(f"[search]: {name}={getattr(self, name)} needs sample=true")
 
 
 @dataclass(frozen=True)

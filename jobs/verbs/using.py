@@ -9,17 +9,17 @@ import click
 
 from jobs.client import Client
 from jobs.errors import ArtifactError, NotAllowed, SpecError
-from jobs.handle import JobHandle
-from jobs.spec import SearchOptions
+from jobs.handle import Hypothesis, JobHandle
 from jobs.specfile import apply_overrides
 from jobs.verbs.common import common, job_id, print_json, printable
+from jobs.verbs.searching import search_options, searching
 
 
 @click.command()
 @job_id
 @click.argument("overrides", metavar="[data.key=value ...]", nargs=-1)
 @click.option("--split", default="test", help="By default `test`.")
-@click.option("--beam", type=click.IntRange(1, 100), default=1, help="Width; 1 is greedy.")
+@searching
 @click.option("--no-wait", is_flag=True, help="Only queue it and print its id.")
 @common
 def evaluate(
@@ -31,10 +31,10 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Score a job's model: BLEU, chrF, accuracy, loss."""
-    data = _data(overrides)
+    data, search = _data(overrides), search_options(options)
     with Client(home=home) as client:
         evaluation = client.get(id).evaluate(
-            data, split=options["split"], search=SearchOptions(beam=options["beam"]), wait=False
+            data, split=options["split"], search=search, wait=False
         )
         if no_wait:
             print_json({"id": evaluation.id}) if as_json else click.echo(evaluation.id)
@@ -57,7 +57,8 @@ def _data(overrides: Sequence[str]) -> Mapping[str, Any]:
 
 @click.command()
 @job_id
-@click.option("--beam", type=click.IntRange(1, 100), default=1, help="Width; 1 is greedy.")
+@searching
+@click.option("--n-best", type=click.IntRange(1, 100), help="Answers to each line, the best first.")
 @click.option(
     "--attention",
     metavar="DIR",
@@ -65,28 +66,43 @@ def _data(overrides: Sequence[str]) -> Mapping[str, Any]:
     help="Write what each line looked at: a picture and its numbers.",
 )
 @common
-def predict(id: str, beam: int, attention: Path | None, home: Path | None, as_json: bool) -> None:  # noqa: A002 - click names it
+def predict(
+    id: str,  # noqa: A002 - click names it
+    attention: Path | None,
+    n_best: int | None,
+    home: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Run a job's model on lines of standard input.
 
-    Each gives a line on standard output, in the same order: text, a label, or tags.
+    Each gives a line on standard output, in the same order: text, a label, or tags. With --n-best
+    each gives so many lines: its number, a score and the text, with tabs between them.
     """
+    search = search_options(options, n_best=n_best or 1)
     with Client(home=home) as client:
         job = client.get(id)
         lines = _read_lines()
         if not lines:
             return
         _check_folder(attention)
-        search = SearchOptions(beam=beam)
         with job.predicting(lines, search=search, attention=attention is not None) as prediction:
             prediction.result()
             answers = prediction.predictions()
             if attention:
                 _fetch_attention(prediction, attention)
-    for answer in answers:
-        if as_json:
-            print_json(answer[0].to_dict())
-        else:
-            click.echo(" ".join(answer[0].text.splitlines()))
+    for number, found in enumerate(answers, start=1):
+        _print_answers(number, found, many=n_best is not None, as_json=as_json)
+
+
+def _print_answers(number: int, found: Sequence[Hypothesis], *, many: bool, as_json: bool) -> None:
+    if as_json:
+        plain = [each.to_dict() for each in found]
+        print_json(plain if many else plain[0])
+        return
+    for each in found if many else found[:1]:
+        text = " ".join(each.text.splitlines())
+        click.echo(f"{number}\t{each.score:.4f}\t{text}" if many else text)
 
 
 def _read_lines() -> list[str]:

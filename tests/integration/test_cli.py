@@ -236,6 +236,14 @@ def test_predict_answers_line_by_line(unroll: Unroll, player: Any, meanwhile: Me
     with meanwhile(lambda: player.answer(str.upper)):
         said = unroll("predict", job, "--json", "--beam", "3", stdin=b"a\n")
     assert said.json == {"text": "A", "score": -0.5}
+    with meanwhile(lambda: player.answer(str.upper)):
+        said = unroll("predict", job, "--n-best", "2", stdin=b"a\nb\n")
+    assert said.out == "1\t-0.5000\tA\n2\t-0.5000\tB\n"
+    with meanwhile(lambda: player.answer(str.upper)):
+        said = unroll("predict", job, "--json", "--n-best", "1", "--sample", stdin=b"a\n")
+    assert said.json == [{"text": "A", "score": -0.5}]
+    refused = unroll("predict", job, "--top-k", "3", stdin=b"a\n")
+    assert (refused.status, refused.err) == (2, "unroll: [search]: top_k=3 needs sample=true\n")
     assert unroll("predict", job).out == ""
     said = unroll("predict", job, stdin=b"fine\n\xff\n")
     assert (said.status, said.err) == (

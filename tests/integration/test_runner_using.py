@@ -144,6 +144,26 @@ def test_predictions_keep_the_order_of_the_lines_and_carry_the_n_best(
         )
 
 
+def test_samples_of_a_line_do_not_depend_on_the_lines_it_came_with(
+    lay: Lay, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["abcde", "a", "edcbaedcba", "abcde", "bb"]
+    search = {"sample": True, "n_best": 4, "temperature": 1.5, "seed": 3, "max_length": 6}
+    spec = {"kind": "predict", "job": "job-1", "search": search, "lines": lines}
+    found = []
+    for name, at_once in (("together", 50_000), ("apart", 1)):
+        monkeypatch.setattr("worker.runner.predict._AT_ONCE", at_once)
+        folder = lay(name, spec, **trained)
+        end = run(folder, Commands())
+        assert end.reason == Reason.SUCCEEDED, end.traceback
+        answers = read_json(folder.files / "predictions.json")["lines"]
+        found.append([[each["text"] for each in drawn] for drawn in answers])
+    assert found[0] == found[1]
+    assert [len(drawn) for drawn in found[0]] == [4] * 5
+    assert found[0][0] != found[0][3], "equal lines are drawn for independently"
+    assert max(len(text) for drawn in found[0] for text in drawn) <= 6
+
+
 def test_attention_is_kept_for_each_line_with_its_symbols(
     lay: Lay, trained: dict[str, Any]
 ) -> None:

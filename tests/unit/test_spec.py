@@ -67,8 +67,18 @@ COMMON = {
     "timeout": st.one_of(st.none(), st.floats(1, 1e6)),
     "after": st.lists(NAMES, max_size=2),
 }
-SEARCH = st.integers(1, 9).flatmap(
-    lambda beam: st.builds(SearchOptions, beam=st.just(beam), n_best=st.integers(1, beam))
+SEARCH = st.one_of(
+    st.integers(1, 9).flatmap(
+        lambda beam: st.builds(SearchOptions, beam=st.just(beam), n_best=st.integers(1, beam))
+    ),
+    st.builds(
+        SearchOptions,
+        sample=st.just(True),
+        n_best=st.integers(1, 9),
+        temperature=st.floats(0.1, 3),
+        top_k=st.one_of(st.none(), st.integers(1, 9)),
+        max_length=st.one_of(st.none(), st.integers(1, 9)),
+    ),
 )
 SPECS = st.one_of(
     st.builds(
@@ -188,6 +198,18 @@ def test_refusals_are_one_clear_sentence(plain: dict[str, Any], sentence: str) -
         (
             {"kind": "predict", "job": "j", "lines": ["a"], "search": {"n_best": 3, "beam": 2}},
             "[search]: n_best=3 needs a beam as wide, not 2",
+        ),
+        (
+            {"kind": "evaluate", "job": "j", "search": {"top_p": 0.9}},
+            "[search]: top_p=0.9 needs sample=true",
+        ),
+        (
+            {"kind": "evaluate", "job": "j", "search": {"sample": True, "beam": 4}},
+            "[search]: sample needs no beam: leave out beam=4",
+        ),
+        (
+            {"kind": "evaluate", "job": "j", "search": {"min_length": 9, "max_length": 5}},
+            "[search]: max_length=5 is below min_length=9",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from datamodules._base import DataModule, TextData
 from jobs.errors import SpecError
 from jobs.spec import Component, EvaluateSpec, SearchOptions, TrainerOptions
 from lightning_modules._base import Topology
+from lightning_modules._sampling import Sampling
 from lightning_modules._scoring import one_line
 from lightning_modules._text import TextTopology
 from worker.folder import write_atomically
@@ -56,9 +57,20 @@ def set_search(model: Topology, search: SearchOptions) -> None:
             beam=search.beam,
             length_normalisation=search.length_normalisation,
             n_best=search.n_best,
+            min_length=search.min_length,
+            max_length=search.max_length,
+            no_repeat_ngram=search.no_repeat_ngram,
+            coverage_penalty=search.coverage_penalty,
+            sampling=_sampling(search),
         )
     elif search != SearchOptions():
         raise SpecError(f"{type(model).__name__} writes no text: leave out [search]")
+
+
+def _sampling(search: SearchOptions) -> Sampling | None:
+    if not search.sample:
+        return None
+    return Sampling(search.temperature, search.top_k or 0, search.top_p, search.seed)
 
 
 def _write_text(folder: Path, model: Topology, data: DataModule, split: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 
 from datamodules._base import Answer, LineData, TextData
+from datamodules._batch import Batch
 from jobs.errors import SpecError
 from jobs.spec import PredictSpec, TrainerOptions
 from lightning_modules._base import Topology
@@ -23,7 +24,7 @@ from worker.runner.picture import draw_attention
 from worker.runner.task import Task
 from worker.runner.train import load_weights
 
-#: Characters, padding counted, times the beam, that are searched at once.
+#: Characters, padding counted, times the beam or the samples, that are searched at once.
 _AT_ONCE: Final = 50_000
 
 
@@ -34,9 +35,10 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     task.reporter.phase("predicting")
     found: list[Any] = [None] * len(spec.lines)
     done = 0
-    for rows in batches_by_length(spec.lines, _AT_ONCE // spec.search.beam):
+    width = max(spec.search.beam, spec.search.n_best)
+    for rows in batches_by_length(spec.lines, _AT_ONCE // width):
         with autocast, torch.no_grad():
-            batch = data.encode([spec.lines[row] for row in rows]).to(task.device)
+            batch = _encode(data, spec.lines, rows).to(task.device)
             for row, output in zip(rows, model.predict(batch), strict=True):
                 found[row] = output
         done += len(rows)
@@ -51,6 +53,15 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
         for row, line in enumerate(spec.lines):
             _write_attention(task.folder.files / f"attention-{row:04d}", data, line, found[row][0])
     return {"lines": len(spec.lines)}
+
+
+def _encode(data: LineData, lines: Sequence[str], rows: Sequence[int]) -> Batch:
+    """Return the batch of some of the lines, each with its number among all of them.
+
+    By that number a line's samples are drawn, whatever other lines it is batched with.
+    """
+    batch = data.encode([lines[row] for row in rows])
+    return replace(batch, extras={**batch.extras, "index": torch.tensor(rows)})
 
 
 def _load(task: Task, spec: PredictSpec) -> tuple[Topology, LineData, torch.autocast]:
@@ -80,7 +91,8 @@ def ask(model: Topology, spec: PredictSpec) -> None:
         raise SpecError(f"{type(model).__name__} writes no text: it has no attention to show")
     # Without a search the n best are just the n most likely, whatever the beam they come with.
     count = spec.search.n_best
-    set_search(model, replace(spec.search, n_best=1, beam=1 if count > 1 else spec.search.beam))
+    beam = 1 if count > 1 and not spec.search.sample else spec.search.beam
+    set_search(model, replace(spec.search, n_best=1, beam=beam))
 
 
 def batches_by_length(lines: Sequence[str], at_once: int) -> Iterator[list[int]]:
