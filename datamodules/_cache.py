@@ -47,16 +47,20 @@ def cached(folder: Path, key: str, build: Callable[[], Prepared]) -> Prepared:
     Where it cannot be kept (a full disk, a folder without leave to write), say so and go on
     without.
     """
-    place = folder / key
-    if (found := _load(place)) is not None:
+    if (found := kept(folder, key)) is not None:
         return found
-    built = build()
+    place, built = folder / key, build()
     try:
         _store(place, built)
     except OSError as error:
         _log.warning("prepared data cannot be kept in %s: %s", folder, error)
         return built
     return _load(place) or built
+
+
+def kept(folder: Path, key: str) -> Prepared | None:
+    """Return the entry of this key, or None where there is no whole one."""
+    return _load(folder / key)
 
 
 def _load(place: Path) -> Prepared | None:

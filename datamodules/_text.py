@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from datamodules._base import Task, TextData, Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
-from datamodules._cache import cached, key_of
+from datamodules._cache import Prepared, cached, kept, key_of
 from datamodules._encoded import LAYOUT, Encoded, PairSplit, Vocabularies, encode_lines
 from datamodules._errors import DataError
 from datamodules._rows import Texts
@@ -128,25 +129,30 @@ class TextPairs(TextData):
     ) -> Mapping[str, Any]:
         """Take over what `encode` makes, or made before under these settings; return its notes.
 
-        `encode` is given the vocabularies to use where a checkpoint has brought some.
+        `encode` is given the vocabularies to use where a checkpoint has brought some. Where they
+        were learned from this very data, what was made then is used.
         """
         self._workspace = workspace
-        loaded = self._vocabularies
-        key = key_of(
-            {
-                **settings,
-                "layout": LAYOUT,
-                "kind": type(self).__name__,
-                "form": self._form.state(),
-                "loaded": loaded and loaded.state(),
-            }
-        )
-        made = Encoded.from_prepared(
-            cached(workspace.cache / "text", key, lambda: encode(loaded).to_prepared())
-        )
+        form = {"layout": LAYOUT, "kind": type(self).__name__, "form": self._form.state()}
+        prepared = self._prepared(workspace.cache / "text", {**settings, **form}, encode)
+        made = Encoded.from_prepared(prepared)
         self._splits = dict(made.splits)
-        self._vocabularies = loaded or made.vocabularies
+        self._vocabularies = self._vocabularies or made.vocabularies
         return made.notes
+
+    def _prepared(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        encode: Callable[[Vocabularies | None], Encoded],
+    ) -> Prepared:
+        loaded = self._vocabularies
+        if loaded is not None:
+            own = kept(folder, key_of({**settings, "loaded": None}))
+            if own is not None and own.facts["vocabularies"] == loaded.state():
+                return own
+        key = key_of({**settings, "loaded": loaded and loaded.state()})
+        return cached(folder, key, lambda: encode(loaded).to_prepared())
 
     def _read_as(self, form: TextForm) -> None:
         self._form = form

@@ -228,6 +228,27 @@ def test_prepared_data_is_kept_by_content_and_settings(root, workspace, monkeypa
     assert len(builds) == 3
 
 
+def test_a_model_comes_back_to_the_data_it_learned_from_without_encoding_it_again(
+    root, workspace, monkeypatch
+):
+    builds = count_builds(monkeypatch)
+    write_lines(root, "train", PAIRS)
+    write_lines(root, "val", PAIRS)
+    first = prepared(workspace)
+    again = ParallelText(root="set", source="de", target="en")
+    again.load_state_dict(first.state_dict())
+    again.prepare(workspace)
+    assert len(builds) == 1
+    assert rows(again, "train") == rows(first, "train")
+    assert again.state_dict() == first.state_dict()
+    write_lines(root, "train", [*PAIRS, ("neu", "new")])
+    other = prepared(workspace)
+    assert other.state_dict() != first.state_dict()
+    again.prepare(workspace)  # with its own vocabulary, not the one this data teaches now
+    assert len(builds) == 3
+    assert again.state_dict() == first.state_dict()
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "facts.json", "train.source.values.npy"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
 def test_damaged_prepared_data_is_made_anew(name, damage, root, workspace, monkeypatch, caplog):
