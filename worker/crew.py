@@ -30,6 +30,7 @@ class Crew:
         self._devices = devices
         self._supervise = supervise or (lambda *given: Supervisor(*given).run())
         self._taking = threading.Lock()
+        self._filling = threading.Lock()
         self._threads: set[threading.Thread] = set()
         #: Names one question for a job until it is answered, so that no answer is lost.
         self._nonce = new_nonce()
@@ -77,18 +78,21 @@ class Crew:
 
     def fill(self) -> None:
         """Take every job that fits, each into a thread of its own, and return."""
-        self._threads = {thread for thread in self._threads if thread.is_alive()}
-        while (assignment := self.take()) is not None:
-            thread = threading.Thread(
-                target=self.work, args=[assignment], name=f"job {assignment.job.id}", daemon=True
-            )
-            self._threads.add(thread)
-            thread.start()
+        with self._filling:
+            self._threads = {thread for thread in self._threads if thread.is_alive()}
+            while (assignment := self.take()) is not None:
+                name = f"job {assignment.job.id}"
+                thread = threading.Thread(
+                    target=self.work, args=[assignment], name=name, daemon=True
+                )
+                self._threads.add(thread)
+                thread.start()
 
     def wait(self, timeout: float) -> bool:
         """Wait for the threads that `fill` started; return whether all have ended in time."""
         deadline = time.monotonic() + timeout
-        threads = list(self._threads)
+        with self._filling:  # a job that was taken at the last moment is waited for, too
+            threads = list(self._threads)
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in threads)

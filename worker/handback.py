@@ -19,6 +19,9 @@ from worker.settings import Settings
 #: Seconds for which it is tried; after that the sweep has long found the lease run out.
 _PATIENCE: Final = 60.0
 _RETRY: Final = 0.5
+#: Tries in a row without a socket after which nobody is expected there any more: a Redis that is
+#: started again has one within a moment, that of a home that was stopped has none again.
+_TRIES_WITHOUT: Final = 10
 _URL: Final = "UNROLL_REDIS_URL"
 _LEASE: Final = "UNROLL_HANDBACK"
 
@@ -37,28 +40,24 @@ def main() -> int:
     told = json.loads(os.environ[_LEASE])
     store = JobStore(connect(os.environ[_URL]), told["namespace"])
     lease = Lease(**told["lease"])
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
+    deadline, missing = time.monotonic() + _PATIENCE, 0
+    while time.monotonic() < deadline and missing < _TRIES_WITHOUT:
         try:
             store.release(lease)
         except StaleToken:
             return 0  # the job's end is in the record, or another attempt holds it
         except ServiceUnreachable:
-            if is_gone(os.environ[_URL]):
-                return 1
+            missing = missing + 1 if is_missing(os.environ[_URL]) else 0
             time.sleep(_RETRY)
         else:
             return 0
     return 1
 
 
-def is_gone(url: str) -> bool:
-    """Return whether nobody will answer at this address again.
-
-    A home's own Redis has its socket in a folder that is made for it and removed after it.
-    """
+def is_missing(url: str) -> bool:
+    """Return whether this is the address of a unix socket that is not there."""
     parts = urlsplit(url)
-    return parts.scheme == "unix" and not Path(parts.path).parent.exists()
+    return parts.scheme == "unix" and not Path(parts.path).exists()
 
 
 if __name__ == "__main__":

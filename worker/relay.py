@@ -77,7 +77,7 @@ class Relay:
     def drain(self) -> None:
         """Carry on everything that there is; for after the runner's end."""
         self._log.ended = True
-        while self.pump():
+        while self.pump() or not self._log.exhausted:
             pass
 
     def _read_ahead(self) -> None:
@@ -199,6 +199,8 @@ class LogReader:
         self._rest = b""
         #: Whether nothing more will be written, so that half a line is a line.
         self.ended = False
+        #: Whether the last look found nothing new; a long line takes more than one.
+        self.exhausted = True
 
     def read(self) -> list[str]:
         """Return the lines that are new, of at most a block of the file."""
@@ -209,6 +211,7 @@ class LogReader:
             file.seek(self._offset)
             block = file.read(_LOG_BLOCK)
         self._offset += len(block)
+        self.exhausted = not block
         *whole, self._rest = (self._rest + block).split(b"\n")
         if (self.ended and not block) or len(self._rest) > _LOG_BLOCK:
             whole, self._rest = [*whole, self._rest] if self._rest else whole, b""

@@ -124,14 +124,14 @@ class Holder(StoreBase):
                 nonce=nonce,
             )
         if loose > 2 * STREAM_POINTS:
-            self._pack(lease)
+            self._pack(lease, STREAM_POINTS)
 
-    def _pack(self, lease: Lease) -> None:
+    def _pack(self, lease: Lease, keep: int) -> None:
         series, points = self.keys("series", lease.job), self.keys("points", lease.job)
         with self._reaching():
             before = text(self._client.hget(series, "packed")) or "0"
             entries = self._client.xrange(points)
-        if packed := pack(entries, STREAM_POINTS):
+        if packed := pack(entries, keep):
             last, chunk = packed
             self._fenced("pack", lease, before=before, last=last, chunk=chunk)
 
@@ -164,6 +164,7 @@ class Holder(StoreBase):
 
         Raise StaleToken; to say the same twice is to say it once.
         """
+        self._pack(lease, 0)  # a record is kept for weeks, and compressed it is a quarter
         state = self._fenced(
             "finish",
             lease,

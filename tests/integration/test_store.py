@@ -828,6 +828,21 @@ def test_all_points_can_be_read_though_the_stream_is_capped(store: JobStore, cli
         assert store.metrics(job, since) == found[since:]
 
 
+def test_what_an_ended_attempt_said_is_kept_compressed(store: JobStore, client: Any) -> None:
+    job = store.create(SPEC).id
+    for attempt in range(2):
+        lease = take(store)
+        for start in (0, 50):
+            first = attempt * 100 + start
+            store.report(lease, points=points("loss", *range(first, first + 50)))
+        found = store.metrics(job)
+        store.release(lease)
+        assert client.xlen(store.keys("points", job)) == 0
+        assert store.metrics(job) == found
+        assert store.metrics(job, since=70) == found[70:]
+    assert [each.cursor for each in found] == list(range(1, 201))
+
+
 def test_a_follower_loses_and_repeats_nothing_while_chunks_are_made(
     redis_server: Any, store: JobStore
 ) -> None:

@@ -247,6 +247,13 @@ def test_of_a_flood_the_end_is_shown(tmp_path: Path) -> None:
     assert len(read) < 20_000
 
 
+def test_a_long_line_does_not_hide_what_follows_it(stage: Stage) -> None:
+    stage.folder.log_file.write_bytes(b"x" * 350_000 + b"\nthe end\nof it")
+    stage.relay.drain()
+    assert stage.store.lines[-2:] == ["the end", "of it"]
+    assert sum(line.count("x") for line in stage.store.lines) == 350_000
+
+
 def test_reading_stays_bounded_however_much_waits(stage: Stage) -> None:
     stage.say(*(point(step) for step in range(2000)))
     stage.relay.pump()
