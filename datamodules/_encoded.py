@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared
-from datamodules._rows import Rows
+from datamodules._rows import Rows, arrays_of, rows_of
 from datamodules._vocab import Vocabulary, from_state
 
 #: Part of every cache key: to be raised when `Encoded.to_prepared` names or holds things otherwise.
@@ -88,13 +88,8 @@ class Encoded:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def to_prepared(self) -> Prepared:
-        """Return arrays named SPLIT.PART.values and SPLIT.PART.offsets, and facts."""
-        arrays = {
-            f"{split}.{part}.{name}": array
-            for split, pairs in self.splits.items()
-            for part, rows in pairs.parts().items()
-            for name, array in (("values", rows.values), ("offsets", rows.offsets))
-        }
+        """Return the arrays of all splits, and facts."""
+        arrays = arrays_of({split: pairs.parts() for split, pairs in self.splits.items()})
         facts = {
             "splits": list(self.splits),
             "vocabularies": self.vocabularies.state(),
@@ -105,15 +100,8 @@ class Encoded:
     @classmethod
     def from_prepared(cls, prepared: Prepared) -> "Encoded":
         """Undo `to_prepared`."""
-        arrays, facts = prepared.arrays, prepared.facts
-
-        def rows(split: str, part: str) -> Rows:
-            return Rows(arrays[f"{split}.{part}.values"], arrays[f"{split}.{part}.offsets"])
-
-        splits = {
-            split: PairSplit(**{each.name: rows(split, each.name) for each in fields(PairSplit)})
-            for split in facts["splits"]
-        }
+        facts = prepared.facts
+        splits = {split: PairSplit(**rows_of(prepared.arrays, split)) for split in facts["splits"]}
         return cls(splits, Vocabularies.from_state(facts["vocabularies"]), facts["notes"])
 
 

@@ -4,7 +4,7 @@ Shapes: N rows, V values of all rows together, B rows of a batch, S the longest 
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, overload
@@ -27,12 +27,13 @@ class Rows:
     offsets: NDArray[np.int64]
 
     @classmethod
-    def of_ids(cls, rows: Iterable[Sequence[int]]) -> "Rows":
-        """Join rows of ids, the end symbol put behind each."""
+    def of_ids(cls, rows: Iterable[Sequence[int]], *, ended: bool = True) -> "Rows":
+        """Join rows of ids, the end symbol put behind each unless they are not `ended` by one."""
         values, offsets = array("i"), array("q", [0])
         for row in rows:
             values.extend(row)
-            values.append(EOS)
+            if ended:
+                values.append(EOS)
             offsets.append(len(values))
         return cls(np.array(values, dtype=np.int32), np.array(offsets, dtype=np.int64))
 
@@ -67,6 +68,26 @@ class Rows:
         places = np.where(inside, self.offsets[chosen, None] + steps, 0)  # (B, S)
         ids = np.where(inside, self.values[places], PAD).astype(np.int64)
         return torch.from_numpy(ids), torch.from_numpy(lengths)
+
+
+def arrays_of(splits: Mapping[str, Mapping[str, Rows]]) -> dict[str, NDArray[Any]]:
+    """Return the parts of all splits as arrays named SPLIT.PART.values and SPLIT.PART.offsets."""
+    return {
+        f"{split}.{part}.{name}": array
+        for split, parts in splits.items()
+        for part, rows in parts.items()
+        for name, array in (("values", rows.values), ("offsets", rows.offsets))
+    }
+
+
+def rows_of(arrays: Mapping[str, NDArray[Any]], split: str) -> dict[str, Rows]:
+    """Return the parts of one split by name: undo `arrays_of`."""
+    names = (name.split(".") for name in arrays)
+    parts = [part for owner, part, kind in names if owner == split and kind == "values"]
+    return {
+        part: Rows(arrays[f"{split}.{part}.values"], arrays[f"{split}.{part}.offsets"])
+        for part in parts
+    }
 
 
 class Texts(Sequence[str]):

@@ -1,0 +1,231 @@
+"""Tagged text in files: columns with a row a token, or one file of tokens beside one of tags."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from datamodules._errors import DataFormatError, DataMissingError
+from datamodules._files import digest_of, find_file, lines_of
+
+#: How files of columns are named, in the order in which they are looked for.
+SUFFIXES: Final = (".conllu", ".conll", ".iob", ".bio", ".txt", ".tsv")
+
+#: What stands for the head of a document in the files of CoNLL-2003.
+_DOCUMENT: Final = "-DOCSTART-"
+
+
+@dataclass
+class Sentences:
+    """Token and tag rows, equally many, and of equal length; a label each where they have one."""
+
+    tokens: list[list[str]] = field(default_factory=list)
+    tags: list[list[str]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a person calls the parts of a file."""
+
+    #: File names of parallel token and tag files.
+    tokens: str = "seq.in"
+    tags: str = "seq.out"
+    #: File name, or key of a comment, of the label; None where there is none.
+    label: str | None = None
+    #: Columns, counted from 1; None for those that the format means.
+    token_column: int | None = None
+    tag_column: int | None = None
+
+
+@dataclass(frozen=True)
+class ParallelFiles:
+    """A file with the tokens of a sequence in each line, one with its tags, one with its label."""
+
+    tokens: Path
+    tags: Path
+    label: Path | None
+
+    def read(self) -> Sentences:
+        """Return all rows. Raise DataFormatError for the first thing that is wrong."""
+        found = Sentences(self._rows(self.tokens), self._rows(self.tags))
+        self._check_rows(self.tags, len(found.tags), len(found))
+        for number, (tokens, tags) in enumerate(zip(found.tokens, found.tags, strict=True), 1):
+            if len(tokens) != len(tags):
+                raise DataFormatError(
+                    f"{self.tags}, line {number} has {_counted(len(tags), 'tag')} for the"
+                    f" {_counted(len(tokens), 'token')} of that line in {self.tokens.name}"
+                )
+        if self.label:
+            found.labels = [_label(*each) for each in _numbered(self.label)]
+            self._check_rows(self.label, len(found.labels), len(found))
+        return found
+
+    def digest(self) -> str:
+        """Return a digest of what the files hold."""
+        return digest_of([self.tokens, self.tags, *([self.label] if self.label else [])])
+
+    def _check_rows(self, path: Path, rows: int, expected: int) -> None:
+        if rows != expected:
+            raise DataFormatError(
+                f"{path} has {rows} lines but {self.tokens} has {expected}: line n of one must"
+                " belong to line n of the other"
+            )
+
+    @staticmethod
+    def _rows(path: Path) -> list[list[str]]:
+        rows = []
+        for where, line in _numbered(path):
+            if not (row := split_blanks(line)):
+                raise DataFormatError(f"{where} is empty: each line must hold a whole sequence")
+            rows.append(row)
+        return rows
+
+
+@dataclass(frozen=True)
+class ColumnFile:
+    """A row for each token, its columns parted by tabs or blanks; an empty line between sequences.
+
+    CoNLL-U (by its suffix) is read as its specification says: columns parted by tabs, comments
+    after '#', and no token of their own for ranges (1-2) and empty nodes (1.1). A label is a
+    comment `# KEY = LABEL` above the sequence, in any of the formats.
+    """
+
+    path: Path
+    names: Names
+
+    @property
+    def is_universal(self) -> bool:
+        """Whether the file is CoNLL-U."""
+        return ".conllu" in self.path.suffixes
+
+    def digest(self) -> str:
+        """Return a digest of what the file holds."""
+        return digest_of([self.path])
+
+    def read(self) -> Sentences:
+        """Return all rows. Raise DataFormatError for the first thing that is wrong."""
+        found = Sentences()
+        for where, label, rows in self._blocks():
+            found.tokens.append([row[self._token] for row in rows])
+            found.tags.append([row[self._tag] for row in rows])
+            if self.names.label is None:
+                continue
+            if label is None:
+                raise DataFormatError(
+                    f"{where} begins a sequence without a label: put '# {self.names.label} = ...'"
+                    " above it"
+                )
+            found.labels.append(label)
+        if not found.tokens:
+            raise DataFormatError(f"{self.path} holds no sequence")
+        return found
+
+    def _blocks(self) -> Iterator[tuple[str, str | None, list[list[str]]]]:
+        """Yield the sequences: where each begins, its label, the columns of its tokens."""
+        label: str | None = None
+        rows: list[list[str]] = []
+        begin, width = "", 0
+        for where, line in [*_numbered(self.path), ("", "")]:
+            if not line.strip():
+                if rows:
+                    yield begin, label, rows
+                label, rows = None, []
+            elif (comment := self._comment(line)) is not None:
+                label = comment or label
+            elif row := self._columns(line):
+                width = width or self._checked_width(where, len(row))
+                self._check_row(where, row, width)
+                begin = begin if rows else where
+                rows.append(row)
+
+    def _comment(self, line: str) -> str | None:
+        """Return the label in a comment, '' for another comment, None for what is none."""
+        if not line.startswith("#"):
+            return None
+        key, equals, value = line[1:].partition("=")
+        if self.names.label is not None and equals and key.strip() == self.names.label:
+            return value.strip()
+        return "" if self.is_universal else None
+
+    def _columns(self, line: str) -> list[str]:
+        if self.is_universal:
+            row = line.split("\t")
+            return [] if "-" in row[0] or "." in row[0] else row
+        row = line.split("\t") if "\t" in line else split_blanks(line)
+        return [] if row[0] == _DOCUMENT else row
+
+    @property
+    def _token(self) -> int:
+        return (self.names.token_column or (2 if self.is_universal else 1)) - 1
+
+    @property
+    def _tag(self) -> int:
+        return (self.names.tag_column or (4 if self.is_universal else 0)) - 1
+
+    def _checked_width(self, where: str, width: int) -> int:
+        needed = max(2, self._token + 1, self._tag + 1)
+        if width < needed:
+            raise DataFormatError(
+                f"{where} has {_counted(width, 'column')}, and at least {needed} are needed for"
+                " a token and its tag"
+            )
+        return width
+
+    def _check_row(self, where: str, row: Sequence[str], width: int) -> None:
+        if len(row) != width:
+            raise DataFormatError(
+                f"{where} has {_counted(len(row), 'column')} where the first row has {width}"
+            )
+        for name, place in (("token", self._token), ("tag", self._tag)):
+            if not row[place].strip():
+                raise DataFormatError(f"{where} has an empty {name}")
+
+
+TagFiles = ParallelFiles | ColumnFile
+
+
+def find_tagged(folder: Path, split: str, names: Names, roots: Sequence[Path]) -> TagFiles:
+    """Return the files of a split: parallel ones in a folder, else one of columns.
+
+    Raise DataMissingError where there are none, DataPathError where they lead out of the roots.
+    """
+    place = folder / split
+    wanted = [names.tokens, names.tags, *([names.label] if names.label else [])]
+    there = {name: path for name in wanted if (path := find_file(place / name, roots))}
+    if len(there) == len(wanted):
+        label = there[names.label] if names.label else None
+        return ParallelFiles(there[names.tokens], there[names.tags], label)
+    if there:
+        missing = ", ".join(name for name in wanted if name not in there)
+        raise DataMissingError(f"{place} holds {', '.join(there)} but not {missing}")
+    for suffix in SUFFIXES:
+        if path := find_file(folder / f"{split}{suffix}", roots):
+            return ColumnFile(path, names)
+    raise DataMissingError(
+        f"{folder} has no split {split!r}: looked for {' and '.join(wanted)} in {split}/, or one of"
+        f" {', '.join(f'{split}{suffix}' for suffix in SUFFIXES)}, each with or without .gz"
+    )
+
+
+def split_blanks(line: str) -> list[str]:
+    """Return what stands between blanks and tabs; Unicode's other separators are text."""
+    return [word for word in line.replace("\t", " ").split(" ") if word]
+
+
+def _numbered(path: Path) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines_of(path), 1):
+        yield f"{path}, line {number}", line
+
+
+def _label(where: str, line: str) -> str:
+    if not (label := line.strip()):
+        raise DataFormatError(f"{where} is empty: each line must hold a label")
+    return label
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,310 @@
+"""Sequences with a tag for each of their symbols, and at choice a label for the whole."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, ClassVar, Final
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor
+
+from datamodules._base import Workspace
+from datamodules._batch import Batch
+from datamodules._bucketing import Sizes
+from datamodules._cache import Prepared, cached, key_of
+from datamodules._errors import DataError, DataMissingError
+from datamodules._paths import find_folder
+from datamodules._rows import Rows, Texts, arrays_of, rows_of
+from datamodules._tag_files import Names, Sentences, TagFiles, find_tagged, split_blanks
+from datamodules._tags import UNKNOWN, Index, TagData
+from datamodules._vocab import PAD, SPECIALS, UNK, Normalisation, TextForm
+
+#: Part of the cache's key: to be raised when the same files and settings give other arrays.
+_VERSION: Final = 1
+_STATE_FORMAT: Final = 1
+#: Between the tags of a row: what no format of files lets stand inside one.
+_BETWEEN: Final = "\t"
+_log = logging.getLogger(__name__)
+
+#: By name: `words` and `tags` have a row a sequence, `labels` too but one value, `characters` a row
+#: for each word of all sequences, `tag_text` the tags as they were written.
+_Split = Mapping[str, Rows]
+
+
+class _Indexes:
+    """What has an id: words, their characters, tags and labels, all as training has them."""
+
+    def __init__(self, names: Mapping[str, Sequence[str]]) -> None:
+        seen = partial(Index, first=SPECIALS, unknown=UNK)
+        self.words, self.characters = seen(names["words"]), seen(names["characters"])
+        self.tags, self.labels = Index(names["tags"]), Index(names["labels"])
+
+    def state(self) -> dict[str, list[str]]:
+        return {name: each.names for name, each in vars(self).items()}
+
+
+class TaggedText(TagData):
+    """Words with a tag each: slots, names of persons and places, parts of speech.
+
+    A split is a folder `root/{split}` with a file of tokens and one of tags, line for line and
+    blank for blank, and a file of labels if `label` names one; or else one file of columns
+    `root/{split}.conllu`, `.conll`, `.iob`, `.bio`, `.txt` or `.tsv`, with a row for each token and
+    an empty line between sequences; each of them gzip or not. A label then stands above its
+    sequence as a comment `# LABEL = ...`. Tags and labels that training does not have count as
+    wrong in every other split, and are counted. A test split may be missing until it is asked for.
+
+    Args:
+        root: folder of the data, absolute or relative to a data root of the worker
+        train: name of the training split
+        val: name of the validation split
+        test: name of the test split; it may be missing while a model is trained
+        tokens: name of the file of tokens in a split's folder
+        tags: name of the file of tags in a split's folder
+        label: name of the file, or key of the comment, of a sequence's label; none if not given
+        token_column: column of the token, from 1; if not given the first, of CoNLL-U the second
+        tag_column: column of the tag, from 1; if not given the last, of CoNLL-U the fourth
+        lowercase: whether words are lower-cased; their characters never are
+        normalise: the Unicode normalisation of words and characters
+        min_count: words that training has less often count as unknown
+        characters: whether words are given with their characters
+
+    """
+
+    trainer_defaults: ClassVar[Mapping[str, Any]] = {"batch_tokens": 400}
+
+    _workspace: Workspace | None = None
+    _indexes: _Indexes | None = None
+
+    def __init__(  # noqa: PLR0913 - the signature is the schema
+        self,
+        *,
+        root: str,
+        train: str = "train",
+        val: str = "val",
+        test: str = "test",
+        tokens: str = "seq.in",
+        tags: str = "seq.out",
+        label: str | None = None,
+        token_column: Annotated[int, Ge(1)] | None = None,
+        tag_column: Annotated[int, Ge(1)] | None = None,
+        lowercase: bool = True,
+        normalise: Normalisation = "none",
+        min_count: Annotated[int, Ge(1)] = 1,
+        characters: bool = True,
+    ) -> None:
+        super().__init__()
+        self._root = root
+        self._splits_by_name = {"train": train, "val": val, "test": test}
+        self._names = Names(tokens, tags, label, token_column, tag_column)
+        self._form = TextForm(lowercase=lowercase, normalise=normalise)
+        self._min_count = min_count
+        self._characters = characters
+        self._splits: dict[str, _Split] = {}
+        self._absent: dict[str, DataMissingError] = {}
+
+    # --- what it is
+
+    @property
+    def indexes(self) -> _Indexes:
+        """The names with an id, learned by `prepare` or loaded from a checkpoint."""
+        if self._indexes is None:
+            raise DataError("this data has no vocabulary yet: prepare it or load a checkpoint")
+        return self._indexes
+
+    @property
+    def tag_names(self) -> Sequence[str]:
+        """The tags of training."""
+        return self.indexes.tags.names
+
+    @property
+    def label_names(self) -> Sequence[str]:
+        """The labels of training; none where sequences have no label."""
+        return self.indexes.labels.names
+
+    @property
+    def dims(self) -> dict[str, int | bool]:
+        """Return how many words, characters (0: not given), tags and labels (0: none) there are."""
+        known = self.indexes
+        return {
+            "vocabulary_size": len(known.words),
+            "character_vocabulary_size": len(known.characters) if self._characters else 0,
+            "num_tags": len(known.tags),
+            "num_labels": len(known.labels),
+        }
+
+    def facts(self, split: str) -> dict[str, int]:
+        """Return how many tags and labels of a split training does not have."""
+        parts = self._split(split)
+        counted = ["tags", "labels"] if self.label_names else ["tags"]
+        return {f"unknown_{each}": int((parts[each].values == UNKNOWN).sum()) for each in counted}
+
+    def true_tags(self, split: str) -> Sequence[Sequence[str]]:
+        """Return the tags of every row as its file has them."""
+        return [row.split(_BETWEEN) for row in Texts(self._split(split)["tag_text"])]
+
+    def words(self, line: str) -> list[str]:
+        """Return what stands between blanks."""
+        return split_blanks(line)
+
+    # --- batches
+
+    def sizes(self, split: str) -> Sizes:
+        """Return the number of words of every row (N, 1)."""
+        return self._split(split)["words"].lengths[:, None]
+
+    def collate(self, split: str, rows: Sequence[int]) -> Batch:
+        """Return the padded batch of these rows.
+
+        In `extras` are the characters of every word, int64 (B, S, characters), PAD behind them, and
+        the label (B,), where there are such.
+        """
+        parts = self._split(split)
+        batch = self._inputs(parts, rows)
+        tags, lengths = parts["tags"].padded(rows)
+        extras = {"index": torch.tensor(rows, dtype=torch.int64)}
+        if self.label_names:
+            extras["label"] = parts["labels"].padded(rows)[0][:, 0]
+        return replace(
+            batch, targets=tags, target_lengths=lengths, extras={**batch.extras, **extras}
+        )
+
+    def encode(self, lines: Sequence[str]) -> Batch:
+        """Return one batch of these lines; an empty one is read as one unknown word."""
+        parts = self._input_parts([self.words(line) or [""] for line in lines], self.indexes)
+        batch = self._inputs(parts, range(len(lines)))
+        return replace(batch, extras={**batch.extras, "index": torch.arange(len(lines))})
+
+    def _inputs(self, parts: _Split, rows: Sequence[int]) -> Batch:
+        words, lengths = parts["words"].padded(rows)
+        extras = {"characters": _spelled(parts, rows, words.shape[1])} if self._characters else {}
+        return Batch(words, lengths, extras=extras)
+
+    # --- what travels with the checkpoint
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the vocabularies and the form of the text as plain values."""
+        return {
+            "format": _STATE_FORMAT,
+            "form": self._form.state(),
+            "with_characters": self._characters,
+            "names": self.indexes.state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over vocabularies and form: how text is read belongs to the model.
+
+        `prepare` then learns none of its own. Where it ran before with others, it runs again.
+        """
+        if state_dict.get("format") != _STATE_FORMAT:
+            raise DataError(
+                "this checkpoint holds its vocabulary in a form this version cannot read"
+            )
+        if self._indexes is not None and self.state_dict() == state_dict:
+            return
+        self._form = TextForm(**state_dict["form"])
+        self._characters = state_dict["with_characters"]
+        self._indexes = _Indexes(state_dict["names"])
+        if self._workspace is not None:
+            self.prepare(self._workspace)
+
+    # --- reading
+
+    def prepare(self, workspace: Workspace) -> None:
+        """Find, check and encode all splits, or take them from the cache."""
+        self._workspace = workspace
+        loaded = self._indexes
+        if loaded and loaded.labels.names and self._names.label is None:
+            raise DataError("the model of this checkpoint learned labels: say by 'label' where")
+        files = self._find(workspace)
+        settings = {
+            "version": _VERSION,
+            "kind": type(self).__name__,
+            "files": {split: each.digest() for split, each in files.items()},
+            "names": vars(self._names),
+            "learn": [self._min_count, self._characters],
+            "form": self._form.state(),
+            "loaded": loaded and loaded.state(),
+        }
+        prepared = cached(
+            workspace.cache / "tags", key_of(settings), lambda: self._prepared(files, loaded)
+        )
+        self._splits = {split: rows_of(prepared.arrays, split) for split in files}
+        self._indexes = loaded or _Indexes(prepared.facts)
+
+    def _find(self, workspace: Workspace) -> dict[str, TagFiles]:
+        folder = find_folder(self._root, workspace.roots)
+        needed = ("train", "val") if self._indexes is None else ()
+        found: dict[str, TagFiles] = {}
+        self._absent = {}
+        for split, name in self._splits_by_name.items():
+            try:
+                found[split] = find_tagged(folder, name, self._names, workspace.roots)
+            except DataMissingError as error:
+                if split in needed:
+                    raise
+                self._absent[split] = error
+        return found
+
+    def _prepared(self, files: Mapping[str, TagFiles], loaded: _Indexes | None) -> Prepared:
+        read = {split: each.read() for split, each in files.items()}
+        indexes = loaded or self._learned(read["train"])
+        splits = {split: self._encoded(each, indexes) for split, each in read.items()}
+        return Prepared(arrays_of(splits), indexes.state())
+
+    def _learned(self, train: Sentences) -> _Indexes:
+        forms = [self._form(word) for row in train.tokens for word in row]
+        counts = Counter(forms)
+        letters = self._spelling(word for row in train.tokens for word in row)
+        return _Indexes(
+            {
+                "words": sorted(word for word in counts if counts[word] >= self._min_count),
+                "characters": sorted(set().union(*letters)) if self._characters else [],
+                "tags": sorted({tag for row in train.tags for tag in row}),
+                "labels": sorted(set(train.labels)),
+            }
+        )
+
+    def _encoded(self, read: Sentences, indexes: _Indexes) -> _Split:
+        return {
+            **self._input_parts(read.tokens, indexes),
+            "tags": Rows.of_ids(map(indexes.tags.ids, read.tags), ended=False),
+            "labels": Rows.of_ids(
+                (indexes.labels.ids([label]) for label in read.labels), ended=False
+            ),
+            "tag_text": Rows.of_texts(map(_BETWEEN.join, read.tags)),
+        }
+
+    def _input_parts(self, tokens: Sequence[Sequence[str]], indexes: _Indexes) -> _Split:
+        words = (indexes.words.ids(map(self._form, row)) for row in tokens)
+        parts = {"words": Rows.of_ids(words, ended=False)}
+        if self._characters:
+            spelled = self._spelling(word for row in tokens for word in row)
+            parts["characters"] = Rows.of_ids(map(indexes.characters.ids, spelled), ended=False)
+        return parts
+
+    def _spelling(self, words: Iterable[str]) -> Iterable[str]:
+        return map(replace(self._form, lowercase=False), words)
+
+    def _split(self, split: str) -> _Split:
+        if split in self._absent:
+            raise self._absent[split]
+        if split not in self._splits:
+            known = ", ".join(self._splits) or "none; it was not prepared"
+            raise DataError(f"this data has no split {split!r} (it has: {known})")
+        return self._splits[split]
+
+
+def _spelled(parts: _Split, rows: Sequence[int], width: int) -> Tensor:
+    """Return the characters of every word of these rows, int64 (B, width, characters)."""
+    words = parts["words"]
+    chosen = np.asarray(rows, dtype=np.int64)
+    inside = torch.from_numpy(np.arange(width) < words.lengths[chosen, None])  # (B, width)
+    places = [np.arange(words.offsets[row], words.offsets[row + 1]) for row in chosen]
+    letters, _ = parts["characters"].padded(np.concatenate(places).tolist())
+    spelled = torch.full((*inside.shape, max(1, letters.shape[1])), PAD)
+    spelled[inside, : letters.shape[1]] = letters
+    return spelled
