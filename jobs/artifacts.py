@@ -72,7 +72,7 @@ class ArtifactStore:
             target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             temporary = self._temporary(target)
             try:
-                _link_or_copy(path, temporary)
+                link_or_copy(path, temporary)
                 digest = _digest_and_sync(temporary)
                 temporary.replace(target)
             finally:
@@ -100,7 +100,7 @@ class ArtifactStore:
     def check(self, key: str, digest: str) -> Path:
         """Return where a file lies that has this SHA-256. Raise ArtifactError."""
         place = self.path(key)
-        if _digest(place) != digest:
+        if sha256(place) != digest:
             raise ArtifactError(f"the file {key} in {self.root} is torn: its digest is another")
         return place
 
@@ -145,14 +145,16 @@ def _mode(path: Path) -> int:
         raise ArtifactError(f"cannot keep {path}: {error.strerror}") from None
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a file appear at `target` too, where nothing is yet. Raise OSError."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target, follow_symlinks=False)
 
 
-def _digest(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,14 +1,11 @@
 """What an attempt starts from: its data roots, its checkpoint, the spec of the job that it uses."""
 
-import hashlib
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from jobs.artifacts import ArtifactStore
+from jobs.artifacts import ArtifactStore, link_or_copy, sha256
 from jobs.errors import ArtifactError, SpecError, UnknownJob
 from jobs.job import Checkpoint, Job
 from jobs.spec import AnySpec, EvaluateSpec, TrainSpec, spec_from_dict
@@ -106,7 +103,11 @@ class Inputs:
 
     def _link(self, checkpoint: Checkpoint, folder: AttemptFolder) -> Path:
         """Link the checkpoint into the folder: there it stays whatever its job keeps."""
-        link_or_copy(self._artifacts.path(checkpoint.artifact), folder.start_checkpoint)
+        folder.start_checkpoint.unlink(missing_ok=True)
+        try:
+            link_or_copy(self._artifacts.path(checkpoint.artifact), folder.start_checkpoint)
+        except FileNotFoundError:
+            raise ArtifactError(f"{checkpoint.artifact} is gone") from None
         if sha256(folder.start_checkpoint) != checkpoint.digest:
             folder.start_checkpoint.unlink()
             raise ArtifactError(
@@ -118,20 +119,3 @@ class Inputs:
 def _order(source: Job, *, best: bool) -> Iterable[Checkpoint]:
     wanted = (source.best, source.checkpoint) if best else (source.checkpoint, source.best)
     return [each for each in wanted if each]
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make a file appear at `target` too. Raise ArtifactError where it is gone."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise ArtifactError(f"{source} is gone") from None
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -408,6 +408,15 @@ def test_nobody_who_reads_the_output_is_no_traceback(unroll: Unroll, player: Any
     assert (ended.stdout, ended.stderr) == ("x141\n", "")
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let children hear Ctrl-C, also where these tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_is_no_traceback(unroll: Unroll) -> None:
     job = unroll("submit", "spec.toml", "--json").json["id"]
     command = [sys.executable, "-m", "jobs.cli", "watch", job]

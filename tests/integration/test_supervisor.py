@@ -246,7 +246,7 @@ def full_store(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jobs.artifacts._link_or_copy", no_space)
+    monkeypatch.setattr("jobs.artifacts.link_or_copy", no_space)
 
 
 @pytest.mark.usefixtures("full_store")

@@ -168,7 +168,7 @@ def test_what_cannot_be_kept_is_told_and_the_rest_goes_on(
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("jobs.artifacts._link_or_copy", no_space)
+    monkeypatch.setattr("jobs.artifacts.link_or_copy", no_space)
     stage.say(stage.save(1), point(2))
     stage.relay.drain()
     assert stage.store.said == [("point", 2)]
