@@ -82,7 +82,9 @@ class Recipe:
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimiser = AdamW([g for g in groups if g["params"]], lr=self.lr, betas=self.betas)
+        optimiser = AdamW(
+            [g for g in groups if g["params"]], lr=self.lr, betas=self.betas, fused=True
+        )
         # A plain function: LambdaLR then keeps it out of the checkpoint.
         curve: Callable[[int], float] = lambda step: self.factor(step)  # noqa: E731, PLW0108 (see above)
         scheduler = LambdaLR(optimiser, curve)

@@ -251,6 +251,18 @@ def test_the_torch_side_loads_neither_redis_nor_celery() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_matplotlib_is_loaded_only_for_a_picture() -> None:
+    code = (
+        "import sys, worker.runner.__main__; "
+        "from worker.runner.picture import draw_attention; "
+        "print('matplotlib' in sys.modules, draw_attention(['a'], ['b'], [[1.0]])[1:4])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "False b'PNG'"
+
+
 def test_a_folder_without_a_spec_is_refused(tmp_path: Path) -> None:
     process = start(AttemptFolder(tmp_path))
     _, err = process.communicate(timeout=120)

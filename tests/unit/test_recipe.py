@@ -75,3 +75,25 @@ def test_a_saved_schedule_holds_plain_values_only(tmp_path) -> None:
 def test_refuses_a_schedule_it_cannot_follow(options: dict, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         Recipe(**options)
+
+
+def test_steps_are_those_of_adamw() -> None:
+    torch.manual_seed(3)
+    ours, theirs = nn.Linear(4, 3), nn.Linear(4, 3)
+    theirs.load_state_dict(ours.state_dict())
+    recipe = Recipe(lr=0.05, schedule="constant", warmup_steps=0, weight_decay=0.1)
+    groups = [
+        {"params": [theirs.weight], "weight_decay": 0.1},
+        {"params": [theirs.bias], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, lr=0.05, betas=(0.9, 0.98), foreach=False, fused=False)
+    for optimiser, layer in (
+        (recipe.optimisers(ours.parameters())["optimizer"], ours),
+        (reference, theirs),
+    ):
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(5):
+            optimiser.zero_grad()
+            layer(torch.randn(6, 4, generator=generator)).square().sum().backward()
+            optimiser.step()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())

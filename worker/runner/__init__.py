@@ -1,5 +1,9 @@
-"""The training half: the only code of the worker that imports torch."""
+"""The training half: the only code of the worker that imports torch.
 
+What stands here must be done before torch and the libraries around it are loaded.
+"""
+
+import ctypes
 import importlib
 import os
 import sys
@@ -15,6 +19,25 @@ _LIBRARY_SETTINGS: Final = {
     "LRU_CACHE_CAPACITY": "1",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
 }
+
+#: glibc's names for what `mallopt` sets, and the values: the first is the highest it takes.
+_MALLOC_SETTINGS: Final = {
+    "MMAP_THRESHOLD": (-3, 32 << 20),
+    "TRIM_THRESHOLD": (-1, 1 << 30),
+}
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc keep what a step frees: the next step asks for as much again.
+
+    By default glibc gives large pieces back to the system at once and has the kernel clear them
+    anew: 14,000 page faults a training step of Multi30k's size, a tenth of its time.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for name, (number, value) in _MALLOC_SETTINGS.items():
+            if f"MALLOC_{name}_" not in os.environ:
+                mallopt(number, value)
 
 
 def _import_portalocker_without_redis() -> None:
@@ -32,6 +55,24 @@ def _import_portalocker_without_redis() -> None:
         del sys.modules["redis"]
 
 
+def _import_torchmetrics_without_matplotlib() -> None:
+    """Keep matplotlib out until a picture is drawn: it costs each start half a second and 28 MB.
+
+    torchmetrics imports it wherever it is installed, for plots that nobody here asks of it.
+    """
+    if {"torchmetrics", "matplotlib"} & sys.modules.keys():
+        return
+    cache = importlib.import_module("lightning_utilities.core.imports").RequirementCache
+    is_there = cache.__bool__
+    cache.__bool__ = lambda self: self.requirement != "matplotlib" and is_there(self)
+    try:
+        importlib.import_module("torchmetrics")
+    finally:
+        cache.__bool__ = is_there
+
+
 for _name, _value in _LIBRARY_SETTINGS.items():
     os.environ.setdefault(_name, _value)
+_keep_freed_memory()
 _import_portalocker_without_redis()
+_import_torchmetrics_without_matplotlib()
