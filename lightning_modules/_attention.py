@@ -10,6 +10,7 @@ translate", with its names:
     e_ij = a(s_{i-1}, h_j),  α_ij = softmax_j(e_ij),
     c_i = Σ_j α_ij h_j,      s_i = f(s_{i-1}, y_{i-1}, c_i).
 
+An `Order` may attend with s_i instead, and a `Score` (`_scores.py`) is any a.
 What does not depend on s_{i-1} is computed before the loop: the keys (what `a` sees of h_j) once a
 sentence, W_y y + b of all steps in one product. `scan` is the plain loop that autograd
 differentiates: the reference for any faster one.
@@ -18,12 +19,15 @@ differentiates: the reference for any faster one.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from lightning_modules._cells import Cell, Move
+from lightning_modules._errors import ModelError
+from lightning_modules._scores import Energies, Score
 
 
 @dataclass(frozen=True)
@@ -57,101 +61,148 @@ def product_dtype(device: torch.device, default: torch.dtype) -> torch.dtype:
     return default
 
 
-#: e = energies(visible state (N, H)) -> (B, k, S); each row may be off by a constant (softmax).
-Energies = Callable[[Tensor], Tensor]
-
-
-class Score(nn.Module, ABC):
-    """Hold the weights of a(s_{i-1}, h_j)."""
-
-    @abstractmethod
-    def keys(self, values: Tensor) -> Tensor:
-        """Return what the score sees of the annotations, (B, S, C) -> (B, S, A)."""
-
-    @abstractmethod
-    def bind(self, keys: Tensor) -> Energies:
-        """Return the energies against these keys, weights cast to their dtype once."""
-
-
-class AdditiveScore(Score):
-    """a(s, h) = v · tanh(W s + U h + b), Bahdanau et al. 2015, appendix A.1.2.
-
-    tanh(x) = 2σ(2x) - 1, and the softmax does not see the constant -Σv, so the energies are
-    computed as 2v · σ(2(W s + U h + b)): the same α, and σ takes a fifth of tanh's time on CPUs.
-    """
-
-    def __init__(self, query_size: int, value_size: int, size: int) -> None:
-        super().__init__()
-        self.query = nn.Linear(query_size, size, bias=False)
-        self.key = nn.Linear(value_size, size)
-        self.vector = nn.Parameter(torch.empty(size))
-        nn.init.xavier_uniform_(self.query.weight)
-        nn.init.xavier_uniform_(self.key.weight)
-        nn.init.zeros_(self.key.bias)
-        nn.init.uniform_(self.vector, -(size**-0.5), size**-0.5)
-
-    def keys(self, values: Tensor) -> Tensor:
-        """Return 2(U h + b)."""
-        return F.linear(values, 2 * self.key.weight, 2 * self.key.bias)
-
-    def bind(self, keys: Tensor) -> Energies:
-        """Return 2v · σ(2 W s + keys)."""
-        weight, vector = (2 * self.query.weight).to(keys.dtype), (2 * self.vector).to(keys.dtype)
-
-        def energies(visible: Tensor) -> Tensor:
-            query = F.linear(visible.to(weight.dtype), weight)
-            query = query.view(keys.shape[0], -1, 1, keys.shape[2])  # (B, k, 1, A)
-            return F.linear(torch.sigmoid(query + keys[:, None]), vector[None]).squeeze(-1)
-
-        return energies
-
-
 @dataclass(frozen=True)
 class Parts:
-    """Hold one step's functions, their weights cast, bound to the memory of one batch."""
+    """Hold one step's functions, their weights cast, bound to the memory of one batch.
+
+    A state of the loop is the cell's, what the order feeds to the next step, and the α_ij of the
+    step before for a score that looks back, side by side: (N, W + fed + looked).
+    """
 
     energies: Energies
     move: Move
     visible: Callable[[Tensor], Tensor]
-    order: "Order"
-    #: W_c, by which the context enters the cell, (G*H, C).
-    weight: Tensor
+    advance: "Advance"
+    #: Columns of the three parts of a state; S is known by the memory alone.
+    width: int
+    fed: int
+    looks_back: bool
     memory: Memory
 
-    def attend(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return context (N, C) and weights (N, S) for the visible part of a state (N, W)."""
+    def start(self, state: Tensor) -> Tensor:
+        """Return the state of the loop before its first step, for the cell's s_0 (B, W).
+
+        Nothing was fed, and attention stood on the first position.
+        """
+        fed = state.new_zeros(len(state), self.fed)
+        looked = state.new_zeros(len(state), self._looked)
+        looked[:, :1] = 1.0
+        return self.join(state, fed, looked)
+
+    def split(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three parts of a state of the loop."""
+        if state.shape[1] == self.width:  # nothing but the cell's: spare the loop two views
+            nothing = state.new_empty(len(state), 0)
+            return state, nothing, nothing
+        own, fed, looked = state.split_with_sizes([self.width, self.fed, self._looked], dim=1)
+        return own, fed, looked
+
+    def join(self, own: Tensor, fed: Tensor, looked: Tensor) -> Tensor:
+        """Return the state of the loop with these parts, as far as it has them."""
+        parts = [own]
+        if self.fed:
+            parts.append(fed.to(own.dtype))
+        if self.looks_back:
+            parts.append(looked.to(own.dtype))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else own
+
+    @property
+    def _looked(self) -> int:
+        return self.memory.keys.shape[1] if self.looks_back else 0
+
+    def attend(self, state: Tensor, looked: Tensor) -> tuple[Tensor, Tensor]:
+        """Return context (N, C) and weights (N, S) for a cell's state (N, W) and α_{i-1}."""
         bias, values = self.memory.bias, self.memory.values
-        energies = self.energies(self.visible(state)).to(bias.dtype)  # (B, k, S)
+        energies = self.energies(self.visible(state), looked).to(bias.dtype)  # (B, k, S)
         weights = torch.softmax(energies + bias[:, None], dim=-1)
         context = torch.bmm(weights.to(values.dtype), values)  # (B, k, C)
         return context.flatten(0, 1), weights.flatten(0, 1)
 
     def step(self, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return s_i (N, W), c_i (N, C), α_i (N, S) from W_y y_{i-1} + b (N, G*H) and s_{i-1}."""
-        return self.order.step(self, drive, state)
+        """Return the next state, c_i (N, C), α_i (N, S) from W_y y_{i-1} + b (N, G*H)."""
+        return self.advance(self, drive, state)
+
+
+#: Do what `Parts.step` says: state, context, weights = advance(parts, drive, state).
+Advance = Callable[[Parts, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+OrderName = Literal["before", "after"]
 
 
 class Order(nn.Module, ABC):
     """Say which state attends, and hold the weights by which the context enters the cell."""
+
+    #: Columns that a step leaves for the next one.
+    fed: int = 0
+
+    @abstractmethod
+    def bind(self, dtype: torch.dtype) -> Advance:
+        """Return the step, its weights cast to `dtype` once."""
+
+
+class AttendWithPrevious(Order):
+    """Attend with s_{i-1}, then move: c_i is part of what makes s_i (Bahdanau et al. 2015)."""
 
     def __init__(self, value_size: int, drive_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(drive_size, value_size))
         nn.init.xavier_uniform_(self.weight)
 
-    @abstractmethod
-    def step(self, parts: Parts, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Do what `Parts.step` says, in this order."""
+    def bind(self, dtype: torch.dtype) -> Advance:
+        """Return: c_i from s_{i-1}, then s_i = f(s_{i-1}, y_{i-1}, c_i)."""
+        weight = self.weight.to(dtype)
+
+        def advance(parts: Parts, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            own, fed, looked = parts.split(state)
+            context, weights = parts.attend(own, looked)
+            drive = torch.addmm(drive, context, weight.t())  # + W_c c_i
+            return parts.join(parts.move(drive, own), fed, weights), context, weights
+
+        return advance
 
 
-class AttendWithPrevious(Order):
-    """Attend with s_{i-1}, then move: c_i is part of what makes s_i (Bahdanau et al. 2015)."""
+class AttendWithNew(Order):
+    """Move, then attend with s_i; what that gives is fed to the next step.
 
-    def step(self, parts: Parts, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return s_i, c_i, α_i."""
-        context, weights = parts.attend(state)
-        drive = torch.addmm(drive, context, parts.weight.t())  # + W_c c_i
-        return parts.move(drive, state), context, weights
+    Luong, Pham & Manning 2015, "Effective approaches to attention-based neural machine
+    translation", equation 5 and section 3.3 (input feeding):
+
+        s_i = f(s_{i-1}, y_{i-1}, v_{i-1}),  e_ij = a(s_i, h_j),  v_i = tanh(W_v [c_i; s_i] + b_v),
+
+    their h̃_i being v_i here, v_0 = 0.
+    """
+
+    def __init__(self, value_size: int, drive_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.fed = hidden_size
+        self.weight = nn.Parameter(torch.empty(drive_size, hidden_size))
+        self.combine = nn.Linear(value_size + hidden_size, hidden_size)
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.xavier_uniform_(self.combine.weight)
+        nn.init.zeros_(self.combine.bias)
+
+    def bind(self, dtype: torch.dtype) -> Advance:
+        """Return: s_i from v_{i-1}, then c_i from s_i, then v_i."""
+        weight = self.weight.to(dtype)
+        combine, bias = self.combine.weight.to(dtype), self.combine.bias.to(dtype)
+
+        def advance(parts: Parts, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            own, fed, looked = parts.split(state)
+            own = parts.move(torch.addmm(drive, fed.to(dtype), weight.t()), own)  # + W_f v_{i-1}
+            context, weights = parts.attend(own, looked)
+            both = torch.cat([context, parts.visible(own).to(dtype)], dim=1)
+            fed = torch.tanh(F.linear(both, combine, bias))
+            return parts.join(own, fed, weights), context, weights
+
+        return advance
+
+
+def make_order(name: OrderName, cell: Cell, value_size: int) -> Order:
+    """Return the order of this name for a cell that reads contexts (N, C). Raise ModelError."""
+    if name == "before":
+        return AttendWithPrevious(value_size, cell.drive_size)
+    if name == "after":
+        return AttendWithNew(value_size, cell.drive_size, cell.hidden_size)
+    raise ModelError(f"order is {name!r}; it must be one of {', '.join(get_args(OrderName))}")
 
 
 def bind(cell: Cell, score: Score, order: Order, memory: Memory) -> Parts:
@@ -162,8 +213,10 @@ def bind(cell: Cell, score: Score, order: Order, memory: Memory) -> Parts:
             energies=score.bind(memory.keys),
             move=cell.bind(dtype),
             visible=cell.visible,
-            order=order,
-            weight=order.weight.to(dtype),
+            advance=order.bind(dtype),
+            width=cell.state_size,
+            fed=order.fed,
+            looks_back=score.looks_back,
             memory=memory,
         )
 
@@ -200,10 +253,11 @@ def scan(
     """
     states, contexts, weights = [], [], []
     parts = bind(cell, score, order, memory)  # everything is cast here, once
+    state = parts.start(state)
     with torch.autocast(drives.device.type, enabled=False):
         for drive in drives.to(memory.values.dtype).transpose(0, 1).contiguous():
             state, context, weight = parts.step(drive, state)
-            states.append(cell.visible(state))
+            states.append(cell.visible(parts.split(state)[0]))
             contexts.append(context)
             weights.append(weight)
     return Scanned(

@@ -1,32 +1,33 @@
-"""N-M with attention: a bidirectional encoder, and a decoder that looks back at every step.
+"""N-M with attention: an encoder, and a decoder that looks back at every step.
 
 Shapes: B sentences, N = B * k rows in a search, S source positions, T target positions, E width
-of an embedding, H hidden units, C = 2H width of an annotation, G*H a cell's drive, V target
-symbols.
+of an embedding, H hidden units, C = 2H (one direction: H) width of an annotation, G*H a cell's
+drive, V target symbols.
 """
 
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from annotated_types import Interval
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from lightning_modules._attention import (
-    AdditiveScore,
-    AttendWithPrevious,
     Memory,
+    OrderName,
     Parts,
     Scanned,
     bind,
     keep_rows,
+    make_order,
     remember,
     scan,
 )
 from lightning_modules._cells import CELLS, CellName, FusedRNN
 from lightning_modules._decoding import Search
+from lightning_modules._scores import ScoreName, ScoreSizes, make_score
 from lightning_modules._sequence_to_sequence import (
     SequenceToSequence,
     Share,
@@ -39,7 +40,7 @@ from lightning_modules._text import previous_symbols, target_mask, targets_of
 
 
 class AttentionEncoderDecoder(SequenceToSequence[Parts]):
-    """Read a sequence in both directions, write another, attending to the input at every step.
+    """Read a sequence, write another, attending to the input at every step.
 
     Bahdanau, Cho & Bengio 2015, "Neural machine translation by jointly learning to align and
     translate":
@@ -49,6 +50,19 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
         s_i = f(s_{i-1}, y_{i-1}, c_i),  p(y_i) = softmax(g(y_{i-1}, s_i, c_i)),
         g(y, s, c) = W_o tanh(W_r [s; y; c] + b_r) + b_o.
 
+    With `order="after"` s_i attends and v_i, made of it and c_i, is fed to the next step (Luong,
+    Pham & Manning 2015, "Effective approaches to attention-based neural machine translation"):
+
+        s_i = f(s_{i-1}, y_{i-1}, v_{i-1}),  e_ij = a(s_i, h_j),  v_i = tanh(W_v [c_i; s_i] + b_v).
+
+    The scores:
+
+        additive    v · tanh(W s + U h_j + b), Bahdanau et al. 2015
+        dot         s · h_j, Luong et al. 2015; needs bidirectional = false
+        general     s · W h_j, Luong et al. 2015
+        scaled_dot  (W s) · (U h_j) / √A, Vaswani et al. 2017, one head
+        location    v · tanh(W s + U h_j + V (F * α_{i-1})_j + b), Chorowski et al. 2015
+
     With several layers the lowest attends and those above run over its states. With tied
     embeddings (Press & Wolf 2017) W_o is the target embedding, which is also the source's where
     both sides share a vocabulary.
@@ -56,7 +70,12 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
     Args:
         hidden_size: units of each direction of the encoder, and of the decoder
         embedding_size: width of an embedding; hidden_size if not given
+        bidirectional: whether the encoder reads in both directions
+        score: how attention compares a state with an annotation
+        order: whether the state before a step or the one after it attends
         attention_size: width in which attention compares states; hidden_size if not given
+        location_filters: filters by which a location score sees the weights before; 10 if not given
+        location_reach: positions they see to each side; 15 if not given
         cell: kind of recurrent cell, of encoder and decoder
         layers: recurrent layers of the encoder, and of the decoder
         embedding_dropout: share of embedding values dropped in training
@@ -73,7 +92,12 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
         *,
         hidden_size: Size = 256,
         embedding_size: Size | None = None,
+        bidirectional: bool = True,
+        score: ScoreName = "additive",
+        order: OrderName = "before",
         attention_size: Size | None = None,
+        location_filters: Size | None = None,
+        location_reach: Annotated[int, Ge(0)] | None = None,
         cell: CellName = "gru",
         layers: Size = 1,
         embedding_dropout: Share = 0.2,
@@ -96,13 +120,16 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
         self.embedding_dropout = nn.Dropout(embedding_dropout)
         self.dropout = nn.Dropout(dropout)
         self.encoder = FusedRNN(
-            cell, width, hidden_size, layers=layers, bidirectional=True, dropout=dropout
+            cell, width, hidden_size, layers=layers, bidirectional=bidirectional, dropout=dropout
         )
         annotation = self.encoder.output_size
         self.cell = CELLS[cell](hidden_size)
-        self.score = AdditiveScore(hidden_size, annotation, attention_size or hidden_size)
+        sizes = ScoreSizes(
+            hidden_size, annotation, attention_size, location_filters, location_reach
+        )
+        self.score = make_score(score, sizes)
         self.drive = nn.Linear(width, self.cell.drive_size)
-        self.order = AttendWithPrevious(annotation, self.cell.drive_size)
+        self.order = make_order(order, self.cell, annotation)
         self.upper = (
             FusedRNN(cell, hidden_size, hidden_size, layers=layers - 1, dropout=dropout)
             if layers > 1
@@ -131,7 +158,14 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
     def read(self, batch: Batch) -> tuple[Parts, Tensor]:
         """Return the step bound to what is attended to, and s_0 of all layers (B, W)."""
         memory, first = self._remember(batch)
-        return bind(self.cell, self.score, self.order, memory), first
+        parts = bind(self.cell, self.score, self.order, memory)
+        lowest, above = self._layers(first)
+        return parts, torch.cat([parts.start(lowest), above], dim=1)
+
+    def _layers(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the step that attends has of a state, and the layers above it."""
+        lowest = state.shape[1] - self._upper_size
+        return state[:, :lowest], state[:, lowest:]
 
     def _remember(self, batch: Batch) -> tuple[Memory, Tensor]:
         """Return what is attended to, and s_0 of all layers (B, W)."""
@@ -143,7 +177,7 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
     def _write(self, batch: Batch) -> tuple[Tensor, Scanned, Tensor]:
         """Return y_{i-1} embedded (B, T, E), the scan, and the top layer's states (B, T, H)."""
         memory, first = self._remember(batch)
-        lowest, above = first.split_with_sizes([self.cell.state_size, self._upper_size], dim=1)
+        lowest, above = self._layers(first)
         symbols = previous_symbols(targets_of(batch)[0])
         embedded = self.embedding_dropout(self.target_embedding(symbols))
         scanned = scan(
@@ -175,11 +209,11 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
     def attend(self, kept: Parts, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Do what `write` does; return α_ij of the step (N, S), too."""
         embedded = self.target_embedding(symbols)
-        lowest, above = state.split_with_sizes([self.cell.state_size, self._upper_size], dim=1)
+        lowest, above = self._layers(state)
         drive = self.drive(embedded).to(kept.memory.values.dtype)
         with torch.autocast(state.device.type, enabled=False):
             lowest, context, weights = kept.step(drive, lowest)
-        top = self.cell.visible(lowest)
+        top = self.cell.visible(kept.split(lowest)[0])
         if self.upper is not None:
             tops, above = self.upper(top[:, None], state=above)
             top = tops[:, 0]

@@ -1,7 +1,9 @@
 """The attention model is its equations, whatever stands around a sentence."""
 
+import itertools
 import math
 from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,15 +13,18 @@ from torch import Tensor, nn
 
 from datamodules._batch import Batch
 from datamodules._vocab import BOS, EOS, PAD, SPECIALS
-from lightning_modules._attention import AdditiveScore, AttendWithPrevious, remember, scan
+from lightning_modules._attention import OrderName, make_order, remember, scan
 from lightning_modules._cells import CELLS, CellName
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
 from lightning_modules._sampling import Sampling
+from lightning_modules._scores import AdditiveScore, ScoreName, ScoreSizes, make_score
 from lightning_modules._text import target_mask
 from lightning_modules.attention_encoder_decoder import AttentionEncoderDecoder
 
 NAMES: list[CellName] = ["rnn", "gru", "lstm"]
+WIRINGS = list(itertools.product(get_args(ScoreName), get_args(OrderName)))
+each_wiring = pytest.mark.parametrize(("score", "order"), WIRINGS)
 SOURCES, TARGETS = 9, 8
 Row = list[float]
 
@@ -35,6 +40,17 @@ def build(cell: CellName = "gru", **params: object) -> AttentionEncoderDecoder:
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return model
+
+
+def wire(score: str, order: str) -> dict[str, Any]:
+    """Return the parameters of a small model that attends in this way."""
+    return {
+        "score": score,
+        "order": order,
+        "bidirectional": score != "dot",
+        "attention_size": None if score in {"dot", "general"} else 5,
+        **({"location_filters": 2, "location_reach": 1} if score == "location" else {}),
+    }
 
 
 def make_batch(sources: list[list[int]], targets: list[list[int]], extra: int = 0) -> Batch:
@@ -107,6 +123,47 @@ def run_direction(
     return visible
 
 
+def enter(model: AttentionEncoderDecoder, y: Row, more: Row) -> Row:
+    """Return W_y y + b and what else enters the cell."""
+    entering = [dot(row, more) for row in model.order.weight.tolist()]
+    return [a + b for a, b in zip(affine(model.drive, y), entering, strict=True)]
+
+
+def attend(
+    model: AttentionEncoderDecoder, state: Row, annotations: list[Row], before: Row
+) -> tuple[Row, Row]:
+    """Return the weights of a step and its context."""
+    energies = [
+        energy(model, state, h, locate(model, before, at)) for at, h in enumerate(annotations)
+    ]
+    total = sum(math.exp(e) for e in energies)
+    alphas = [math.exp(e) / total for e in energies]
+    return alphas, [dot(alphas, list(column)) for column in zip(*annotations, strict=True)]
+
+
+def locate(model: AttentionEncoderDecoder, before: Row, at: int) -> Row:
+    """Return V f_j: what a location-aware score sees of the weights around a position."""
+    if model.hparams["score"] != "location":
+        return [0.0] * 5
+    reach = model.hparams["location_reach"]
+    around = [before[p] if 0 <= p < len(before) else 0.0 for p in range(at - reach, at + reach + 1)]
+    seen = [dot(taps, around) for (taps,) in model.score.filters.tolist()]
+    return affine(model.score.feature, seen)
+
+
+def energy(model: AttentionEncoderDecoder, state: Row, h: Row, located: Row) -> float:
+    score = model.score
+    match model.hparams["score"]:
+        case "dot":
+            return dot(state, h)
+        case "general":
+            return dot(state, affine(score.key, h))
+        case "scaled_dot":
+            return dot(affine(score.state, state), affine(score.key, h)) / math.sqrt(5)
+    sums = zip(affine(score.query, state), affine(score.key, h), located, strict=True)
+    return dot(score.vector.tolist(), [math.tanh(q + k + f) for q, k, f in sums])
+
+
 def reference(
     model: AttentionEncoderDecoder, name: CellName, source: list[int], target: list[int]
 ) -> tuple[list[Row], list[Row]]:
@@ -114,28 +171,25 @@ def reference(
     embed = model.source_embedding.weight.tolist()
     xs = [embed[symbol] for symbol in source]
     forward = run_direction(model, name, xs, "")
-    backward = run_direction(model, name, xs[::-1], "_reverse")[::-1]
-    annotations = [f + b for f, b in zip(forward, backward, strict=True)]
-    state = [math.tanh(v) for v in affine(model.first_state, forward[-1] + backward[0])]
+    annotations, last = forward, forward[-1]
+    if model.hparams["bidirectional"]:
+        backward = run_direction(model, name, xs[::-1], "_reverse")[::-1]
+        annotations = [f + b for f, b in zip(forward, backward, strict=True)]
+        last = forward[-1] + backward[0]
+    state = [math.tanh(v) for v in affine(model.first_state, last)]
+    fed, alphas = [0.0] * 3, [1.0] + [0.0] * (len(source) - 1)
     late = model.cell.bias.tolist() if name == "gru" else [0.0] * 3
     logits, attention = [], []
     for symbol in [BOS, *target[:-1]]:
         y = model.target_embedding.weight.tolist()[symbol]
-        query = affine(model.score.query, state[:3])
-        energies = [
-            dot(
-                model.score.vector.tolist(),
-                [math.tanh(q + k) for q, k in zip(query, affine(model.score.key, h), strict=True)],
-            )
-            for h in annotations
-        ]
-        total = sum(math.exp(e) for e in energies)
-        alphas = [math.exp(e) / total for e in energies]
-        context = [dot(alphas, [h[i] for h in annotations]) for i in range(len(annotations[0]))]
-        entering = [dot(row, context) for row in model.order.weight.tolist()]
-        drive = [a + b for a, b in zip(affine(model.drive, y), entering, strict=True)]
         products = [dot(row, state[:3]) for row in model.cell.weight.tolist()]
-        state = move(name, drive, products, state, late)
+        if model.hparams["order"] == "before":
+            alphas, context = attend(model, state[:3], annotations, alphas)
+            state = move(name, enter(model, y, context), products, state, late)
+        else:
+            state = move(name, enter(model, y, fed), products, state, late)
+            alphas, context = attend(model, state[:3], annotations, alphas)
+            fed = [math.tanh(v) for v in affine(model.order.combine, context + state[:3])]
         hidden = [math.tanh(v) for v in affine(model.readout, state[:3] + y + context)]
         logits.append(affine(model.output, hidden))
         attention.append(alphas)
@@ -143,8 +197,9 @@ def reference(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_forward_is_the_equations_number_by_number(name: CellName) -> None:
-    model = build(name)
+@each_wiring
+def test_forward_is_the_equations_number_by_number(name: CellName, score: str, order: str) -> None:
+    model = build(name, **wire(score, order))
     logits, weights = model(EXAMPLE), model.alignment(EXAMPLE)
     start = 0
     for row, (source, target) in enumerate(
@@ -165,8 +220,9 @@ def test_forward_is_the_equations_number_by_number(name: CellName) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_agree_with_finite_differences(name: CellName) -> None:
-    model = build(name, layers=2, hidden_size=2, embedding_size=2, attention_size=2)
+@each_wiring
+def test_gradients_agree_with_finite_differences(name: CellName, score: str, order: str) -> None:
+    model = build(name, layers=2, **{**wire(score, order), "hidden_size": 2, "embedding_size": 2})
     names, values = zip(*model.named_parameters(), strict=True)
 
     def loss(*parameters: Tensor) -> Tensor:
@@ -183,17 +239,31 @@ pairs = st.lists(
 )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "score", "order"),
+    [
+        ("rnn", "additive", "before"),
+        ("gru", "location", "before"),
+        ("lstm", "general", "after"),
+        ("gru", "scaled_dot", "after"),
+        ("lstm", "location", "after"),
+    ],
+)
 @given(pairs=pairs, extra=st.integers(0, 3), data=st.data())
 @settings(max_examples=10, deadline=None)
 def test_padding_and_company_change_nothing(
-    name: CellName, pairs: list[tuple[list[int], list[int]]], extra: int, data: st.DataObject
+    name: CellName,
+    score: str,
+    order: str,
+    pairs: list[tuple[list[int], list[int]]],
+    extra: int,
+    data: st.DataObject,
 ) -> None:
-    model = build(name, layers=2)
+    model = build(name, layers=2, **wire(score, order))
     how = Search(beam=3, n_best=2, attention=True, max_length_ratio=1, max_length_extra=2)
-    order = data.draw(st.permutations(range(len(pairs))))
-    sources = [[*pairs[i][0], EOS] for i in order]
-    targets = [[*pairs[i][1], EOS] for i in order]
+    rows = data.draw(st.permutations(range(len(pairs))))
+    sources = [[*pairs[i][0], EOS] for i in rows]
+    targets = [[*pairs[i][1], EOS] for i in rows]
     batch = make_batch(sources, targets, extra)
     logits = model(batch).split([len(target) for target in targets])
     outputs = model.generate(batch, how)
@@ -227,10 +297,12 @@ def test_extra_padding_keeps_every_gradient() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("layers", [1, 3])
-def test_scores_are_those_of_teacher_forcing(name: CellName, layers: int) -> None:
-    model = build(name, layers=layers)
+@pytest.mark.parametrize(("name", "layers"), [("rnn", 1), ("gru", 2), ("lstm", 3)])
+@each_wiring
+def test_scores_are_those_of_teacher_forcing(
+    name: CellName, layers: int, score: str, order: str
+) -> None:
+    model = build(name, layers=layers, **wire(score, order))
     sources = [[4, 5, EOS], [6, EOS], [5, 5, 4, 6, EOS]]
     blank = make_batch(sources, [[EOS]] * 3)
     for how in (
@@ -245,11 +317,11 @@ def test_scores_are_those_of_teacher_forcing(name: CellName, layers: int) -> Non
                 forced = make_batch([source], [list(hypothesis.ids)])
                 logp = torch.log_softmax(model(forced), dim=-1)
                 total = logp.gather(1, torch.tensor(hypothesis.ids)[:, None]).sum().item()
-                score = total / how.penalty(len(hypothesis.ids))
+                expected = total / how.penalty(len(hypothesis.ids))
                 if hypothesis.attention is not None:
                     covered = hypothesis.attention.sum(dim=0).clamp(max=1).log().sum().item()
-                    score += how.coverage_penalty * covered
-                assert hypothesis.score == pytest.approx(score, abs=1e-5)
+                    expected += how.coverage_penalty * covered
+                assert hypothesis.score == pytest.approx(expected, abs=1e-5)
                 if how.attention:
                     assert hypothesis.attention is not None
                     assert hypothesis.attention.shape == (len(hypothesis.ids), len(source))
@@ -294,16 +366,19 @@ def test_additive_energies_are_those_of_tanh() -> None:
     score = AdditiveScore(3, 4, 5).double()
     values, state = torch.randn(2, 6, 4).double(), torch.randn(2, 3).double()
     expected = torch.tanh(score.query(state)[:, None] + score.key(values)) @ score.vector
-    energies = score.bind(score.keys(values))(state)[:, 0]
+    energies = score.bind(score.keys(values))(state, state[:, :0])[:, 0]
     torch.testing.assert_close(energies.softmax(dim=-1), expected.softmax(dim=-1))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_products_in_bfloat16_stay_near_single_precision(name: CellName) -> None:
+@each_wiring
+def test_products_in_bfloat16_stay_near_single_precision(
+    name: CellName, score: ScoreName, order: OrderName
+) -> None:
     torch.manual_seed(7)
-    cell, score = CELLS[name](16), AdditiveScore(16, 8, 16)
-    order = AttendWithPrevious(8, cell.drive_size)
-    values, drives = torch.randn(3, 6, 8), torch.randn(3, 5, cell.drive_size)
+    cell, score = CELLS[name](16), make_score(score, ScoreSizes(16, 16))
+    order = make_order(order, cell, 16)
+    values, drives = torch.randn(3, 6, 16).tanh(), torch.randn(3, 5, cell.drive_size)
     state, lengths = torch.randn(3, cell.state_size).tanh(), torch.tensor([6, 2, 1])
     scans = []
     for enabled in (False, True):
@@ -322,3 +397,59 @@ def test_products_in_bfloat16_stay_near_single_precision(name: CellName) -> None
 def test_target_mask_counts_the_end_symbol() -> None:
     expected = [[True, True, False, False], [True, True, True, True]]
     assert target_mask(EXAMPLE).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {"score": "dot", "attention_size": None},
+            "score 'dot' multiplies a state of 3 units with an annotation of 6: set bidirectional",
+        ),
+        ({"score": "general"}, "score 'general' compares states as they are: leave out attention"),
+        ({"score": "dot"}, "score 'dot' compares states as they are"),
+        ({"location_filters": 4}, "score 'additive' has no filters: leave out location_filters"),
+        ({"score": "general", "attention_size": None, "location_reach": 4}, "has no filters"),
+        ({"score": "cosine"}, "score is 'cosine'; it must be one of additive, dot, scaled_dot"),
+        ({"order": "later"}, "order is 'later'; it must be one of before, after"),
+    ],
+)
+def test_sizes_that_cannot_work_together_are_refused(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        build(**params)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@each_wiring
+def test_every_wiring_learns_to_copy(score: str, order: str) -> None:
+    torch.manual_seed(1)
+    words = [list(ids) for ids in itertools.product(range(SPECIALS, TARGETS), repeat=2)]
+    batch = make_batch([[*ids, EOS] for ids in words], [[*ids, EOS] for ids in words])
+    sizes = {"hidden_size": 24, "dropout": 0.0, "embedding_dropout": 0.0}
+    wiring = {key: value for key, value in wire(score, order).items() if "size" not in key}
+    dims = dict.fromkeys(("source_vocabulary_size", "target_vocabulary_size"), TARGETS)
+    model = AttentionEncoderDecoder(**sizes, **wiring, **dims, shared_vocabulary=True)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(40):
+        optimiser.zero_grad()
+        model.training_step(batch, 0)["loss"].backward()
+        optimiser.step()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+    written = [list(best.ids) for (best,) in model.generate(batch)]
+    right = [ids == [*word, EOS] for ids, word in zip(written, words, strict=True)]
+    assert sum(right) / len(right) > 0.9
+
+
+def test_a_checkpoint_from_before_there_was_a_choice_still_fits() -> None:
+    model = build()
+    assert (model.hparams["score"], model.hparams["order"]) == ("additive", "before")
+    assert {name.split(".")[0] for name in model.state_dict()} == {
+        *("source_embedding", "target_embedding", "encoder", "cell", "score", "order", "drive"),
+        *("first_state", "readout", "output"),
+    }
+    names = {name for name in model.state_dict() if name.startswith(("score", "order"))}
+    assert names == {
+        *("score.vector", "score.query.weight", "score.key.weight", "score.key.bias"),
+        "order.weight",
+    }
