@@ -152,6 +152,9 @@ class Resources(Section):
                 f"[resources]: {self.queue[:60]!r} cannot be a queue: "
                 "at most 64 letters, digits, '_', '.', '-'"
             )
+        for label in self.labels:  # workers compare them in Redis, which takes whole text only
+            if isinstance(label, str) and not label.isprintable():
+                raise SpecError(f"[resources]: {label[:60]!r} cannot be a label: it must be text")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ class Looker(StoreBase):
 
     def resolve(self, prefix: str) -> str:
         """Return the one id that begins so. Raise UnknownJob."""
-        if prefix and self.known([prefix]):
+        if prefix.isascii() and prefix and self.known([prefix]):
             return prefix
         begin = [each for each in self._ids(0, -1) if prefix and each.startswith(prefix)]
         if len(begin) == 1:

@@ -931,8 +931,9 @@ def test_ids_may_be_shortened(store: JobStore, monkeypatch: Any) -> None:
         store.resolve("abc")
     with pytest.raises(UnknownJob, match="no job has the id 'abd1'; did you mean 'abc1'"):
         store.resolve("abd1")
-    with pytest.raises(UnknownJob):
-        store.resolve("")
+    for unknown in ("", "é", "\udcff", "\0"):
+        with pytest.raises(UnknownJob):
+            store.resolve(unknown)
 
 
 def test_a_list_is_bounded_and_the_newest_come_first(timed: JobStore, clock: Clock) -> None:

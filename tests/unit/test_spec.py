@@ -177,6 +177,10 @@ def test_an_override_of_the_queue_counts_by_either_name(name: str, plain: dict[s
         ({"tags": "a"}, "the spec: 'tags' must be list of str, not 'a'"),
         ({"policy": {"on_nan": "stop"}}, "[policy]: 'on_nan' must be 'fail' | 'retry', not 'stop'"),
         (
+            {"resources": {"labels": ["a100", "\ud800"]}},
+            "[resources]: '\\ud800' cannot be a label: it must be text",
+        ),
+        (
             {"queue": "a b"},
             "[resources]: 'a b' cannot be a queue: at most 64 letters, digits, '_', '.', '-'",
         ),
