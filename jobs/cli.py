@@ -4,6 +4,7 @@ Exit status: 0 fine, 1 the job failed or was cancelled, 2 usage or refused, 3 th
 reached, 4 a wait timed out; 130 interrupted, 141 nobody reads the output, 70 a fault of ours.
 """
 
+import io
 import os
 import signal
 import sys
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status. No error leaves as a traceback."""
     if instruction := os.environ.get(_COMPLETE):
         return shell_complete(cli, {}, "unroll", _COMPLETE, instruction)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a foreign file name may be no text at all
+        sys.stdout.reconfigure(errors="backslashreplace")
     before = signal.signal(signal.SIGTERM, _end)
     try:
         status = _run(sys.argv[1:] if arguments is None else arguments)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jobs.catalog import Catalog
 from jobs.errors import NotAllowed, SpecError, did_you_mean
@@ -13,6 +13,8 @@ from jobs.spec import AnySpec, EvaluateSpec, PredictSpec, TrainSpec, spec_from_d
 
 #: Note of a job that no catalogue was there to check.
 UNCHECKED = "unchecked"
+#: Characters of a job's name: it stands in a line of `unroll ls`.
+MAX_NAME: Final = 100
 
 
 def checked(spec: AnySpec) -> AnySpec:
@@ -22,9 +24,22 @@ def checked(spec: AnySpec) -> AnySpec:
     """
     refuse_control_characters("name", [spec.name])
     refuse_control_characters("tags", spec.tags)
+    if len(spec.name) > MAX_NAME:
+        raise SpecError(f"name: at most {MAX_NAME} characters, not {len(spec.name):,}")
     if isinstance(spec, PredictSpec):
         check_lines(spec.lines)
-    return spec_from_dict(json.loads(spec.to_json()))
+    plain = json.loads(spec.to_json())
+    _refuse_half_characters(plain)
+    return spec_from_dict(plain)
+
+
+def _refuse_half_characters(plain: Any) -> None:
+    # Python reads bytes of an argument that are not UTF-8 as such; no terminal can print them.
+    try:
+        json.dumps(plain, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = error.object[error.start]
+        raise SpecError(f"the spec holds {found!r}: text that is not valid UTF-8") from None
 
 
 def refuse_control_characters(what: str, texts: Iterable[str]) -> None:

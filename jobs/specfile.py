@@ -20,9 +20,11 @@ def read_spec(path: Path, overrides: Sequence[str] = ()) -> AnySpec:
     Raise SpecError if the file cannot be read or does not hold a spec.
     """
     try:
-        if path.stat().st_size > MAX_SPEC_BYTES:
+        with path.open("rb") as file:
+            content = file.read(MAX_SPEC_BYTES + 1)
+        if len(content) > MAX_SPEC_BYTES:
             raise SpecError(f"{path} is larger than a spec can be ({MAX_SPEC_BYTES:,} bytes)")
-        text = path.read_text(encoding="utf-8")
+        text = content.decode("utf-8-sig")  # some editors begin a file with a mark
         plain = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror}") from None

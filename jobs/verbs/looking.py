@@ -51,6 +51,8 @@ def _row(job: Job) -> list[str]:
 
 
 def _what(job: Job) -> str:
+    if not job.spec:  # lists leave out large ones, such as thousands of lines to predict
+        return job.kind
     if job.kind == "train":
         return f"{job.spec['model']['name']} on {job.spec['data']['name']}"
     return f"{job.kind} {job.spec['job']}"

@@ -15,8 +15,10 @@ import click
 
 from jobs.client import Client
 from jobs.errors import SetupError, WaitTimeout
+from jobs.intake import refuse_control_characters
 from jobs.service import DRAIN_TIMEOUT, Service, require_worker
 from jobs.service.embedded import HomeLock
+from jobs.spec import Resources
 from jobs.verbs.common import common, duration, print_json, print_table
 from jobs.workers import MAX_SLOTS, Worker
 
@@ -134,6 +136,9 @@ def worker(
     from jobs.connection import redis_url, shown  # noqa: PLC0415 - imports Redis
 
     require_worker()
+    for queue in _names("--queues", queues):
+        Resources(queue=queue)  # refuses what no job could name
+    refuse_control_characters("--labels", _names("--labels", labels))
     home = (home or _home()).absolute()
     url = redis_url(home)
     options = {"queues": queues, "labels": labels, "slots": str(slots), "name": name}
@@ -145,6 +150,13 @@ def worker(
     # Credentials go by environment: a command line is open to every user of the machine.
     os.environ.update(UNROLL_REDIS_URL=url, UNROLL_HOME=str(home))
     os.execv(command[0], command)  # noqa: S606 - this very program, and no shell
+
+
+def _names(option: str, text: str | None) -> list[str]:
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    if text is not None and not names:
+        raise click.UsageError(f"{option} takes names separated by commas, e.g. default,nightly")
+    return names
 
 
 @click.command()

@@ -209,6 +209,13 @@ def test_the_catalogue_is_explained(unroll: Unroll, player: Any) -> None:
     )
 
 
+def test_a_list_leaves_out_large_specs_and_not_their_jobs(unroll: Unroll) -> None:
+    job = unroll("submit", "spec.toml", f"data.root=/{'x' * 70_000}", "--json").json["id"]
+    said = unroll("ls")
+    assert (said.status, said.err) == (0, "")
+    assert said.out.splitlines()[1].split()[:3] == [job, "queued", "train"]
+
+
 def test_workers_are_listed(unroll: Unroll, player: Any) -> None:
     (worker,) = unroll("workers", "--json").json
     assert (worker["id"], worker["slots"], worker["queues"]) == ("hand", 4, ["default"])

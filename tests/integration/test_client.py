@@ -181,6 +181,8 @@ def test_a_bad_spec_is_refused_and_nothing_queued(person: Client, hand: Any) -> 
         (spec(trainer=TrainerOptions(max_epochs="many")), "'max_epochs' must be int"),  # type: ignore[arg-type]
         (spec(name="a\x1b[31mb"), "cannot be printed"),
         (spec(tags=("a\0b",)), "cannot be printed"),
+        (spec(name="n" * 101), "at most 100 characters, not 101"),
+        (spec(data={"root": "\udcff"}), "not valid UTF-8"),
         (spec(data={"root": "x" * 2_000_000}), "at most 1,000,000"),
         (spec(data={"root": float("nan")}), "JSON"),
     ):

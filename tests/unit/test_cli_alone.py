@@ -1,12 +1,13 @@
 """The command line where there is no service."""
 
+import io
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from jobs import cli
-from jobs.verbs.common import duration, plain, print_table, printable
+from jobs.verbs.common import duration, plain, print_json, print_table, printable
 from jobs.verbs.using import decoded
 
 VERBS = (
@@ -119,6 +120,34 @@ def test_a_fault_of_ours_is_one_line_unless_asked(
     monkeypatch.setenv("UNROLL_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         cli.main(["ls"])
+
+
+@pytest.mark.parametrize(
+    ("option", "names", "sentence"),
+    [
+        ("--queues", "a b", "'a b' cannot be a queue"),
+        ("--queues", ",", "--queues takes names separated by commas"),
+        ("--labels", " ", "--labels takes names separated by commas"),
+        ("--labels", "a,\x1b[2J", "cannot be printed"),
+    ],
+)
+def test_a_worker_takes_only_names_that_a_job_can_ask_for(
+    option: str, names: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["worker", option, names]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert sentence in said.err
+
+
+def test_what_is_no_text_can_be_printed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="utf-8")
+    monkeypatch.setattr("sys.stdout", out)
+    assert cli.main(["--version"]) == 0
+    print_json("train.\udcff")
+    out.flush()
+    assert written.getvalue().endswith(b'"train.\\udcff"\n')
 
 
 def test_no_verb_shows_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:

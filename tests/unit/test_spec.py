@@ -299,6 +299,16 @@ def test_files_that_hold_no_spec(
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_without_an_end_is_no_spec() -> None:
+    with pytest.raises(SpecError, match="is larger than a spec can be"):
+        read_spec(Path("/dev/zero"))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_spec(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(PLAIN), encoding="utf-8-sig")
+    assert read_spec(tmp_path / "a.json") == SPEC
+
+
 def test_a_folder_is_no_spec(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot read"):
         read_spec(tmp_path)
