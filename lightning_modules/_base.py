@@ -36,8 +36,7 @@ class Topology(LightningModule):
         """Return one output for each row, of the kind that `LineData.answers` reads.
 
         That is for a target of tokens the hypotheses, best first; of a label the log-probabilities
-        of all classes (C,); of tags those of all tags at each step (S, K). Called without
-        gradients, in evaluation mode.
+        of all classes (C,); of tags a `Tagging`. Called without gradients, in evaluation mode.
         """
         raise ModelError(f"{type(self).__name__} answers no lines")
 

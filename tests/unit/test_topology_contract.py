@@ -7,6 +7,7 @@ import types
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -23,6 +24,7 @@ import lightning_modules
 from datamodules._base import Answer, Feed, LineData, Task, TextData, TextScoring, Workspace
 from datamodules._batch import Batch
 from datamodules._params import FROM_DATA
+from datamodules._tags import TagData
 from datamodules._vocab import BOS, EOS, PAD, SPECIALS
 from lightning_modules._base import Topology
 from lightning_modules._cells import CellName
@@ -49,7 +51,7 @@ class Toy(LineData):
         super().__init__()
         self.feed = Feed(batch_tokens=40, seed=1)
         chance = np.random.default_rng(5)
-        self.words = {
+        self.words_of = {
             split: [self.word(chance, int(n)) for n in chance.integers(1, 6, 14)]
             for split in ("train", "val", "unseen", "test")
         }
@@ -64,14 +66,14 @@ class Toy(LineData):
         return [*(SPECIALS + LETTERS.index(letter) for letter in word), EOS]
 
     def sizes(self, split: str) -> np.ndarray:
-        return np.array([[len(word) + 1] * 2 for word in self.words[split]])
+        return np.array([[len(word) + 1] * 2 for word in self.words_of[split]])
 
     def targets(self, words: list[str]) -> tuple[Tensor, Tensor]:
         """Return the padded targets and their lengths."""
         raise NotImplementedError
 
     def collate(self, split: str, rows: Sequence[int]) -> Batch:
-        words = [self.words[split][row] for row in rows]
+        words = [self.words_of[split][row] for row in rows]
         inputs, lengths = self.pad([self.ids(word) for word in words])
         return Batch(inputs, lengths, *self.targets(words), {"index": torch.tensor(rows)})
 
@@ -120,13 +122,13 @@ class Backwards(Toy, TextData):
         return [*self.detokenise(ids), "</s>"]
 
     def sources(self, split: str) -> Sequence[str]:
-        return self.words[split]
+        return self.words_of[split]
 
     def references(self, split: str) -> Sequence[Sequence[str]]:
-        return [[word[::-1]] for word in self.words[split]]
+        return [[word[::-1]] for word in self.words_of[split]]
 
     def expected(self, split: str, row: int) -> str:
-        return self.words[split][row][::-1]
+        return self.words_of[split][row][::-1]
 
 
 class Marked(Toy):
@@ -154,11 +156,44 @@ class Marked(Toy):
         return [Answer(LETTERS[each], output[each].exp().item()) for each in best]
 
     def expected(self, split: str, row: int) -> str:
-        return next(letter for letter in self.words[split][row] if letter in "abc")
+        return next(letter for letter in self.words_of[split][row] if letter in "abc")
+
+
+class Spanned(Toy, TagData):
+    """Words whose first three letters are to be found: the smallest task from tokens to tags."""
+
+    gives = frozenset({("tokens", "tags")})
+    tag_names = ("O", "B-x", "I-x")
+    label_names = ()
+
+    @property
+    def dims(self) -> dict[str, int | bool]:
+        counts = {"vocabulary_size": SPECIALS + len(LETTERS), "num_tags": 3}
+        return counts | {"character_vocabulary_size": 0, "num_labels": 0}
+
+    def tags(self, word: str) -> list[int]:
+        found = [letter in "abc" for letter in word]
+        return [*(1 + before if it else 0 for before, it in pairwise([False, *found])), 0]
+
+    def targets(self, words: list[str]) -> tuple[Tensor, Tensor]:
+        return self.pad([self.tags(word) for word in words])
+
+    def true_tags(self, split: str) -> Sequence[Sequence[str]]:
+        return [[self.tag_names[i] for i in self.tags(word)] for word in self.words_of[split]]
+
+    def words(self, line: str) -> list[str]:
+        return [*line, "</s>"]
+
+    def expected(self, split: str, row: int) -> str:
+        return " ".join(self.true_tags(split)[row])
 
 
 #: A small kind of data for each task; a topology that accepts none of these needs a new one here.
-DATA: dict[Task, type[Toy]] = {("tokens", "tokens"): Backwards, ("tokens", "label"): Marked}
+DATA: dict[Task, type[Toy]] = {
+    ("tokens", "tokens"): Backwards,
+    ("tokens", "label"): Marked,
+    ("tokens", "tags"): Spanned,
+}
 
 
 def public_classes(name: str) -> list[type[Topology]]:
@@ -335,7 +370,7 @@ def test_learns_a_few_batches_by_heart(topology: type[Topology], data: Toy) -> N
     assert max(output["loss"].item() for output in outputs) < 0.1
     for batch in few:
         for row, output in zip(batch.extras["index"].tolist(), model.predict(batch), strict=True):
-            line, expected = data.words["train"][row], data.expected("train", row)
+            line, expected = data.words_of["train"][row], data.expected("train", row)
             assert data.answers(output, line, 1)[0].text == expected
 
 
@@ -415,11 +450,11 @@ def test_validation_scores_the_text_it_wrote(name: str, tmp_path: Path) -> None:
     for split in ("val", "unseen"):
         written = [
             data.detokenise(model.generate(data.encode([word]))[0][0].ids)
-            for word in data.words[split]
+            for word in data.words_of[split]
         ]
         assert model.outputs[split].hypotheses == tuple(written)
-        for name, value in model.outputs[split].metrics.items():
-            assert metrics[f"{split}/{name}"] == value  # every digit
+        for score, value in model.outputs[split].metrics.items():
+            assert metrics[f"{split}/{score}"] == value  # every digit
 
 
 def test_the_fake_data_is_well_formed() -> None:

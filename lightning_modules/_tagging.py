@@ -1,0 +1,187 @@
+"""What all topologies whose output is one tag a step share: the losses, the scores, the answers.
+
+Shapes: B sequences, S steps, M steps that count (no padding), K tags, C labels.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
+
+import torch
+from torch import Tensor
+
+from datamodules._base import Task
+from datamodules._batch import Batch
+from datamodules._tags import UNKNOWN, TagData, Tagging
+from lightning_modules._base import Topology
+from lightning_modules._losses import smoothed_cross_entropy
+from lightning_modules._scoring_tags import SpanCounts, Sums, each_step, have_marks, spans
+from lightning_modules._text import StepOutput, target_mask, targets_of
+
+_SUMS: Final = (
+    *("nll", "known", "right", "steps", "rows", "right_rows"),
+    *("label_nll", "known_labels", "right_labels"),
+)
+
+
+@dataclass
+class _Running:
+    """What an evaluation gathers of one split."""
+
+    sums: Sums
+    #: The ids of the tags of each row.
+    outputs: dict[int, list[int]] = field(default_factory=dict)
+
+
+class TagTopology(Topology):
+    """A topology whose output is one tag for each step, and at most one label for them all."""
+
+    accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "tags")})
+    monitor = "val/f1"
+    monitor_mode = "max"
+
+    #: Label smoothing ε of the training loss.
+    label_smoothing: float
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._running: dict[str, _Running] = {}
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of all tags (B, S, K), and of all labels (B, C) if there are any."""
+
+    def predict(self, batch: Batch) -> Sequence[Tagging]:
+        """Return the log-probabilities of each row's tags and label, on the CPU."""
+        logits, label_logits = self(batch)
+        tags = _log_softmax(logits)
+        labels = [None] * len(tags) if label_logits is None else _log_softmax(label_logits)
+        return [
+            Tagging(row[:length], label)
+            for row, length, label in zip(tags, batch.lengths.tolist(), labels, strict=True)
+        ]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # noqa: ARG002 (Lightning)
+        """Return the loss of a batch, that of both heads added up, and what its tags count for."""
+        logits, label_logits = self(batch)
+        mask = target_mask(batch)
+        targets = targets_of(batch)[0][mask]
+        loss, nll = smoothed_cross_entropy(logits[mask], targets, self.label_smoothing)
+        total = loss.sum() / max(1, len(loss))
+        if label_logits is not None:
+            counted = mask.any(dim=1)  # not a row that only keeps this rank busy
+            labels = batch.extras["label"][counted]
+            losses, _ = smoothed_cross_entropy(label_logits[counted], labels, self.label_smoothing)
+            total = total + losses.sum() / max(1, len(losses))
+        return {
+            "loss": total,
+            "nll_sum": nll.sum(),
+            "tokens": torch.tensor(nll.numel(), device=nll.device),
+            "correct": (logits[mask].detach().argmax(dim=-1) == targets).sum(),
+        }
+
+    def _evaluate(self, batch: Batch, dataloader_idx: int) -> None:
+        split = self.split_name(dataloader_idx)
+        running = self._running.setdefault(split, _Running(Sums(_SUMS, self.device)))
+        logits, label_logits = self(batch)
+        mask = target_mask(batch)
+        counted = mask.any(dim=1)
+        targets, found = targets_of(batch)[0], logits.argmax(dim=-1)  # (B, S)
+        right = (found == targets) & mask
+        whole = (right == mask).all(dim=1) & counted  # (B,)
+        nll, known = _nll(logits[mask], targets[mask])
+        running.sums.add(nll=nll, known=known, right=right.sum(), steps=mask.sum())
+        if label_logits is not None:
+            labels, agreed = batch.extras["label"], label_logits.argmax(dim=-1)
+            nll, known = _nll(label_logits[counted], labels[counted])
+            running.sums.add(label_nll=nll, known_labels=known)
+            running.sums.add(right_labels=((agreed == labels) & counted).sum())
+            whole &= agreed == labels
+        running.sums.add(rows=counted.sum(), right_rows=whole.sum())
+        for row, ids, length in zip(
+            batch.extras["index"].tolist(), found.tolist(), batch.lengths.tolist(), strict=True
+        ):
+            if row >= 0:
+                running.outputs[row] = ids[:length]
+
+    def _report(self) -> None:
+        for split, running in self._running.items():
+            sums = running.sums.compute()
+            metrics = _averages(sums)
+            f1 = self._f1(split, running.outputs)
+            metrics["f1"] = metrics["accuracy"] if f1 is None else f1
+            # As float64 tensors: Lightning would keep a plain number in float32.
+            self.log_dict(
+                {
+                    f"{split}/{name}": torch.tensor(value, dtype=torch.float64)
+                    for name, value in metrics.items()
+                }
+            )
+        self._running = {}
+
+    def _f1(self, split: str, outputs: dict[int, list[int]]) -> float | None:
+        """Return the F1 of the spans in these rows; None where the data names no tags."""
+        if not isinstance(self.data, TagData):
+            return None
+        names, truth = self.data.tag_names, self.data.true_tags(split)
+        cut = spans if have_marks(names) else each_step
+        counts = (
+            SpanCounts.of(cut([names[each] for each in ids]), cut(truth[row]))
+            for row, ids in outputs.items()
+        )
+        total = Sums(("correct", "found", "true"), self.device)
+        total.add(**vars(sum(counts, SpanCounts())))
+        return SpanCounts(**total.compute()).f1
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to gather anew."""
+        self._running = {}
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
+        """Gather the scores of a batch."""
+        self._evaluate(batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of every validation split."""
+        self._report()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin to gather anew."""
+        self._running = {}
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
+        """Gather the scores of a batch."""
+        self._evaluate(batch, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test split."""
+        self._report()
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return torch.log_softmax(logits.float(), dim=-1).cpu()
+
+
+def _nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss of all targets that can be predicted (M,), and how many they are."""
+    known = targets != UNKNOWN
+    _, nll = smoothed_cross_entropy(logits[known], targets[known], 0.0)
+    return nll.sum(dtype=torch.float64), known.sum()
+
+
+def _averages(sums: dict[str, float]) -> dict[str, float]:
+    """Return loss (nats a tag), accuracy and exact match; for labels too where there are any.
+
+    A loss is left out where no target of the split can be predicted.
+    """
+    metrics = {
+        "accuracy": sums["right"] / sums["steps"],
+        "exact_match": sums["right_rows"] / sums["rows"],
+    }
+    if sums["known"]:
+        metrics["loss"] = sums["nll"] / sums["known"]
+    if sums["known_labels"]:
+        metrics["label_loss"] = sums["label_nll"] / sums["known_labels"]
+        metrics["label_accuracy"] = sums["right_labels"] / sums["rows"]
+    return metrics

@@ -1,0 +1,153 @@
+"""N-N: one tag for every symbol read, and at choice one label for them all.
+
+Shapes: B sequences, S steps, L characters of a word, M words of a batch, E width of an embedding,
+D width of what characters say, H hidden units, A = H or 2H width of an annotation, K tags, C
+labels.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Lt
+from torch import Tensor, nn
+
+from datamodules._batch import Batch
+from datamodules._params import FromData
+from datamodules._vocab import UNK
+from lightning_modules._attention import padding_bias
+from lightning_modules._cells import CellName, FusedRNN
+from lightning_modules._characters import CharacterConvolution, CharacterRNN
+from lightning_modules._tagging import TagTopology
+
+Characters = Literal["convolution", "recurrent", "none"]
+Size = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Lt(1)]
+
+
+class ManyToMany(TagTopology):
+    """Read a sequence, in one direction or both, and say a tag at every step.
+
+    Elman 1990, "Finding structure in time", with the annotations of Schuster & Paliwal 1997 where
+    both directions are read:
+
+        h_j = f(h_{j-1}, x_j),  or [→h_j; ←h_j],   p(y_j) = softmax(W h_j + b).
+
+    Where the data gives a label of the whole sequence, a second head reads it off all steps (Liu &
+    Lane 2016, "Attention-based recurrent neural network models for joint intent detection and slot
+    filling", here with the maximum in place of attention), and its loss is added:
+
+        p(z) = softmax(V max_j h_j + d), unit by unit.
+
+    Where the data gives characters, x_j = [E w_j; what the characters of w_j say], by `characters`
+
+        convolution  max_l of a convolution over three characters (Ma & Hovy 2016, section 2.1)
+        recurrent    the last states of both directions (Lample et al. 2016, section 4.1)
+        none         they are left out
+
+    Args:
+        hidden_size: units of each direction
+        embedding_size: width of a word's embedding; hidden_size if not given
+        cell: kind of recurrent cell
+        layers: recurrent layers
+        bidirectional: whether the sequence is read backwards too
+        characters: how the characters of a word are read, where the data gives them
+        character_embedding_size: width of a character's embedding
+        character_size: units of a convolution, or of each direction of a recurrent reader
+        symbol_dropout: share of input symbols replaced by the unknown one in training
+        embedding_dropout: share of embedding values dropped in training
+        dropout: share of annotation values, and of values between layers, dropped in training
+        label_smoothing: share of the target's probability spread over all tags
+
+    """
+
+    trainer_defaults: ClassVar[Mapping[str, Any]] = {"max_epochs": 10}
+
+    def __init__(  # noqa: PLR0913 (the signature is the schema)
+        self,
+        *,
+        hidden_size: Size = 128,
+        embedding_size: Size | None = None,
+        cell: CellName = "lstm",
+        layers: Size = 1,
+        bidirectional: bool = True,
+        characters: Characters = "convolution",
+        character_embedding_size: Size = 30,
+        character_size: Size = 50,
+        symbol_dropout: Share = 0.05,
+        embedding_dropout: Share = 0.3,
+        dropout: Share = 0.3,
+        label_smoothing: Share = 0.0,
+        vocabulary_size: FromData[int],
+        character_vocabulary_size: FromData[int],
+        num_tags: FromData[int],
+        num_labels: FromData[int],
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.label_smoothing = label_smoothing
+        self.symbol_dropout = symbol_dropout
+        width = embedding_size or hidden_size
+        self.embedding = nn.Embedding(vocabulary_size, width)
+        self.speller = _speller(
+            characters if character_vocabulary_size else "none",
+            (character_vocabulary_size, character_embedding_size, character_size),
+            cell,
+        )
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.encoder = FusedRNN(
+            cell,
+            width + (self.speller.output_size if self.speller else 0),
+            hidden_size,
+            layers=layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(self.encoder.output_size, num_tags)
+        self.label_output = nn.Linear(self.encoder.output_size, num_labels) if num_labels else None
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        for linear in filter(None, (self.output, self.label_output)):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of all tags (B, S, K), and of all labels (B, C) if there are any."""
+        annotations, _ = self.encoder(self._read(batch), batch.lengths)  # (B, S, A)
+        dropped = self.dropout(annotations)
+        if self.label_output is None:
+            return self.output(dropped), None
+        bias = padding_bias(batch.lengths, dropped.shape[1], dropped.dtype)[..., None]
+        return self.output(dropped), self.label_output((dropped + bias).amax(dim=1))
+
+    def _read(self, batch: Batch) -> Tensor:
+        """Return x of every step, (B, S, E + D)."""
+        words = self.embedding(self._some_unknown(batch.inputs))
+        if self.speller is None:
+            return self._drop(words)
+        inside = torch.arange(words.shape[1], device=words.device) < batch.lengths[:, None]
+        characters = batch.extras["characters"]  # (B, S', L), S' <= S
+        there = inside[:, : characters.shape[1]]
+        said = self.speller(characters[there])  # (M, D)
+        spelled = said.new_zeros(*inside.shape, said.shape[-1])
+        spelled[inside] = said
+        return self._drop(torch.cat([words.to(said.dtype), spelled], dim=-1))
+
+    def _drop(self, embedded: Tensor) -> Tensor:
+        dropped: Tensor = self.embedding_dropout(embedded)
+        return dropped
+
+    def _some_unknown(self, symbols: Tensor) -> Tensor:
+        """Hide words by chance, so that the unknown one is learned too (Lample et al. 2016)."""
+        if not self.training or not self.symbol_dropout:
+            return symbols
+        hidden = torch.rand(symbols.shape, device=symbols.device) < self.symbol_dropout
+        return symbols.masked_fill(hidden, UNK)
+
+
+def _speller(
+    kind: Characters, sizes: tuple[int, int, int], cell: CellName
+) -> CharacterConvolution | CharacterRNN | None:
+    if kind == "none":
+        return None
+    return CharacterConvolution(*sizes) if kind == "convolution" else CharacterRNN(*sizes, cell)
