@@ -71,11 +71,6 @@ class DataModule(LightningDataModule, ABC):
     def dims(self) -> dict[str, int | bool]:
         """Return the values of the `FromData` parameters of topologies, by name."""
 
-    @property
-    def remarks(self) -> dict[str, int]:
-        """Return counts that a person should know of what was read; they join the job's result."""
-        return {}
-
     @abstractmethod
     def sizes(self, split: str) -> Sizes:
         """Return the lengths of every row of a split on each side, int64 (N, K)."""

@@ -99,10 +99,10 @@ class ParallelText(TextPairs):
         if any(self.left_out.values()):
             _log.warning("training pairs left out: %s", _counted(self.left_out))
 
-    @property
-    def remarks(self) -> dict[str, int]:
+    def facts(self, split: str) -> dict[str, int]:
         """Return how many training pairs were left out, by reason, where any were."""
-        return {f"left_out_{reason}": count for reason, count in self.left_out.items() if count}
+        counts = self.left_out if split == "train" else {}
+        return {f"left_out_{reason}": count for reason, count in counts.items() if count}
 
     def _find(self, workspace: Workspace) -> dict[str, PairFiles]:
         folder = find_folder(self._root, workspace.roots)

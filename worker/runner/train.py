@@ -172,7 +172,7 @@ def _fit(
     return {
         **selection.metrics,
         **selection.facts,
-        **data.remarks,
+        **data.facts("train"),
         "best_step": selection.step,
         "parameters": sum(each.numel() for each in model.parameters()),
     }
