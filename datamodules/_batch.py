@@ -18,13 +18,15 @@ class Batch:
     inputs: Tensor
     #: True length of each input, int64 (B,); at least 1.
     lengths: Tensor
-    #: Symbol ids with the end symbol but without the begin symbol, int64 (B, T); a class, int64
-    #: (B,); values, float32 (B, T, F). None where there is nothing to learn from (prediction).
+    #: Symbol ids with the end symbol but without the begin symbol, int64 (B, T); a tag for each
+    #: input symbol, int64 (B, S); a class, int64 (B,); values, float32 (B, T, F). None where there
+    #: is nothing to learn from (prediction).
     targets: Tensor | None = None
     #: True length of each target, the end symbol counted, int64 (B,).
     target_lengths: Tensor | None = None
     #: Further tensors by name, first axis B. `index` (B,) is the row in the split, always there; -1
-    #: where the row counts for nothing.
+    #: where the row counts for nothing. Beside tags, `label` (B,) is the class of the whole
+    #: sequence and `characters` (B, S, L) those of each word, where the data has them.
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:

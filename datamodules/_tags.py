@@ -6,21 +6,21 @@ Shapes: S symbols of a sequence, K tags, C labels.
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from datamodules._base import Answer, LineData, Task
-
-#: The id of a tag or label that training did not have: it is never predicted.
-UNKNOWN: Final = -1
+from datamodules._classes import UNKNOWN_CLASS
 
 
 class Index:
     """Number names from `first` on; a name that is not among them has the id `unknown`."""
 
-    def __init__(self, names: Sequence[str], *, first: int = 0, unknown: int = UNKNOWN) -> None:
+    def __init__(
+        self, names: Sequence[str], *, first: int = 0, unknown: int = UNKNOWN_CLASS
+    ) -> None:
         self.names = list(names)
         self._first, self._unknown = first, unknown
         self._ids = {name: first + place for place, name in enumerate(self.names)}

@@ -16,11 +16,12 @@ from datamodules._base import Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared, cached, key_of
+from datamodules._classes import UNKNOWN_CLASS
 from datamodules._errors import DataError, DataMissingError
 from datamodules._paths import find_folder
 from datamodules._rows import Rows, Texts, arrays_of, rows_of
 from datamodules._tag_files import Names, Sentences, TagFiles, find_tagged, split_blanks
-from datamodules._tags import UNKNOWN, Index, TagData
+from datamodules._tags import Index, TagData
 from datamodules._vocab import PAD, SPECIALS, UNK, Normalisation, TextForm
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
@@ -74,7 +75,7 @@ class TaggedText(TagData):
 
     """
 
-    trainer_defaults: ClassVar[Mapping[str, Any]] = {"batch_tokens": 400}
+    trainer_defaults: ClassVar[Mapping[str, Any]] = {"batch_tokens": 600}
 
     _workspace: Workspace | None = None
     _indexes: _Indexes | None = None
@@ -140,7 +141,9 @@ class TaggedText(TagData):
         """Return how many tags and labels of a split training does not have."""
         parts = self._split(split)
         counted = ["tags", "labels"] if self.label_names else ["tags"]
-        return {f"unknown_{each}": int((parts[each].values == UNKNOWN).sum()) for each in counted}
+        return {
+            f"unknown_{each}": int((parts[each].values == UNKNOWN_CLASS).sum()) for each in counted
+        }
 
     def true_tags(self, split: str) -> Sequence[Sequence[str]]:
         """Return the tags of every row as its file has them."""

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from datamodules._base import Task
 from datamodules._batch import Batch
-from datamodules._tags import UNKNOWN, TagData, Tagging
+from datamodules._classes import UNKNOWN_CLASS
+from datamodules._tags import TagData, Tagging
 from lightning_modules._base import Topology
 from lightning_modules._losses import smoothed_cross_entropy
 from lightning_modules._scoring_tags import SpanCounts, Sums, each_step, have_marks, spans
@@ -165,7 +166,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 def _nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return the loss of all targets that can be predicted (M,), and how many they are."""
-    known = targets != UNKNOWN
+    known = targets != UNKNOWN_CLASS
     _, nll = smoothed_cross_entropy(logits[known], targets[known], 0.0)
     return nll.sum(dtype=torch.float64), known.sum()
 

@@ -61,7 +61,7 @@ class ManyToMany(TagTopology):
 
     """
 
-    trainer_defaults: ClassVar[Mapping[str, Any]] = {"max_epochs": 10}
+    trainer_defaults: ClassVar[Mapping[str, Any]] = {"lr": 4e-3}
 
     def __init__(  # noqa: PLR0913 (the signature is the schema)
         self,

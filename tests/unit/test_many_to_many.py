@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules._base import Feed, Workspace
 from datamodules._batch import Batch
-from datamodules._tags import UNKNOWN
+from datamodules._classes import UNKNOWN_CLASS
 from datamodules._vocab import PAD, UNK
 from datamodules.tagged_text import TaggedText
 from lightning_modules.many_to_many import ManyToMany
@@ -284,12 +284,12 @@ class Few(TaggedText):
         return [[names[tag] for tag in row] for row in self.ids(split)]
 
     def ids(self, split: str) -> list[list[int]]:
-        return [TRUTH[0], [UNKNOWN], TRUTH[2]] if split == "test" else TRUTH
+        return [TRUTH[0], [UNKNOWN_CLASS], TRUTH[2]] if split == "test" else TRUTH
 
     def collate(self, split: str, rows: Sequence[int]) -> Batch:
         batch = batch_of(order=rows)
         targets = torch.tensor(grid([self.ids(split)[row] for row in rows], 4))
-        labels = [UNKNOWN if split == "test" and row == 1 else Z[row] for row in rows]
+        labels = [UNKNOWN_CLASS if split == "test" and row == 1 else Z[row] for row in rows]
         return replace(
             batch, targets=targets, extras={**batch.extras, "label": torch.tensor(labels)}
         )

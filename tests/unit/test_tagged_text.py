@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules._base import Feed, Workspace
+from datamodules._classes import UNKNOWN_CLASS
 from datamodules._errors import DataError, DataFormatError, DataMissingError, DataPathError
-from datamodules._tags import UNKNOWN, Tagging, likeliest
+from datamodules._tags import Tagging, likeliest
 from datamodules._vocab import SPECIALS, UNK
 from datamodules.tagged_text import TaggedText
 
@@ -80,8 +81,8 @@ def test_what_only_the_test_split_has_is_unknown_and_counted(tmp_path: Path) -> 
     data = prepared(tmp_path, label="label")
     batch = data.collate("test", [0, 1])
     assert batch.targets is not None
-    assert batch.targets.tolist() == [[2, 2, UNKNOWN], [2, 0, 0]]
-    assert batch.extras["label"].tolist() == [UNKNOWN, 0]
+    assert batch.targets.tolist() == [[2, 2, UNKNOWN_CLASS], [2, 0, 0]]
+    assert batch.extras["label"].tolist() == [UNKNOWN_CLASS, 0]
     assert batch.inputs[0, 0] == UNK
     assert data.true_tags("test")[0] == ["O", "O", "B-t"]
     assert data.facts("test") == {"unknown_tags": 1, "unknown_labels": 1}
