@@ -35,7 +35,7 @@ class StepDecoder(Protocol):
         ...
 
     def keep(self, index: Tensor) -> Self:
-        """Return the decoder of only these sentences (index into B)."""
+        """Return the decoder of these sentences alone (index into B, some maybe repeatedly)."""
         ...
 
 
@@ -72,7 +72,7 @@ class Search:
             raise ModelError(f"beam is {self.beam}; it must be at least 1")
         if self.sampling and self.beam > 1:
             raise ModelError(f"beam is {self.beam}; outputs that are drawn need no beam")
-        if not 1 <= self.n_best <= (self.n_best if self.sampling else self.beam):
+        if self.n_best < 1 or (self.n_best > self.beam and not self.sampling):
             raise ModelError(f"n_best is {self.n_best}; it must lie between 1 and beam {self.beam}")
         for name in ("length_normalisation", "coverage_penalty", "no_repeat_ngram", "min_length"):
             if getattr(self, name) < 0:

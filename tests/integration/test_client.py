@@ -17,6 +17,7 @@ from jobs import (
     JobState,
     NotAllowed,
     Reason,
+    SearchOptions,
     ServiceUnreachable,
     SpecError,
     TrainerOptions,
@@ -70,6 +71,28 @@ def test_n_best_gives_scores(person: Client, hand: Any, meanwhile: Meanwhile) ->
     with meanwhile(lambda: hand.answer(str.title)):
         ((best,),) = job.predict(["ein hund"], n_best=1, timeout=20)
     assert (best.text, best.score) == ("Ein Hund", -0.5)
+
+
+def test_a_prediction_searches_as_told(person: Client, hand: Any, meanwhile: Meanwhile) -> None:
+    job = person.submit(spec())
+    hand.train()
+    asked: list[Any] = []
+
+    def answer() -> None:
+        lease = hand.take()
+        asked.append(hand.store.get(lease.job).spec["search"])
+        hand.store.put_file(lease, "predictions.json", b'{"lines": [[{"text": "a", "score": 0}]]}')
+        hand.store.finish(lease, Reason.SUCCEEDED)
+
+    for search, n_best in (
+        (SearchOptions(min_length=2), 3),
+        (SearchOptions(beam=5), 3),
+        (SearchOptions(sample=True, top_k=4), 3),
+    ):
+        with meanwhile(answer):
+            job.predict(["ein hund"], n_best=n_best, search=search, timeout=20)
+    assert [(each["beam"], each["n_best"]) for each in asked] == [(3, 3), (5, 3), (1, 3)]
+    assert (asked[0]["min_length"], asked[2]["sample"], asked[2]["top_k"]) == (2, True, 4)
 
 
 def test_no_lines_need_no_job(person: Client) -> None:
