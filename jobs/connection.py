@@ -1,6 +1,7 @@
 """Where the service is, and how to reach it; every failure is one line without the password."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,10 @@ def connect(url: str) -> "redis.Redis":
     """
     if not url.startswith(_SCHEMES):
         raise SetupError(f"{shown(url)!r} is no address of a Redis; write redis://HOST:PORT/0")
+    if _torn(url):
+        raise SetupError(
+            "the password in UNROLL_REDIS_URL holds one of / ? #: write them as %2F %3F %23"
+        )
     try:
         return redis.Redis.from_url(
             url,
@@ -70,6 +75,16 @@ def connect(url: str) -> "redis.Redis":
         )
     except (ValueError, TypeError) as error:
         raise SetupError(f"{shown(url)!r} is no address of a Redis: {error}") from None
+
+
+def _torn(url: str) -> bool:
+    # Whether a character of the password ends the part of the URL that the host stands in.
+    where, *rest = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)
+    return (
+        not url.startswith("unix://")
+        and "@" not in where
+        and any("@" in each and "password=" not in each for each in rest)
+    )
 
 
 def shown(url: str) -> str:

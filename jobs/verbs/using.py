@@ -3,16 +3,19 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from jobs.client import Client
-from jobs.errors import ArtifactError, NotAllowed, SpecError
+from jobs.errors import ArtifactError, NotAllowed, SpecError, WaitTimeout
 from jobs.handle import Hypothesis, JobHandle
 from jobs.specfile import apply_overrides
 from jobs.verbs.common import common, job_id, print_json, printable
 from jobs.verbs.searching import search_options, searching
+
+#: Seconds that a verb waits for a job before it says what for.
+_SILENCE: Final = 5.0
 
 
 @click.command()
@@ -39,6 +42,7 @@ def evaluate(
         if no_wait:
             print_json({"id": evaluation.id}) if as_json else click.echo(evaluation.id)
             return
+        _say_if_it_takes_long(evaluation)
         values = evaluation.result().values
     if as_json:
         print_json({"id": evaluation.id, **values})
@@ -46,6 +50,14 @@ def evaluate(
     for name, value in sorted(values.items()):
         shown = f"{value:.4f}" if isinstance(value, float) else printable(str(value))
         click.echo(f"{name:24}{shown}")
+
+
+def _say_if_it_takes_long(job: JobHandle) -> None:
+    # Who waits behind a long training should neither wonder nor lose the id.
+    try:
+        job.wait(_SILENCE)
+    except WaitTimeout:
+        click.echo(printable(f"waiting for job {job.id}: {job.why()}"), err=True)
 
 
 def _data(overrides: Sequence[str]) -> Mapping[str, Any]:
@@ -87,6 +99,7 @@ def predict(
             return
         _check_folder(attention)
         with job.predicting(lines, search=search, attention=attention is not None) as prediction:
+            _say_if_it_takes_long(prediction)
             prediction.result()
             answers = prediction.predictions()
             if attention:

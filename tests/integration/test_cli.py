@@ -234,6 +234,19 @@ def test_evaluate_prints_scores(unroll: Unroll, player: Any, meanwhile: Meanwhil
     assert "data.key=value" in unroll("evaluate", job, "model.x=1").err
 
 
+def test_who_waits_long_is_told_what_for(
+    unroll: Unroll, player: Any, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.verbs.using._SILENCE", 0.0)
+    job = unroll("submit", "spec.toml", "--json").json["id"]
+    player.train()
+    with meanwhile(lambda: player.train(test_bleu=31.5)):
+        said = unroll("evaluate", job, "--json")
+    assert said.json["test/bleu"] == 31.5
+    assert said.err.startswith(f"waiting for job {said.json['id']}: ")
+    assert said.err.count("\n") == 1
+
+
 def test_predict_answers_line_by_line(unroll: Unroll, player: Any, meanwhile: Meanwhile) -> None:
     job = unroll("submit", "spec.toml", "--json").json["id"]
     player.train()

@@ -50,6 +50,20 @@ def test_an_address_is_printed_without_its_secrets(url: str, printed: str) -> No
     assert shown(url) == printed
 
 
+@pytest.mark.parametrize("mark", "/?#")
+def test_a_password_that_tears_its_address_apart_is_not_printed(mark: str) -> None:
+    with pytest.raises(SetupError, match="write them as %2F %3F %23") as caught:
+        connect(f"redis://:sec{mark}ret@host:6379/0")
+    assert "sec" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:a%2Fb@host/0", "redis://host/0?password=a@b", "unix:///run/a@b/s"]
+)
+def test_what_tears_nothing_apart(url: str) -> None:
+    connect(url).close()
+
+
 @pytest.mark.parametrize(
     "url", ["http://host", "host:6379", "", "redis://host:port/0", "redis://host?db=x"]
 )
