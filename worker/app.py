@@ -91,6 +91,8 @@ class WorkerProcess:
 
     def run(self) -> int:
         """Work until a signal says to stop; return the exit status."""
+        # First: a signal may come at any moment then, and what it does must not import.
+        bells = make_bells(self._settings, self._crew)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._announce()
@@ -99,7 +101,7 @@ class WorkerProcess:
         for routine in self._routines:
             routine.start()
         try:
-            hear_bells(self._settings, self._crew)
+            bells.start()
         finally:
             self._leave()
         return 0
@@ -159,13 +161,13 @@ def describe(settings: Settings, devices: Devices, store: str) -> Worker:
     )
 
 
-def hear_bells(settings: Settings, crew: Crew) -> None:
-    """Run Celery in this thread, which must be the main one, until `stop_hearing`."""
+def make_bells(settings: Settings, crew: Crew) -> Any:
+    """Return Celery's worker, whose `start` runs in the main thread until `stop_hearing`."""
     app = make_app(settings.url, settings.namespace)
     tasks.register(app, crew)
     bells: Any = _celery_worker(app, settings, crew.worker.id)
     bells.install_platform_tweaks = lambda _worker: None  # signals are this process's own affair
-    bells.start()
+    return bells
 
 
 def _celery_worker(app: "Celery", settings: Settings, name: str) -> Any:
@@ -193,7 +195,7 @@ def _keep_logging(**_: Any) -> None:
 
 
 def stop_hearing() -> None:
-    """Let `hear_bells` return once its tasks have ended; to be called from a signal handler too."""
-    from celery.worker import state  # noqa: PLC0415 - as above
+    """Let the bells' `start` return once its tasks have ended, also from a signal handler."""
+    from celery.worker import state  # noqa: PLC0415 - `make_bells` has imported it
 
     state.should_stop = 0

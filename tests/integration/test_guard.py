@@ -264,8 +264,8 @@ def test_the_runner_inherits_what_it_needs_and_no_credentials(
     monkeypatch.setenv("HARMLESS", "kept")
     running = start(
         "say('env', json.dumps(dict(os.environ)))\n"
-        "say('fds', json.dumps([os.readlink(f'/proc/self/fd/{n}') for n in range(64) "
-        "if os.path.exists(f'/proc/self/fd/{n}')]))\n" + SLEEP
+        "fds = [f'/proc/self/fd/{n}' for n in sorted(map(int, os.listdir('/proc/self/fd')))]\n"
+        "say('fds', json.dumps([os.readlink(fd) for fd in fds if os.path.lexists(fd)]))\n" + SLEEP
     )
     ready(folder)
     environment = json.loads((folder.path / "env").read_text())
@@ -297,9 +297,15 @@ def test_the_guard_is_small(start: Start, folder: AttemptFolder) -> None:
 
 
 def test_descendants_are_found_in_any_depth() -> None:
-    pids = guard.descendants(os.getppid())
-    assert os.getpid() in pids
-    assert guard.descendants(os.getpid()) == [p.pid for p in psutil.Process().children()]
+    command = ["/bin/sh", "-c", "sleep 600 & echo $!; wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as child:
+        assert child.stdout is not None
+        grandchild = int(child.stdout.readline())
+        found = guard.descendants(os.getppid())
+        assert found.index(os.getpid()) < found.index(child.pid) < found.index(grandchild)
+        assert guard.descendants(child.pid) == [grandchild]
+        assert guard.descendants(grandchild) == []
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"cause": 1'])

@@ -268,6 +268,19 @@ def test_a_draining_worker_hands_its_jobs_back_where_they_are(
         wait(store, job, lambda record: record.attempt == 2 and record.state is JobState.RUNNING)
 
 
+@pytest.mark.parametrize("moment", [0.0, 0.02, 0.05, 0.1])
+def test_a_worker_that_is_stopped_while_it_starts_stops(
+    workers: Workers, store: JobStore, moment: float
+) -> None:
+    process = workers.start()
+    eventually(store.workers)
+    time.sleep(moment)
+    process.terminate()
+    assert process.wait(PATIENCE) == 0
+    assert "Traceback" not in workers.log()
+    assert not store.workers()
+
+
 def test_a_drain_waits_for_no_runner_that_does_not_listen(
     workers: Workers, store: JobStore
 ) -> None:
