@@ -1,6 +1,7 @@
 """What the callbacks of a fit compute, without a fit."""
 
 import random
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,13 @@ from lightning import Callback
 from torch import nn
 
 from jobs.errors import ArtifactError, SpecError
+from jobs.job import Reason
 from jobs.spec import TrainerOptions
 from lightning_modules._recipe import Recipe
 from worker.runner.checkpoints import Shelf, write_checkpoint
 from worker.runner.gradients import GradientGuard
 from worker.runner.metrics import sums_of
-from worker.runner.reasons import NonFinite
+from worker.runner.reasons import NonFinite, reason_of
 from worker.runner.resume import (
     Continuation,
     Position,
@@ -72,6 +74,18 @@ def test_a_checkpoint_is_written_whole_and_read_back(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises((AttributeError, TypeError)):
         write_checkpoint(tmp_path / "x.ckpt", saved_at(1, data={"x": lambda: None}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_is_named_as_the_cause(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_checkpoint(tmp_path / "x.ckpt", saved_at(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert reason_of(caught.value) is Reason.INFRASTRUCTURE
     assert list(tmp_path.iterdir()) == []
 
 

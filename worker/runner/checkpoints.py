@@ -4,7 +4,7 @@ import hashlib
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning import Callback, Trainer
@@ -23,7 +23,7 @@ def write_checkpoint(path: Path, saved: Saved) -> str:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("w+b") as file:
-            torch.save(saved.to_dict(), file)
+            _save(saved, file)
             file.flush()
             os.fsync(file.fileno())
             file.seek(0)
@@ -37,6 +37,16 @@ def write_checkpoint(path: Path, saved: Saved) -> str:
     finally:
         os.close(folder)
     return digest
+
+
+def _save(saved: Saved, file: BinaryIO) -> None:
+    try:
+        torch.save(saved.to_dict(), file)
+    except RuntimeError as error:
+        # Of a full disk torch says only that its position is unexpected; the cause knows better.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 class Shelf:
