@@ -138,6 +138,14 @@ class LineData(DataModule):
         """
 
 
+class ProseData(LineData):
+    """A kind of data that is running text: a model of it can write on from a line, or from none."""
+
+    @abstractmethod
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of these symbols as it stands in the file, line ends among it."""
+
+
 class Written(Protocol):
     """What a search found: symbols with a score."""
 

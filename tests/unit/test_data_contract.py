@@ -12,7 +12,15 @@ import pytest
 import torch
 
 import datamodules
-from datamodules._base import BatchLoader, DataModule, Feed, LineData, TextData, Workspace
+from datamodules._base import (
+    BatchLoader,
+    DataModule,
+    Feed,
+    LineData,
+    ProseData,
+    TextData,
+    Workspace,
+)
 from datamodules._tags import TagData
 from datamodules._vocab import EOS, PAD
 from jobs.schema import Parameter
@@ -55,8 +63,15 @@ def small_tagged_text(folder):
     return {"root": ".", "label": "label"}
 
 
+def small_char_text(folder):
+    for split, count in (("train", 300), ("val", 90), ("test", 90)):
+        (folder / f"{split}.txt").write_text("".join(f"row {row} of it\n" for row in range(count)))
+    return {"root": ".", "val": "val.txt", "test": "test.txt", "bptt": 10}
+
+
 #: Arguments that make little data of each kind that has no small defaults.
 ARGUMENTS = {
+    "char_text": small_char_text,
     "dates": small_dates,
     "parallel_text": small_parallel_text,
     "labelled_text": small_labelled_text,
@@ -298,7 +313,7 @@ def test_lines_are_encoded_the_same_from_the_checkpoint_alone(sample):
     assert same(batch, sample.data.encode(lines))
     assert batch.targets is None
     assert batch.extras["index"].tolist() == list(range(len(lines)))
-    check_padding(batch.inputs, batch.lengths, end=not isinstance(data, TagData))
+    check_padding(batch.inputs, batch.lengths, end=not isinstance(data, TagData | ProseData))
 
 
 # --- text

@@ -159,6 +159,40 @@ class Marked(Toy):
         return next(letter for letter in self.words_of[split][row] if letter in "abc")
 
 
+class Round(Toy):
+    """The letters in their order, round and round: the smallest task from tokens to the next."""
+
+    gives = frozenset({("tokens", "next")})
+
+    def word(self, chance: np.random.Generator, length: int) -> str:
+        start = int(chance.integers(len(LETTERS)))
+        return "".join(LETTERS[(start + at) % len(LETTERS)] for at in range(length))
+
+    @property
+    def dims(self) -> dict[str, int | bool]:
+        return {"vocabulary_size": SPECIALS + len(LETTERS)}
+
+    def ids(self, word: str) -> list[int]:
+        return super().ids(word)[:-1]
+
+    def sizes(self, split: str) -> np.ndarray:
+        return super().sizes(split) - 1
+
+    def after(self, letter: str) -> str:
+        return LETTERS[(LETTERS.index(letter) + 1) % len(LETTERS)]
+
+    def targets(self, words: list[str]) -> tuple[Tensor, Tensor]:
+        return self.pad([self.ids("".join(map(self.after, word))) for word in words])
+
+    def answers(self, output: Tensor, line: str, count: int) -> list[Answer]:
+        torch.testing.assert_close(output.exp().sum().item(), 1.0)
+        best = output.argsort(descending=True)[:count].tolist()
+        return [Answer(LETTERS[each - SPECIALS], output[each].exp().item()) for each in best]
+
+    def expected(self, split: str, row: int) -> str:
+        return self.after(self.words_of[split][row][-1])
+
+
 class Spanned(Toy, TagData):
     """Words whose first three letters are to be found: the smallest task from tokens to tags."""
 
@@ -193,6 +227,7 @@ DATA: dict[Task, type[Toy]] = {
     ("tokens", "tokens"): Backwards,
     ("tokens", "label"): Marked,
     ("tokens", "tags"): Spanned,
+    ("tokens", "next"): Round,
 }
 
 

@@ -1,0 +1,86 @@
+"""One long sequence, cut into windows that are read one after the other.
+
+Truncated back-propagation through time (Williams & Peng 1990) reads a stream of symbols window by
+window: the gradient ends where a window begins, the hidden state does not. A batch holds one
+window of each of B parallel streams, and the next batch those that follow them.
+
+Shapes: n symbols of a split, N windows, L symbols of a window (the last may be shorter), B streams.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules._batch import Batch
+from datamodules._bucketing import Sizes
+from datamodules._vocab import EOS, PAD
+
+#: Name of the extra that says, for each row, the row whose last state it goes on from; -1 for none.
+FOLLOWS = "follows"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Hold one split as windows. Window i is to tell symbols i L to (i + 1) L from those before."""
+
+    #: All symbols, (n,).
+    symbols: NDArray[np.int32]
+    #: L.
+    window: int
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return math.ceil(len(self.symbols) / self.window)
+
+    @property
+    def sizes(self) -> Sizes:
+        """The length of every window, (N, 1)."""
+        ends = np.arange(1, len(self) + 1) * self.window
+        return (np.minimum(ends, len(self.symbols)) - (ends - self.window))[:, None]
+
+    def collate(self, rows: Sequence[int]) -> Batch:
+        """Return these windows. Before the first symbol stands EOS: a text begins as a line does.
+
+        So every symbol is a target once, the first one too.
+        """
+        starts = np.asarray(rows, dtype=np.int64) * self.window
+        lengths = np.minimum(self.window, len(self.symbols) - starts)
+        steps = np.arange(lengths.max(initial=0))  # (L,)
+        places = starts[:, None] + steps  # (B, L)
+        inside = steps < lengths[:, None]
+        targets = np.where(inside, self.symbols[np.where(inside, places, 0)], PAD)
+        before = np.where(places > 0, self.symbols[np.where(inside, places - 1, 0)], EOS)
+        index = torch.tensor(rows, dtype=torch.int64)
+        return Batch(
+            inputs=_ids(np.where(inside, before, PAD)),
+            lengths=torch.from_numpy(lengths),
+            targets=_ids(targets),
+            target_lengths=torch.from_numpy(lengths.copy()),
+            extras={"index": index, FOLLOWS: index - 1},  # the first follows -1: none
+        )
+
+
+def _ids(values: NDArray[np.integer]) -> Tensor:
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def parallel_plan(windows: int, streams: int, seed: int, epoch: int) -> list[list[int]]:
+    """Return the batches of one epoch of training, a pure function of its arguments.
+
+    The windows, turned by chance as a ring, are dealt out to the streams in equal runs; batch t
+    holds the t-th window of each. Where the runs are not equally long, the last batch is smaller.
+    """
+    turn = int(np.random.default_rng([seed, epoch]).integers(windows))
+    ring = (np.arange(windows) + turn) % windows
+    runs = np.array_split(ring, min(streams, windows))  # the longer ones first
+    return [[int(run[at]) for run in runs if at < len(run)] for at in range(len(runs[0]))]
+
+
+def reading_plan(windows: int) -> list[list[int]]:
+    """Return the batches of a pass that reads the whole stream from its beginning to its end."""
+    return [[row] for row in range(windows)]
