@@ -102,6 +102,12 @@ class WorkerProcess:
             routine.start()
         try:
             bells.start()
+            # Celery gives up where Redis refuses a call, as with a full disk. The work does not
+            # need it: jobs that run go on, and free slots look for the next ones by themselves.
+            if not self._tools.draining.is_set():
+                logger.warning("%s hears no bells any more, and goes on without", worker.id)
+                while not self._tools.draining.is_set():
+                    time.sleep(self._settings.clocks.poll)
         finally:
             self._leave()
         return 0

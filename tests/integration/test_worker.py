@@ -369,6 +369,32 @@ def test_a_job_goes_on_while_redis_is_away(make_server: Callable[..., Any], tmp_
             workers.clear()
 
 
+def test_a_job_goes_on_while_redis_takes_no_writes(
+    make_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = make_server("--appendonly", "yes")
+    with connect(server.url) as client:
+        store = JobStore(client)
+        started = Workers(tmp_path / "home", server.url, store)
+        try:
+            worker = started.start()
+            job = store.create(endless())
+            wait(store, job, at_step(5))
+            client.config_set("min-replicas-to-write", 1)  # as a full disk: an error, no silence
+            eventually(lambda: "hears no bells any more" in started.log())
+            client.config_set("min-replicas-to-write", 0)
+            step = store.get(job.id).progress.step
+            record = wait(store, job, at_step(step + 50))
+            assert (record.attempt, worker.poll()) == (1, None)
+            store.cancel(job.id)
+            wait(store, job, ended)
+            wait(store, store.create(train()), ended)
+            worker.terminate()
+            assert worker.wait(PATIENCE) == 0
+        finally:
+            started.clear()
+
+
 def test_a_drain_without_redis_ends_and_the_lease_goes_back_later(
     make_server: Callable[..., Any], tmp_path: Path
 ) -> None:
