@@ -118,7 +118,8 @@ def _recipe(options: TrainerOptions, total_steps: int) -> Recipe:
         lr=options.lr,
         betas=(options.beta1, options.beta2),
         weight_decay=options.weight_decay,
-        warmup_steps=options.warmup_steps,
+        # A rise that never ends trains nothing: a small corpus has fewer steps than the recipe's.
+        warmup_steps=min(options.warmup_steps, total_steps // 3),
         schedule=options.schedule,
         final_lr_fraction=options.final_lr_fraction,
         total_steps=total_steps,
