@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jobs.spec import (
         Component,
         EvaluateSpec,
+        GenerateSpec,
         Policy,
         PredictSpec,
         Resources,
@@ -38,6 +39,7 @@ __all__ = [
     "Client",
     "Component",
     "EvaluateSpec",
+    "GenerateSpec",
     "Hypothesis",
     "Job",
     "JobFailed",

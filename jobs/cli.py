@@ -58,7 +58,7 @@ for verb in (
     *(looking.catalog, submitting.submit, looking.ls, looking.show, looking.why),
     *(looking.watch, looking.metrics, looking.logs, looking.wait),
     *(submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
-    *(using.evaluate, using.predict, using.demo),
+    *(using.evaluate, using.predict, using.generate, using.demo),
 ):
     cli.add_command(verb)
 

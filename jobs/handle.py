@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from jobs.errors import JobFailed, ServiceUnreachable, UnrollError, WaitTimeout
 from jobs.intake import require_model
@@ -14,6 +14,7 @@ from jobs.job import Job, JobState, MetricPoint, Progress, Reason
 from jobs.spec import (
     AnySpec,
     EvaluateSpec,
+    GenerateSpec,
     PredictSpec,
     Resources,
     SearchOptions,
@@ -84,6 +85,16 @@ class Update:
 
     job: Job
     points: Sequence[MetricPoint]
+
+
+class Drawing(TypedDict, total=False):
+    """How a text is drawn; `GenerateSpec` has the meanings and the defaults."""
+
+    length: int
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
 
 
 class JobHandle:
@@ -294,17 +305,39 @@ class JobHandle:
 
         Afterwards its record and files are removed; it is cancelled where the block gives up.
         """
-        trained = self._with_model()
-        prediction = self._client.submit(
-            PredictSpec(
-                job=self.id,
-                lines=tuple(lines),
-                search=search,
-                attention=attention,
-                priority=PREDICT_PRIORITY,
-                resources=_where(trained),
-            )
+        spec = PredictSpec(
+            job=self.id,
+            lines=tuple(lines),
+            search=search,
+            attention=attention,
+            priority=PREDICT_PRIORITY,
+            resources=_where(self._with_model()),
         )
+        with self._using(spec) as prediction:
+            yield prediction
+
+    def generate(
+        self, prompt: str = "", *, timeout: float | None = None, **options: Unpack[Drawing]
+    ) -> str:
+        """Return the prompt and what the model, a language model, writes on from it.
+
+        The same options and seed give the same text. Raise NotAllowed where there is no model yet,
+        JobFailed, WaitTimeout.
+        """
+        spec = GenerateSpec(
+            job=self.id,
+            prompt=prompt,
+            priority=PREDICT_PRIORITY,
+            resources=_where(self._with_model()),
+            **options,
+        )
+        with self._using(spec) as generation:
+            generation.result(timeout)
+            return generation.predictions()[0][0].text
+
+    @contextlib.contextmanager
+    def _using(self, spec: AnySpec) -> Iterator["JobHandle"]:
+        prediction = self._client.submit(spec)
         try:
             yield prediction
         except JobFailed:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from jobs.catalog import Catalog
 from jobs.errors import NotAllowed, SpecError, did_you_mean
 from jobs.job import Job
-from jobs.spec import AnySpec, EvaluateSpec, PredictSpec, TrainSpec, spec_from_dict
+from jobs.spec import AnySpec, EvaluateSpec, GenerateSpec, PredictSpec, TrainSpec, spec_from_dict
 
 #: Note of a job that no catalogue was there to check.
 UNCHECKED = "unchecked"
@@ -28,6 +28,8 @@ def checked(spec: AnySpec) -> AnySpec:
         raise SpecError(f"name: at most {MAX_NAME} characters, not {len(spec.name):,}")
     if isinstance(spec, PredictSpec):
         check_lines(spec.lines)
+    if isinstance(spec, GenerateSpec) and "\0" in spec.prompt:
+        raise SpecError("the prompt holds a NUL byte")
     plain = json.loads(spec.to_json())
     _refuse_half_characters(plain)
     return spec_from_dict(plain)

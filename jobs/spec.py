@@ -3,6 +3,7 @@
 TrainSpec     train a model on data
 EvaluateSpec  score a trained job's model on a split
 PredictSpec   run a trained job's model on lines of text
+GenerateSpec  let a trained language model write on
 
 `spec_from_dict` reads plain JSON back, every value checked; `specfile.py` reads what people write.
 """
@@ -99,7 +100,9 @@ class TrainerOptions(Section):
     beta1: Annotated[float, Interval(ge=0, lt=1)] = option(0.9, "decay of Adam's first moment")
     beta2: Annotated[float, Interval(ge=0, lt=1)] = option(0.98, "decay of Adam's second moment")
     weight_decay: Annotated[float, Ge(0)] = option(0.0, "decoupled weight decay (AdamW)")
-    warmup_steps: Annotated[int, Ge(0)] = option(200, "steps of linear rise to the peak rate")
+    warmup_steps: Annotated[int, Ge(0)] = option(
+        200, "steps of linear rise to the peak rate; at most a third of the run"
+    )
     schedule: Literal["cosine", "linear", "inverse_sqrt", "constant"] = option(
         "cosine", "the rate after the warm-up"
     )
@@ -363,11 +366,33 @@ class PredictSpec(JobSpec):
         return MAX_CARRIED_BYTES
 
 
-AnySpec = TrainSpec | EvaluateSpec | PredictSpec
+@dataclass(frozen=True, kw_only=True)
+class GenerateSpec(JobSpec):
+    """Let the best model of a trained job write on from a prompt; the same spec, the same text."""
+
+    kind: ClassVar[str] = "generate"
+
+    #: Id of the trained job, a language model.
+    job: str
+    #: What the text begins with; may have several lines, or be empty.
+    prompt: str = ""
+    #: Symbols to write: characters, subwords or words, as the model was trained on.
+    length: Annotated[int, Interval(ge=1, le=100_000)] = 500
+    #: What log-probabilities are divided by: below 1 the likely gets likelier.
+    temperature: Annotated[float, Gt(0)] = 1.0
+    #: Only this many of the most probable symbols are drawn from; 0 for all, 1 for the best alone.
+    top_k: Annotated[int, Ge(0)] = 0
+    #: Only the fewest most probable symbols with this share together are drawn from.
+    top_p: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    #: Seed of the draws.
+    seed: Annotated[int, Interval(ge=0, lt=2**32)] = 1
+
+
+AnySpec = TrainSpec | EvaluateSpec | PredictSpec | GenerateSpec
 S = TypeVar("S", bound=JobSpec)
 
 _KINDS: Final[dict[str, type[AnySpec]]] = {
-    each.kind: each for each in (TrainSpec, EvaluateSpec, PredictSpec)
+    each.kind: each for each in (TrainSpec, EvaluateSpec, PredictSpec, GenerateSpec)
 }
 _SECTIONS: Final[dict[str, type[Section]]] = {
     "trainer": TrainerOptions,

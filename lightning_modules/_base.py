@@ -12,6 +12,7 @@ from datamodules._base import DataModule, Task
 from datamodules._batch import Batch
 from lightning_modules._errors import ModelError
 from lightning_modules._recipe import Optimisers, Recipe
+from lightning_modules._sampling import Sampling
 
 
 class Topology(LightningModule):
@@ -39,6 +40,18 @@ class Topology(LightningModule):
         of all classes (C,); of tags a `Tagging`. Called without gradients, in evaluation mode.
         """
         raise ModelError(f"{type(self).__name__} answers no lines")
+
+    def write_on(
+        self,
+        batch: Batch,  # noqa: ARG002 (for those that write on)
+        length: int,  # noqa: ARG002 (likewise)
+        sampling: Sampling,  # noqa: ARG002 (likewise)
+    ) -> list[tuple[list[int], float]]:
+        """Return `length` symbols after each row, drawn one by one, and their mean log-probability.
+
+        Called without gradients, in evaluation mode.
+        """
+        raise ModelError(f"{type(self).__name__} does not write on from a prompt: use predict")
 
     @property
     def data(self) -> DataModule:

@@ -1,4 +1,4 @@
-"""Verbs that use a trained model: evaluate, predict, demo."""
+"""Verbs that use a trained model: evaluate, predict, generate, demo."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,6 +116,25 @@ def _print_answers(number: int, found: Sequence[Hypothesis], *, many: bool, as_j
     for each in found if many else found[:1]:
         text = " ".join(each.text.splitlines())
         click.echo(f"{number}\t{each.score:.4f}\t{text}" if many else text)
+
+
+@click.command()
+@job_id
+@click.option("--prompt", default="", help="What the text begins with.")
+@click.option("--length", default=500, show_default=True, help="Symbols to write.")
+@click.option("--temperature", default=1.0, show_default=True, help="Below 1, fewer surprises.")
+@click.option("--top-k", default=0, help="Draw from so many of the likeliest alone; 0 for all.")
+@click.option("--top-p", default=1.0, help="Draw from the likeliest with this share together.")
+@click.option("--seed", default=1, show_default=True, help="The same seed, the same text.")
+@common
+def generate(id: str, prompt: str, home: Path | None, as_json: bool, **options: Any) -> None:  # noqa: A002 - click names it
+    """Let a job's language model write on from a prompt."""
+    with Client(home=home) as client:
+        text = client.get(id).generate(prompt, **options)
+    if as_json:
+        print_json({"prompt": prompt, "text": text})
+    else:
+        click.echo("\n".join(map(printable, text.split("\n"))))
 
 
 def _read_lines() -> list[str]:

@@ -272,6 +272,31 @@ def test_predict_answers_line_by_line(unroll: Unroll, player: Any, meanwhile: Me
     )
 
 
+def test_generate_tells_the_job_how_to_draw(
+    unroll: Unroll, player: Any, meanwhile: Meanwhile
+) -> None:
+    job = unroll("submit", "spec.toml", "--json").json["id"]
+    player.train()
+
+    def work() -> None:
+        lease = player.take()
+        spec = player.store.get(lease.job).spec
+        assert (spec["kind"], spec["job"]) == ("generate", job)
+        told = [spec[name] for name in ("prompt", "length", "temperature", "top_k", "seed")]
+        assert told == ["To be", 9, 0.5, 3, 7]
+        found = [[{"text": "To be\x1b or\nnot", "score": -1.0}]]
+        player.store.put_file(lease, "predictions.json", json.dumps({"lines": found}).encode())
+        player.store.finish(lease, Reason.SUCCEEDED)
+
+    options = ["--prompt", "To be", "--length", "9", "--temperature", "0.5", "--top-k", "3"]
+    with meanwhile(work):
+        said = unroll("generate", job, *options, "--seed", "7")
+    assert (said.status, said.out) == (0, "To be or\nnot\n")
+    refused = unroll("generate", job, "--top-p", "2")
+    assert refused.status == 2
+    assert "top_p" in refused.err
+
+
 def test_predict_brings_the_attention(
     unroll: Unroll, player: Any, meanwhile: Meanwhile, home: Path
 ) -> None:

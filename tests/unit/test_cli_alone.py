@@ -12,7 +12,19 @@ from jobs.verbs.using import decoded
 
 VERBS = (
     *("up", "down", "worker", "workers", "catalog", "submit", "ls", "show", "why", "watch"),
-    *("metrics", "logs", "wait", "cancel", "retry", "clone", "rm", "evaluate", "predict", "demo"),
+    *(
+        "metrics",
+        "logs",
+        "wait",
+        "cancel",
+        "retry",
+        "clone",
+        "rm",
+        "evaluate",
+        "predict",
+        "generate",
+        "demo",
+    ),
 )
 
 

@@ -8,9 +8,9 @@ import pytest
 import jobs
 
 NAMES = """
-ArtifactError Client Component EvaluateSpec Hypothesis Job JobFailed JobHandle JobState MetricPoint
-NotAllowed Policy PredictSpec Progress Reason Resources Result SearchOptions ServiceUnreachable
-SetupError SpecError TrainSpec TrainerOptions UnknownJob UnrollError WaitTimeout
+ArtifactError Client Component EvaluateSpec GenerateSpec Hypothesis Job JobFailed JobHandle JobState
+MetricPoint NotAllowed Policy PredictSpec Progress Reason Resources Result SearchOptions
+ServiceUnreachable SetupError SpecError TrainSpec TrainerOptions UnknownJob UnrollError WaitTimeout
 """
 PUBLIC = NAMES.split()
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.job import Reason
-from jobs.spec import EvaluateSpec, PredictSpec, TrainSpec
+from jobs.spec import EvaluateSpec, GenerateSpec, PredictSpec, TrainSpec
 from worker.events import EndEvent
 from worker.folder import AttemptFolder
 from worker.runner.catalog import whole_catalog
 from worker.runner.commands import Commands
 from worker.runner.evaluate import evaluate
+from worker.runner.generate import generate
 from worker.runner.lightning_setup import quiet, set_up_torch
 from worker.runner.predict import predict
 from worker.runner.reasons import end_of
@@ -79,6 +80,8 @@ def _work(folder: AttemptFolder, reporter: Reporter, commands: Commands) -> dict
             return evaluate(task, spec)
         case PredictSpec():
             return predict(task, spec)
+        case GenerateSpec():
+            return generate(task, spec)
 
 
 def _leave(status: int) -> None:

@@ -31,7 +31,8 @@ _AT_ONCE: Final = 50_000
 def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     """Write `files/predictions.json`, and where asked the attention of each line's best output."""
     task.reporter.phase("preparing")
-    model, data, autocast = _load(task, spec)
+    model, data, autocast = load(task)
+    ask(model, spec)
     task.reporter.phase("predicting")
     found: list[Any] = [None] * len(spec.lines)
     done = 0
@@ -43,12 +44,11 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
                 found[row] = output
         done += len(rows)
         task.reporter.progress(ProgressEvent(done, len(spec.lines), 0, 0))
-    task.folder.files.mkdir(exist_ok=True)
     answers = [
         data.answers(output, line, spec.search.n_best)
         for output, line in zip(found, spec.lines, strict=True)
     ]
-    _write_json(task.folder.files / "predictions.json", predictions(answers))
+    write_predictions(task, answers)
     if spec.attention and isinstance(data, TextData):
         for row, line in enumerate(spec.lines):
             _write_attention(task.folder.files / f"attention-{row:04d}", data, line, found[row][0])
@@ -64,7 +64,8 @@ def _encode(data: LineData, lines: Sequence[str], rows: Sequence[int]) -> Batch:
     return replace(batch, extras={**batch.extras, "index": torch.tensor(rows)})
 
 
-def _load(task: Task, spec: PredictSpec) -> tuple[Topology, LineData, torch.autocast]:
+def load(task: Task) -> tuple[Topology, LineData, torch.autocast]:
+    """Return the trained model, ready for use, its data without any rows, and how to multiply."""
     saved = task.read_checkpoint()
     trained = task.trained_spec(saved)
     data = build_data(catalog.kinds_of_data().find(trained.data.name), trained.data)
@@ -74,7 +75,6 @@ def _load(task: Task, spec: PredictSpec) -> tuple[Topology, LineData, torch.auto
         raise SpecError(f"{trained.data.name} reads no lines: its models can only be evaluated")
     data.load_state_dict(dict(saved.data))
     load_weights(model, saved)
-    ask(model, spec)
     model.to(task.device).eval()
     chosen = precision.choose(TrainerOptions.from_dict(saved.trainer).precision, task.device)
     autocast = torch.autocast(task.device.type, torch.bfloat16, enabled=chosen == "bf16-mixed")
@@ -108,6 +108,12 @@ def batches_by_length(lines: Sequence[str], at_once: int) -> Iterator[list[int]]
         batch.append(row)
     if batch:
         yield batch
+
+
+def write_predictions(task: Task, found: Sequence[Sequence[Answer]]) -> None:
+    """Write the answers to each line to where a client looks for them."""
+    task.folder.files.mkdir(exist_ok=True)
+    _write_json(task.folder.files / "predictions.json", predictions(found))
 
 
 def predictions(found: Sequence[Sequence[Answer]]) -> dict[str, Any]:
