@@ -1,6 +1,8 @@
 """What tests of every cost share."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,11 @@ def data_folder() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _denormal_numbers() -> Iterator[None]:
+    """Take back what a runner inside this process sets for all of it: no other test rounds to 0."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
