@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._classes import UNKNOWN_CLASS
-from lightning_modules._base import Topology
+from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._losses import smoothed_cross_entropy
 from lightning_modules._text import StepOutput, targets_of
 
@@ -54,7 +54,7 @@ class ClassScores:
         return scores | ({"loss": (self._nll.compute() / known).item()} if known else {})
 
 
-class ClassTopology(Topology):
+class ClassTopology(EvaluatedTopology[ClassScores]):
     """A topology whose output is one class of several."""
 
     accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "label")})
@@ -65,10 +65,6 @@ class ClassTopology(Topology):
     num_classes: int
     #: Label smoothing ε of the training loss.
     label_smoothing: float
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._running: dict[str, ClassScores] = {}
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -95,36 +91,14 @@ class ClassTopology(Topology):
         counted = lengths > 0  # not those that only keep this rank busy
         return self(batch)[counted], targets[counted]
 
-    def _evaluate(self, batch: Batch, dataloader_idx: int) -> None:
-        split = self.split_name(dataloader_idx)
-        scores = self._running.setdefault(split, ClassScores(self.num_classes, self.device))
-        scores.update(*self._counted(batch))
+    def nothing_yet(self) -> ClassScores:
+        """Return empty scores."""
+        return ClassScores(self.num_classes, self.device)
 
-    def _report(self) -> None:
-        for split, scores in self._running.items():
-            self.log_dict({f"{split}/{name}": each for name, each in scores.compute().items()})
-        self._running = {}
+    def gather(self, gathered: ClassScores, batch: Batch) -> None:
+        """Add the rows of a batch."""
+        gathered.update(*self._counted(batch))
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin to gather anew."""
-        self._running = {}
-
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
-        """Gather the scores of a batch."""
-        self._evaluate(batch, dataloader_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of every validation split."""
-        self._report()
-
-    def on_test_epoch_start(self) -> None:
-        """Begin to gather anew."""
-        self._running = {}
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
-        """Gather the scores of a batch."""
-        self._evaluate(batch, dataloader_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test split."""
-        self._report()
+    def scores(self, gathered: ClassScores, split: str) -> dict[str, float]:  # noqa: ARG002 (all alike)
+        """Return accuracy, macro-F1 and loss."""
+        return gathered.compute()

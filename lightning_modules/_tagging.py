@@ -15,7 +15,7 @@ from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._classes import UNKNOWN_CLASS
 from datamodules._tags import TagData, Tagging
-from lightning_modules._base import Topology
+from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._losses import smoothed_cross_entropy
 from lightning_modules._scoring_tags import SpanCounts, Sums, each_step, have_marks, spans
 from lightning_modules._text import StepOutput, target_mask, targets_of
@@ -35,7 +35,7 @@ class _Running:
     outputs: dict[int, list[int]] = field(default_factory=dict)
 
 
-class TagTopology(Topology):
+class TagTopology(EvaluatedTopology[_Running]):
     """A topology whose output is one tag for each step, and at most one label for them all."""
 
     accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "tags")})
@@ -47,7 +47,6 @@ class TagTopology(Topology):
 
     def __init__(self) -> None:
         super().__init__()
-        self._running: dict[str, _Running] = {}
 
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -82,9 +81,12 @@ class TagTopology(Topology):
             "correct": (logits[mask].detach().argmax(dim=-1) == targets).sum(),
         }
 
-    def _evaluate(self, batch: Batch, dataloader_idx: int) -> None:
-        split = self.split_name(dataloader_idx)
-        running = self._running.setdefault(split, _Running(Sums(_SUMS, self.device)))
+    def nothing_yet(self) -> _Running:
+        """Return empty sums."""
+        return _Running(Sums(_SUMS, self.device))
+
+    def gather(self, gathered: _Running, batch: Batch) -> None:
+        """Add the losses, the tags and the labels of a batch."""
         logits, label_logits = self(batch)
         mask = target_mask(batch)
         counted = mask.any(dim=1)
@@ -92,34 +94,25 @@ class TagTopology(Topology):
         right = (found == targets) & mask
         whole = (right == mask).all(dim=1) & counted  # (B,)
         nll, known = _nll(logits[mask], targets[mask])
-        running.sums.add(nll=nll, known=known, right=right.sum(), steps=mask.sum())
+        gathered.sums.add(nll=nll, known=known, right=right.sum(), steps=mask.sum())
         if label_logits is not None:
             labels, agreed = batch.extras["label"], label_logits.argmax(dim=-1)
             nll, known = _nll(label_logits[counted], labels[counted])
-            running.sums.add(label_nll=nll, known_labels=known)
-            running.sums.add(right_labels=((agreed == labels) & counted).sum())
+            gathered.sums.add(label_nll=nll, known_labels=known)
+            gathered.sums.add(right_labels=((agreed == labels) & counted).sum())
             whole &= agreed == labels
-        running.sums.add(rows=counted.sum(), right_rows=whole.sum())
+        gathered.sums.add(rows=counted.sum(), right_rows=whole.sum())
         for row, ids, length in zip(
             batch.extras["index"].tolist(), found.tolist(), batch.lengths.tolist(), strict=True
         ):
             if row >= 0:
-                running.outputs[row] = ids[:length]
+                gathered.outputs[row] = ids[:length]
 
-    def _report(self) -> None:
-        for split, running in self._running.items():
-            sums = running.sums.compute()
-            metrics = _averages(sums)
-            f1 = self._f1(split, running.outputs)
-            metrics["f1"] = metrics["accuracy"] if f1 is None else f1
-            # As float64 tensors: Lightning would keep a plain number in float32.
-            self.log_dict(
-                {
-                    f"{split}/{name}": torch.tensor(value, dtype=torch.float64)
-                    for name, value in metrics.items()
-                }
-            )
-        self._running = {}
+    def scores(self, gathered: _Running, split: str) -> dict[str, float]:
+        """Return the averages, and the F1 of the spans or of the steps."""
+        metrics = _averages(gathered.sums.compute())
+        f1 = self._f1(split, gathered.outputs)
+        return {**metrics, "f1": metrics["accuracy"] if f1 is None else f1}
 
     def _f1(self, split: str, outputs: dict[int, list[int]]) -> float | None:
         """Return the F1 of the spans in these rows; None where the data names no tags."""
@@ -134,30 +127,6 @@ class TagTopology(Topology):
         total = Sums(("correct", "found", "true"), self.device)
         total.add(**vars(sum(counts, SpanCounts())))
         return SpanCounts(**total.compute()).f1
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin to gather anew."""
-        self._running = {}
-
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
-        """Gather the scores of a batch."""
-        self._evaluate(batch, dataloader_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of every validation split."""
-        self._report()
-
-    def on_test_epoch_start(self) -> None:
-        """Begin to gather anew."""
-        self._running = {}
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
-        """Gather the scores of a batch."""
-        self._evaluate(batch, dataloader_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test split."""
-        self._report()
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 from datamodules._base import Task, TextData
 from datamodules._batch import Batch
 from datamodules._vocab import BOS, PAD
-from lightning_modules._base import Topology
 from lightning_modules._decoding import Hypothesis, Search, StepDecoder, search
 from lightning_modules._errors import ModelError
+from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._losses import smoothed_cross_entropy
 from lightning_modules._scoring import ScoredText, TokenAverages, score_outputs
 
@@ -68,7 +68,7 @@ def _right(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.detach().max(dim=-1).indices == targets
 
 
-class TextTopology(Topology):
+class TextTopology(EvaluatedTopology[_Running]):
     """A topology whose output is text, written symbol by symbol."""
 
     accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "tokens")})
@@ -84,7 +84,6 @@ class TextTopology(Topology):
         super().__init__()
         #: The text and the scores of each split of the newest evaluation.
         self.outputs: dict[str, ScoredText] = {}
-        self._running: dict[str, _Running] = {}
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -149,56 +148,28 @@ class TextTopology(Topology):
             "correct": _right(logits, targets).sum(),
         }
 
-    def _evaluate(self, batch: Batch, dataloader_idx: int) -> None:
-        split = self.split_name(dataloader_idx)
-        running = self._running.setdefault(split, _Running(TokenAverages(self.device)))
+    def nothing_yet(self) -> _Running:
+        """Return empty averages, and no outputs."""
+        return _Running(TokenAverages(self.device))
+
+    def gather(self, gathered: _Running, batch: Batch) -> None:
+        """Add the losses and the text of a batch."""
         targets = targets_of(batch)[0][target_mask(batch)]
         logits = self(batch)
         _, nll = smoothed_cross_entropy(logits, targets, 0.0)
-        running.averages.update(nll, _right(logits, targets))
+        gathered.averages.update(nll, _right(logits, targets))
         rows = batch.extras["index"].tolist()
         for row, hypotheses in zip(rows, self.generate(batch), strict=True):
             if row >= 0:  # -1: a row that only keeps this rank busy
-                running.outputs[row] = hypotheses[0].ids
+                gathered.outputs[row] = hypotheses[0].ids
 
-    def _report(self) -> None:
-        for split, running in self._running.items():
-            metrics = running.averages.compute()
-            if isinstance(self.data, TextData):
-                self.outputs[split] = score_outputs(running.outputs, self.data, split)
-                metrics |= self.outputs[split].metrics
-            # As float64 tensors: Lightning would keep a plain number in float32.
-            self.log_dict(
-                {
-                    f"{split}/{name}": torch.tensor(value, dtype=torch.float64)
-                    for name, value in metrics.items()
-                }
-            )
-        self._running = {}
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin to gather anew."""
-        self._running = {}
-
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
-        """Gather the loss and the text of a batch."""
-        self._evaluate(batch, dataloader_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of every validation split."""
-        self._report()
-
-    def on_test_epoch_start(self) -> None:
-        """Begin to gather anew."""
-        self._running = {}
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
-        """Gather the loss and the text of a batch."""
-        self._evaluate(batch, dataloader_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test split."""
-        self._report()
+    def scores(self, gathered: _Running, split: str) -> dict[str, float]:
+        """Return the averages of the symbols and the scores of the text, which `outputs` keeps."""
+        metrics = gathered.averages.compute()
+        if isinstance(self.data, TextData):
+            self.outputs[split] = score_outputs(gathered.outputs, self.data, split)
+            metrics |= self.outputs[split].metrics
+        return metrics
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[list[Hypothesis]]:  # noqa: ARG002 (Lightning)
         """Return the outputs of a batch."""

@@ -18,11 +18,11 @@ from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from datamodules._vocab import BOS, PAD, UNK
-from lightning_modules._base import Topology
 from lightning_modules._carry import Carry
 from lightning_modules._cells import CellName, FusedRNN
 from lightning_modules._dropout import LockedDropout
 from lightning_modules._errors import ModelError
+from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._losses import smoothed_cross_entropy
 from lightning_modules._sampling import Sampling
 from lightning_modules._scoring import TokenAverages
@@ -43,7 +43,7 @@ class _Running:
     carry: Carry
 
 
-class LanguageModel(Topology):
+class LanguageModel(EvaluatedTopology[_Running]):
     """Read text symbol by symbol and say, at each, what comes next.
 
     Mikolov et al. 2010, "Recurrent neural network based language model"; of characters, Graves
@@ -112,7 +112,6 @@ class LanguageModel(Topology):
         if tie_embeddings:
             self.output.weight = self.embedding.weight
         self.carry = Carry()
-        self._running: dict[str, _Running] = {}
 
     def configure_callbacks(self) -> list[Callback]:
         """Let the trainer know what is carried over: checkpoints hold it."""
@@ -190,40 +189,17 @@ class LanguageModel(Topology):
 
     # --- scores
 
-    def _evaluate(self, batch: Batch, dataloader_idx: int) -> None:
-        split = self.split_name(dataloader_idx)
-        running = self._running.setdefault(split, _Running(TokenAverages(self.device), Carry()))
-        logits, targets = self._counted(batch, running.carry)
+    def nothing_yet(self) -> _Running:
+        """Return empty averages, and no state yet."""
+        return _Running(TokenAverages(self.device), Carry())
+
+    def gather(self, gathered: _Running, batch: Batch) -> None:
+        """Add the losses of a window, read on from where the last one ended."""
+        logits, targets = self._counted(batch, gathered.carry)
         _, nll = smoothed_cross_entropy(logits, targets, 0.0)
-        running.averages.update(nll, logits.argmax(dim=-1) == targets)
+        gathered.averages.update(nll, logits.argmax(dim=-1) == targets)
 
-    def _report(self) -> None:
-        for split, running in self._running.items():
-            metrics = running.averages.compute()
-            metrics["bits"] = metrics["loss"] / math.log(2)
-            self.log_dict({f"{split}/{name}": value for name, value in metrics.items()})
-        self._running = {}
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin to gather anew."""
-        self._running = {}
-
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
-        """Gather the losses of a window."""
-        self._evaluate(batch, dataloader_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of every validation split."""
-        self._report()
-
-    def on_test_epoch_start(self) -> None:
-        """Begin to gather anew."""
-        self._running = {}
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
-        """Gather the losses of a window."""
-        self._evaluate(batch, dataloader_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the test split."""
-        self._report()
+    def scores(self, gathered: _Running, split: str) -> dict[str, float]:  # noqa: ARG002 (all alike)
+        """Return loss, bits and perplexity of a symbol, and accuracy."""
+        metrics = gathered.averages.compute()
+        return {**metrics, "bits": metrics["loss"] / math.log(2)}

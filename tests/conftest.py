@@ -1,5 +1,6 @@
 """What tests of every cost share."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -21,8 +22,10 @@ def data_folder() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _denormal_numbers() -> Iterator[None]:
-    """Take back what a runner inside this process sets for all of it: no other test rounds to 0."""
+def _process_as_it_was() -> Iterator[None]:
+    """Take back what a runner or a Celery worker inside this process sets for all of it."""
+    level = logging.root.level
     yield
+    logging.root.setLevel(level)
     if torch := sys.modules.get("torch"):
         torch.set_flush_denormal(False)

@@ -109,7 +109,11 @@ def make_server() -> Iterator[Callable[..., RedisServer]]:
     servers: list[RedisServer] = []
     folders: list[Path] = []
 
-    def make(*options: str, password: str = "") -> RedisServer:
+    def make(*options: str, password: str = "", durable: bool = False) -> RedisServer:
+        # For tests that kill the server: with everysec it keeps writes in its own memory, for up to
+        # two seconds, while an fsync of a busy disk goes on; a kill then loses acknowledged ones.
+        if durable:
+            options = (*options, "--appendfsync", "always")
         folders.append(Path(tempfile.mkdtemp(prefix="unroll-redis-")))  # socket paths are short
         if password:
             options = (*options, "--requirepass", password)

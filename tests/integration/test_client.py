@@ -301,7 +301,7 @@ def test_an_absolute_root_stays(person: Client) -> None:
 def test_who_waits_sits_out_a_restart(
     make_server: Callable[..., Any], meanwhile: Meanwhile
 ) -> None:
-    server = make_server()
+    server = make_server(durable=True)
     with Client(server.url) as client:
         job = client.submit(spec())
         job.cancel()

@@ -1031,7 +1031,7 @@ def test_why_says_how_a_job_ended(store: JobStore) -> None:
 def test_what_was_acknowledged_survives_the_death_of_redis(
     make_server: Callable[..., Any],
 ) -> None:
-    server = make_server()
+    server = make_server(durable=True)
     with connect(server.url) as client:
         store = JobStore(client)
         ids = [store.create(SPEC, key=str(number)).id for number in range(20)]

@@ -341,7 +341,7 @@ def test_two_slots_run_two_jobs_and_one_waits(workers: Workers, store: JobStore)
 
 
 def test_a_job_goes_on_while_redis_is_away(make_server: Callable[..., Any], tmp_path: Path) -> None:
-    server = make_server()
+    server = make_server(durable=True)
     with connect(server.url) as client:
         store = JobStore(client, namespace="outage")
         workers = Workers(tmp_path / "home", server.url, store)
@@ -398,7 +398,7 @@ def test_a_job_goes_on_while_redis_takes_no_writes(
 def test_a_drain_without_redis_ends_and_the_lease_goes_back_later(
     make_server: Callable[..., Any], tmp_path: Path
 ) -> None:
-    server = make_server()
+    server = make_server(durable=True)
     with connect(server.url) as client:
         store = JobStore(client, namespace="outage")
         workers = Workers(tmp_path / "home", server.url, store)
