@@ -319,34 +319,34 @@ def test_lines_are_encoded_the_same_from_the_checkpoint_alone(sample):
 # --- text
 
 
-@pytest.fixture
-def text(sample):
-    if not isinstance(sample.data, TextData):
-        pytest.skip("gives no text")
-    return sample
+TEXT_FILES = [name for name in FILES if issubclass(kind_of(name), TextData)]
+gives_text = pytest.mark.parametrize("sample", TEXT_FILES, indirect=True)
 
 
-def test_a_source_is_encoded_as_its_row_was(text):
-    for split in text.splits:
-        rows = text.data.collate(split, range(5))
-        batch = text.data.encode(list(text.data.sources(split)[:5]))
+@gives_text
+def test_a_source_is_encoded_as_its_row_was(sample):
+    for split in sample.splits:
+        rows = sample.data.collate(split, range(5))
+        batch = sample.data.encode(list(sample.data.sources(split)[:5]))
         assert torch.equal(batch.inputs, rows.inputs)
 
 
-def test_targets_read_as_their_references(text):
-    for split in text.splits:
-        references = text.data.references(split)
-        targets = text.data.collate(split, range(len(references))).targets
-        assert len(references) == len(text.data.sources(split)) == len(text.data.sizes(split))
+@gives_text
+def test_targets_read_as_their_references(sample):
+    for split in sample.splits:
+        references = sample.data.references(split)
+        targets = sample.data.collate(split, range(len(references))).targets
+        assert len(references) == len(sample.data.sources(split)) == len(sample.data.sizes(split))
         for ids, (reference,) in zip(targets.tolist(), references, strict=True):
-            assert text.data.detokenise(ids) == reference
-            assert text.data.detokenise([*ids, EOS, *ids]) == reference
+            assert sample.data.detokenise(ids) == reference
+            assert sample.data.detokenise([*ids, EOS, *ids]) == reference
 
 
-def test_every_position_has_a_printable_symbol(text):
-    for line in [*ODD_LINES, *text.data.sources("train")[:5]]:
-        symbols = text.data.source_symbols(line)
-        assert len(symbols) == int(text.data.encode([line]).lengths)
+@gives_text
+def test_every_position_has_a_printable_symbol(sample):
+    for line in [*ODD_LINES, *sample.data.sources("train")[:5]]:
+        symbols = sample.data.source_symbols(line)
+        assert len(symbols) == int(sample.data.encode([line]).lengths)
         assert all(symbol.isprintable() for symbol in symbols)
-    ids = text.data.collate("train", [0]).targets[0].tolist()
-    assert len(text.data.target_symbols(ids)) == len(ids)
+    ids = sample.data.collate("train", [0]).targets[0].tolist()
+    assert len(sample.data.target_symbols(ids)) == len(ids)
