@@ -8,15 +8,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from lightning import LightningDataModule
 
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes, evaluation_plan, training_plan
 
-#: What goes in and what comes out, e.g. ("tokens", "tokens"). Words in use: tokens, frames, vector,
-#: label (inputs); tokens, tags, label, labels, value, next (targets).
+#: What goes in and what comes out, e.g. ("tokens", "tokens"). Words in use, and how a batch holds
+#: them, for inputs
+#:
+#:     tokens  symbols, int64 (B, S)               vector  one float32 vector, (B, 1, F)
+#:     frames  float32 vectors, (B, S, F)          label   one class, int64 (B, 1)
+#:
+#: and for targets
+#:
+#:     tokens  symbols and the end symbol, int64 (B, T)
+#:     label   one class, int64 (B,)
+#:     value   the next T steps of V values, float32 (B, T, V); T is the same for all rows
+#:     tags    a class for each input, int64 (B, S)
+#:     labels  for each input which of K classes it has, 0 or 1, float32 (B, S, K)
+#:     values  values for each input, float32 (B, S, V)
+#:     next    the input that follows each input: int64 (B, S), or float32 (B, S, F)
 Task = tuple[str, str]
 
 #: The batches of one epoch: each a list of row numbers of the split.
@@ -55,10 +68,15 @@ class DataModule(LightningDataModule, ABC):
 
     #: Every task this kind of data can feed.
     gives: ClassVar[frozenset[Task]]
+    #: Where that is not all one: the parameter that decides, and what each of its values gives.
+    tasks_by: ClassVar[tuple[str, Mapping[str, frozenset[Task]]] | None] = None
     #: Trainer options that this kind of data sets otherwise than the general default.
     trainer_defaults: ClassVar[Mapping[str, Any]] = {}
     #: Splits that every validation scores; the first is the one models are chosen by.
     validation_splits: tuple[str, ...] = ("val",)
+    #: The metric by which models of this data are chosen and which end of it is good, where that is
+    #: not the topology's.
+    monitor: tuple[str, Literal["min", "max"]] | None = None
 
     feed: Feed
 

@@ -1,6 +1,7 @@
 """The one thing that travels between data and model.
 
-Shapes: B sequences in the batch, S longest input, T longest target, F features.
+Shapes: B sequences in the batch, S longest input, T longest target, F features, V values, K
+classes.
 """
 
 from collections.abc import Mapping
@@ -14,15 +15,17 @@ from torch import Tensor
 class Batch:
     """Hold one padded batch. Padding lies behind each sequence and never changes a result."""
 
-    #: Symbol ids, int64 (B, S), or features, float32 (B, S, F).
+    #: Symbol ids, int64 (B, S), or features, float32 (B, S, F); a class, int64 (B, 1).
     inputs: Tensor
     #: True length of each input, int64 (B,); at least 1.
     lengths: Tensor
     #: Symbol ids with the end symbol but without the begin symbol, int64 (B, T); a tag for each
-    #: input symbol, int64 (B, S); a class, int64 (B,); values, float32 (B, T, F). None where there
-    #: is nothing to learn from (prediction).
+    #: input, int64 (B, S); a class, int64 (B,); values, float32 (B, T, V), or for each input
+    #: (B, S, V); 0 or 1 for each input and class, float32 (B, S, K). None where there is nothing to
+    #: learn from (prediction).
     targets: Tensor | None = None
-    #: True length of each target, the end symbol counted, int64 (B,).
+    #: True length of each target, the end symbol counted, int64 (B,); 1 of a class, 0 of a row that
+    #: counts for nothing.
     target_lengths: Tensor | None = None
     #: Further tensors by name, first axis B. `index` (B,) is the row in the split, always there; -1
     #: where the row counts for nothing. Beside tags, `label` (B,) is the class of the whole

@@ -12,5 +12,5 @@ class FromDataMarker:
 FROM_DATA: Final = FromDataMarker()
 
 #: `vocabulary_size: FromData[int]` is filled from `DataModule.dims`, hidden from users, and refused
-#: when a spec gives it.
+#: when a spec gives it. With a default it need not be in `dims`: 0 means that the data has none.
 FromData = Annotated[T, FROM_DATA]

@@ -28,6 +28,8 @@ class Entry:
     trainer_defaults: Mapping[str, Any] = field(default_factory=dict)
     #: Names of the parameters that the data fills in, and nobody else.
     from_data: frozenset[str] = frozenset()
+    #: Where a parameter decides which of `tasks`: its name, and the tasks of each of its values.
+    tasks_by: tuple[str, Mapping[str, frozenset[Task]]] | None = None
 
     def check(self, component: Component) -> dict[str, Any]:
         """Return the component's parameters in their types. Raise SpecError."""
@@ -36,15 +38,33 @@ class Entry:
                 raise SpecError(f"{self.name}: the data sets {name!r}; leave it out")
         return check_all(self.parameters, component.params, self.name)
 
+    def in_force(self, component: Component) -> dict[str, Any]:
+        """Return all parameters with their values, given or by default. Raise SpecError."""
+        defaults = {each.name: each.default for each in self.parameters}
+        return defaults | self.check(component)
+
+    def tasks_of(self, component: Component) -> frozenset[Task]:
+        """Return what a component with these parameters accepts or gives. Raise SpecError."""
+        params = self.in_force(component)
+        if self.tasks_by is None:
+            return self.tasks
+        name, choices = self.tasks_by
+        return choices[params[name]]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
         return {
             "name": self.name,
             "summary": self.summary,
             "parameters": [parameter.to_dict() for parameter in self.parameters],
-            "tasks": sorted(map(list, self.tasks)),
+            "tasks": _plain(self.tasks),
             "trainer_defaults": dict(self.trainer_defaults),
             "from_data": sorted(self.from_data),
+            "tasks_by": self.tasks_by
+            and [
+                self.tasks_by[0],
+                {each: _plain(tasks) for each, tasks in self.tasks_by[1].items()},
+            ],
         }
 
     @classmethod
@@ -54,9 +74,10 @@ class Entry:
             name=plain["name"],
             summary=plain["summary"],
             parameters=tuple(map(Parameter.from_dict, plain["parameters"])),
-            tasks=frozenset((given, wanted) for given, wanted in plain["tasks"]),
+            tasks=_tasks(plain["tasks"]),
             trainer_defaults=plain["trainer_defaults"],
             from_data=frozenset(plain.get("from_data", ())),
+            tasks_by=_tasks_by(plain.get("tasks_by")),
         )
 
 
@@ -72,14 +93,14 @@ class Catalog:
         model = _find(self.models, spec.model.name, "topology")
         data = _find(self.data, spec.data.name, "kind of data")
         model.check(spec.model)
-        data.check(spec.data)
-        if not model.tasks & data.tasks:
+        given = data.tasks_of(spec.data)
+        if not model.tasks & given:
             fitting = ", ".join(
-                name for name, each in sorted(self.models.items()) if each.tasks & data.tasks
+                name for name, each in sorted(self.models.items()) if each.tasks & given
             )
             raise SpecError(
-                f"{model.name} accepts {_words(model.tasks)}, {data.name} gives "
-                f"{_words(data.tasks)}; topologies that fit: {fitting or 'none'}"
+                f"{model.name} accepts {_words(model.tasks)}, {data.name}{_chosen(data, spec)} "
+                f"gives {_words(given)}; topologies that fit: {fitting or 'none'}"
             )
 
     def trainer(self, spec: TrainSpec) -> TrainerOptions:
@@ -117,6 +138,29 @@ def _find(entries: Mapping[str, Entry], name: str, what: str) -> Entry:
         known = f" (there are: {', '.join(sorted(entries))})"
         raise SpecError(f"no {what} is called {name!r}{did_you_mean(name, entries) or known}")
     return entries[name]
+
+
+def _chosen(data: Entry, spec: TrainSpec) -> str:
+    """Return by which of its parameters a kind of data gives what it gives, for an error."""
+    if data.tasks_by is None:
+        return ""
+    name = data.tasks_by[0]
+    return f" with {name} = {data.in_force(spec.data)[name]!r}"
+
+
+def _plain(tasks: frozenset[Task]) -> list[list[str]]:
+    return sorted(map(list, tasks))
+
+
+def _tasks(plain: Any) -> frozenset[Task]:
+    return frozenset((given, wanted) for given, wanted in plain)
+
+
+def _tasks_by(plain: Any) -> tuple[str, dict[str, frozenset[Task]]] | None:
+    if plain is None:
+        return None
+    name, choices = plain
+    return name, {value: _tasks(tasks) for value, tasks in choices.items()}
 
 
 def _words(tasks: frozenset[Task]) -> str:

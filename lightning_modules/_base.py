@@ -23,8 +23,8 @@ class Topology(LightningModule):
     #: Trainer options that this topology sets otherwise than the general default.
     trainer_defaults: ClassVar[Mapping[str, Any]] = {}
     #: The metric by which models are chosen, and which end of it is good.
-    monitor: ClassVar[str]
-    monitor_mode: ClassVar[Literal["min", "max"]]
+    monitor: str
+    monitor_mode: Literal["min", "max"]
 
     #: How the weights are optimised; the runner sets it before the fit.
     recipe: Recipe

@@ -76,6 +76,42 @@ def test_refusals_are_one_clear_sentence(model: Any, data: Any, sentence: str) -
     assert str(caught.value) == sentence
 
 
+EITHER = replace(
+    TEXT,
+    name="either",
+    parameters=(Parameter("target", "str", ("label", "text"), default="text"),),
+    tasks=frozenset({TOKENS, CLASSES}),
+    tasks_by=("target", {"label": frozenset({CLASSES}), "text": frozenset({TOKENS})}),
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "fits"),
+    [
+        ("attention", {}, True),
+        ("attention", {"target": "text"}, True),
+        ("attention", {"target": "label"}, False),
+        ("many_to_one", {}, False),
+        ("many_to_one", {"target": "label"}, True),
+    ],
+)
+def test_a_parameter_may_decide_what_data_gives(
+    model: str, params: dict[str, Any], fits: bool
+) -> None:
+    catalog = Catalog.from_dict(
+        json.loads(json.dumps(Catalog(CATALOG.models, {"either": EITHER}).to_dict()))
+    )
+    cell = {"cell": "gru"} if model == "attention" else {}
+    spec = replace(SPEC, model=Component(model, cell), data=Component("either", params))
+    if fits:
+        catalog.check(spec)
+        return
+    chosen = params.get("target", "text")
+    gives = "tokens -> class" if chosen == "label" else "tokens -> tokens"
+    with pytest.raises(SpecError, match=f"either with target = '{chosen}' gives {gives}; topol"):
+        catalog.check(spec)
+
+
 def test_a_pair_that_does_not_fit_is_refused_with_what_would() -> None:
     with pytest.raises(SpecError) as caught:
         CATALOG.check(replace(SPEC, model=Component("many_to_one")))

@@ -159,6 +159,15 @@ def test_what_it_gives_and_how_it_wants_to_be_trained_is_said(sample):
     TrainerOptions.from_dict(dict(sample.cls.trainer_defaults))
 
 
+def test_a_parameter_that_decides_what_it_gives_has_a_task_for_each_of_its_values(sample):
+    if sample.cls.tasks_by is None:
+        return
+    name, choices = sample.cls.tasks_by
+    hint = inspect.get_annotations(sample.cls.__init__, eval_str=True)[name]
+    assert set(choices) == set(Parameter.from_annotation(name, hint).choices)
+    assert frozenset().union(*choices.values()) == sample.cls.gives
+
+
 def test_dims_are_plain_numbers(sample):
     assert sample.data.dims
     assert all(type(value) in (int, bool) for value in sample.data.dims.values())

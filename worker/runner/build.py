@@ -1,5 +1,6 @@
 """From names to instances: the one place that calls the constructors of models and data."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -28,7 +29,9 @@ def build_model(
     Raise SpecError, ModelError or BuildError.
     """
     wanted = found.entry.from_data
-    if missing := wanted - dims.keys():
+    signature = inspect.signature(found.cls).parameters
+    needed = {name for name in wanted if signature[name].default is inspect.Parameter.empty}
+    if missing := needed - dims.keys():
         raise SpecError(
             f"{found.entry.name} needs {', '.join(sorted(missing))} of its data, "
             f"which gives only {', '.join(sorted(dims)) or 'nothing'}"

@@ -156,6 +156,7 @@ def _found(name: str, cls: type[T]) -> Found[T]:
         tasks=frozenset(tasks),
         trainer_defaults=dict(cls.trainer_defaults),
         from_data=frozenset(hidden),
+        tasks_by=None if issubclass(cls, Topology) else cls.tasks_by,
     )
     return Found(cls, entry)
 

@@ -145,7 +145,8 @@ def _fit(
     model.recipe = _recipe(options, plan.steps)
     at = Continuation(saved, {"spec": spec.to_dict(), "trainer": options.to_dict()})
     guard = GradientGuard(options.clip)
-    selection = Selection(at, options, model.monitor, model.monitor_mode)
+    monitor, mode = data.monitor or (model.monitor, model.monitor_mode)
+    selection = Selection(at, options, monitor, mode)
     trainer = make_trainer(
         task.folder.path,
         task.device,
