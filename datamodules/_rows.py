@@ -1,6 +1,7 @@
 """Rows of unequal length in one flat array: what is cached, mapped into memory and padded.
 
-Shapes: N rows, V values of all rows together, B rows of a batch, S the longest of these.
+Shapes: N rows, V values of all rows together, B rows of a batch, S the longest of these, F numbers
+of a frame.
 """
 
 from array import array
@@ -21,7 +22,7 @@ from datamodules._vocab import EOS, PAD
 class Rows:
     """Hold N rows: row i is `values[offsets[i]:offsets[i + 1]]`."""
 
-    #: All rows, one after the other (V,).
+    #: All rows, one after the other (V,), or (V, F) where a value is a frame.
     values: NDArray[Any]
     #: Where each row begins, and where the last one ends, int64 (N + 1,).
     offsets: NDArray[np.int64]
@@ -46,6 +47,13 @@ class Rows:
             offsets.append(len(values))
         return cls(np.array(values, dtype=np.uint8), np.array(offsets, dtype=np.int64))
 
+    @classmethod
+    def of_frames(cls, rows: Iterable[NDArray[np.floating]], size: int) -> "Rows":
+        """Join rows of frames, each (S, F) with F = `size`, as float32."""
+        parts = [np.asarray(row, dtype=np.float32) for row in rows]
+        offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        return cls(np.concatenate([np.zeros((0, size), np.float32), *parts]), offsets)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -61,13 +69,26 @@ class Rows:
 
     def padded(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return these rows side by side, int64 (B, S), and their lengths, int64 (B,)."""
+        inside, places, lengths = self._side_by_side(rows)
+        ids = np.where(inside, self.values[places], PAD).astype(np.int64)
+        return torch.from_numpy(ids), torch.from_numpy(lengths)
+
+    def padded_frames(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return these rows side by side, float32 (B, S, F), and their lengths, int64 (B,)."""
+        inside, places, lengths = self._side_by_side(rows)
+        frames = np.where(inside[..., None], self.values[places], np.float32(0))
+        return torch.from_numpy(frames), torch.from_numpy(lengths)
+
+    def _side_by_side(
+        self, rows: Sequence[int]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+        """Return what is not padding (B, S), where each value lies (B, S), and lengths (B,)."""
         chosen = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[chosen]
         steps = np.arange(lengths.max(initial=0))  # (S,)
-        inside = steps < lengths[:, None]  # (B, S)
-        places = np.where(inside, self.offsets[chosen, None] + steps, 0)  # (B, S)
-        ids = np.where(inside, self.values[places], PAD).astype(np.int64)
-        return torch.from_numpy(ids), torch.from_numpy(lengths)
+        inside = steps < lengths[:, None]
+        places = np.where(inside, self.offsets[chosen, None] + steps, 0)
+        return inside, places, lengths
 
 
 def arrays_of(splits: Mapping[str, Mapping[str, Rows]]) -> dict[str, NDArray[Any]]:
