@@ -11,12 +11,13 @@ import torch
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
+from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
-from datamodules._vocab import UNK
 from lightning_modules._attention import padding_bias
 from lightning_modules._cells import CellName, FusedRNN
 from lightning_modules._classes import ClassTopology
+from lightning_modules._inputs import Inputs
 
 Pooling = Literal["last", "mean", "max", "attention"]
 Size = Annotated[int, Ge(1)]
@@ -30,7 +31,9 @@ class ManyToOne(ClassTopology):
     both directions are read:
 
         h_j = f(h_{j-1}, x_j),  or [→h_j; ←h_j],
-        c = pool(h_1, ..., h_S),  p(y) = softmax(W c + b).
+        c = pool(h_1, ..., h_S),  p(y) = softmax(W c + b),
+
+    where x_j is the embedding of a symbol, or a linear map of a frame of features.
 
     What stands for the whole sequence, c, is by `pooling`
 
@@ -41,7 +44,8 @@ class ManyToOne(ClassTopology):
 
     Args:
         hidden_size: units of each direction
-        embedding_size: width of an embedding; hidden_size if not given
+        embedding_size: width of an embedding, or of what a frame is mapped to; hidden_size if not
+            given
         cell: kind of recurrent cell
         layers: recurrent layers
         bidirectional: whether the sequence is read backwards too
@@ -53,6 +57,7 @@ class ManyToOne(ClassTopology):
 
     """
 
+    accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "label"), ("frames", "label")})
     # A batch has one target a row, not one a symbol: far fewer than the general rate is made for.
     trainer_defaults: ClassVar[Mapping[str, Any]] = {"lr": 4e-3}
 
@@ -69,7 +74,8 @@ class ManyToOne(ClassTopology):
         embedding_dropout: Share = 0.2,
         dropout: Share = 0.3,
         label_smoothing: Share = 0.0,
-        vocabulary_size: FromData[int],
+        vocabulary_size: FromData[int] = 0,
+        feature_size: FromData[int] = 0,
         num_classes: FromData[int],
     ) -> None:
         super().__init__()
@@ -77,13 +83,16 @@ class ManyToOne(ClassTopology):
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.pooling = pooling
-        self.symbol_dropout = symbol_dropout
-        width = embedding_size or hidden_size
-        self.embedding = nn.Embedding(vocabulary_size, width)
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.inputs = Inputs(
+            vocabulary_size,
+            feature_size,
+            embedding_size or hidden_size,
+            dropout=embedding_dropout,
+            symbol_dropout=symbol_dropout,
+        )
         self.encoder = FusedRNN(
             cell,
-            width,
+            self.inputs.output_size,
             hidden_size,
             layers=layers,
             bidirectional=bidirectional,
@@ -93,26 +102,17 @@ class ManyToOne(ClassTopology):
         self.attention = _PoolingScore(annotation) if pooling == "attention" else None
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(annotation, num_classes)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits of all classes, (B, C)."""
-        embedded = self.embedding_dropout(self.embedding(self._some_unknown(batch.inputs)))
-        annotations, last = self.encoder(embedded, batch.lengths)  # (B, S, A), (B, W)
+        annotations, last = self.encoder(self.inputs(batch), batch.lengths)  # (B, S, A), (B, W)
         pooled = (
             self.encoder.top(last) if self.pooling == "last" else self._pool(annotations, batch)
         )
         logits: Tensor = self.output(self.dropout(pooled))
         return logits
-
-    def _some_unknown(self, symbols: Tensor) -> Tensor:
-        """Hide symbols by chance, so that the unknown one is learned too (Iyyer et al. 2015)."""
-        if not self.training or not self.symbol_dropout:
-            return symbols
-        hidden = torch.rand(symbols.shape, device=symbols.device) < self.symbol_dropout
-        return symbols.masked_fill(hidden, UNK)
 
     def _pool(self, annotations: Tensor, batch: Batch) -> Tensor:
         """Return mean, maximum or weighted sum of (B, S, A) over the true length, (B, A)."""

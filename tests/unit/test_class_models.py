@@ -36,7 +36,7 @@ ROWS = [[4, 5, 6, 2], [8, 2], [2], [7, 7, 3, 4, 5, 2]]
 
 def many_to_one(**parameters: Any) -> ManyToOne:
     torch.manual_seed(1)
-    sizes = {"hidden_size": HIDDEN, "embedding_size": 2}
+    sizes: dict[str, Any] = {"hidden_size": HIDDEN, "embedding_size": 2}
     model = ManyToOne(**sizes, **parameters, vocabulary_size=SYMBOLS, num_classes=CLASSES)
     for each in model.parameters():  # biases too: a zero would hide a term that is missing
         torch.nn.init.normal_(each, std=0.6)
@@ -92,7 +92,7 @@ def run(rnn: Any, cell: str, suffix: str, inputs: list[Vector]) -> list[Vector]:
 
 def annotations(model: ManyToOne, cell: str, row: Sequence[int]) -> tuple[list[Vector], Vector]:
     """Return h_j of the highest layer, and what each direction knows at its end."""
-    states = [model.embedding.weight[x].tolist() for x in row]
+    states = [model.inputs.map.weight[x].tolist() for x in row]
     for layer in range(model.encoder.layers):
         inputs = states
         states = run(model.encoder.rnn, cell, f"l{layer}", inputs)
@@ -206,7 +206,7 @@ def test_reading_backwards_sees_what_reading_forwards_does_not() -> None:
     for bidirectional in (False, True):
         model = many_to_one(pooling="last", bidirectional=bidirectional)
         states = [
-            model.encoder(model.embedding(batch_of([each]).inputs), torch.tensor([4]))[0]
+            model.encoder(model.inputs(batch_of([each])), torch.tensor([4]))[0]
             for each in (row, other)
         ]
         assert torch.equal(states[0][0, 0], states[1][0, 0]) is not bidirectional
@@ -217,7 +217,7 @@ def test_symbols_are_hidden_in_training_only() -> None:
     batch = batch_of([[4] * 50])
     assert torch.equal(model(batch), model(batch))
     seen: list[Tensor] = []
-    model.embedding.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    model.inputs.map.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model.train()(batch)
     assert set(seen[0].flatten().tolist()) == {4, UNK}
 
