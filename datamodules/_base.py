@@ -191,8 +191,10 @@ class TextData(LineData):
 
     scoring: TextScoring = TextScoring()
 
-    def answers(self, output: Sequence[Written], line: str, count: int) -> list[Answer]:  # noqa: ARG002 (text needs no line)
-        """Return the n best texts of a search."""
+    def answers(self, output: Sequence[Written], line: str, count: int) -> list[Answer]:
+        """Return the n best texts of a search; for a line that says nothing, nothing."""
+        if not line.strip():
+            return [Answer("", 0.0)]
         return [Answer(self.detokenise(each.ids), each.score) for each in output[:count]]
 
     @abstractmethod

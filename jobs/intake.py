@@ -62,11 +62,18 @@ def check_lines(lines: Iterable[str]) -> None:
 
 
 def absolute_root(params: Mapping[str, Any], base: Path) -> Mapping[str, Any]:
-    """Return parameters of a kind of data, a relative `root` made absolute against `base`."""
+    """Return parameters of a kind of data, a relative `root` made absolute against `base`.
+
+    A `~` is the user's home, as in a shell; a URL (`hf://owner/name`) is no path.
+    """
     root = params.get("root")
-    if not isinstance(root, str) or not root or Path(root).is_absolute():
+    if not isinstance(root, str) or not root or "://" in root:
         return params
-    return {**params, "root": str((base / root).absolute())}
+    try:
+        expanded = Path(root).expanduser()
+    except RuntimeError:  # ~nobody: the worker's refusal will name it
+        return params
+    return {**params, "root": str((base / expanded).absolute())}
 
 
 def check_training(spec: TrainSpec, catalog: Catalog | None) -> str:

@@ -24,6 +24,17 @@ def common(function: F) -> F:
     )(function)
 
 
+class Number(click.FloatRange):
+    """A number in a range; what is not one ("nan") is in none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return the number. Raise click.BadParameter."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
 #: The argument of verbs about one job.
 job_id = click.argument("id", metavar="ID")
 

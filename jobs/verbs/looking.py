@@ -17,6 +17,7 @@ from jobs.handle import JobHandle, failure_line
 from jobs.job import Job, JobState, MetricPoint
 from jobs.schema import Parameter
 from jobs.verbs.common import (
+    Number,
     common,
     duration,
     job_id,
@@ -137,7 +138,7 @@ def _end(record: Job, *, quiet: bool) -> int:
 
 @click.command()
 @job_id
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds; then exit status 4.")
+@click.option("--timeout", type=Number(min=0), help="Seconds; then exit status 4.")
 @common
 def wait(id: str, timeout: float | None, home: Path | None, as_json: bool) -> int:  # noqa: A002 - click names it
     """Wait until a job has ended.

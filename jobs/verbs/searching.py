@@ -6,19 +6,20 @@ from typing import Any, Final, TypeVar
 import click
 
 from jobs.spec import SearchOptions
+from jobs.verbs.common import Number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS: Final[Mapping[str, tuple[Any, str]]] = {
     "beam": (click.IntRange(1, 100), "Width; 1 is greedy."),
-    "length_normalisation": (click.FloatRange(min=0), "Above 0, longer outputs lose less."),
-    "coverage_penalty": (click.FloatRange(min=0), "What input that was not looked at costs."),
+    "length_normalisation": (Number(min=0), "Above 0, longer outputs lose less."),
+    "coverage_penalty": (Number(min=0), "What input that was not looked at costs."),
     "min_length": (click.IntRange(min=0), "Symbols of the shortest output."),
     "max_length": (click.IntRange(min=1), "Symbols of the longest output."),
     "no_repeat_ngram": (click.IntRange(min=0), "Let no sequence of so many symbols come twice."),
-    "temperature": (click.FloatRange(min=0, min_open=True), "Of samples; below 1 they vary less."),
+    "temperature": (Number(min=0, min_open=True), "Of samples; below 1 they vary less."),
     "top_k": (click.IntRange(min=1), "Sample from so many most probable symbols."),
-    "top_p": (click.FloatRange(0, 1, min_open=True), "Sample from so much probability."),
+    "top_p": (Number(0, 1, min_open=True), "Sample from so much probability."),
     "seed": (click.IntRange(min=0, max=2**32 - 1), "Of the samples."),
 }
 

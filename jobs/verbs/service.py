@@ -19,7 +19,7 @@ from jobs.intake import refuse_control_characters
 from jobs.service import DRAIN_TIMEOUT, Service, require_worker
 from jobs.service.embedded import HomeLock
 from jobs.spec import Resources
-from jobs.verbs.common import common, duration, print_json, print_table
+from jobs.verbs.common import Number, common, duration, print_json, print_table
 from jobs.workers import MAX_SLOTS, Worker
 
 _LOOK: Final = 0.5
@@ -79,7 +79,7 @@ def _say_where(service: Service, slots: int, as_json: bool) -> None:
 @click.command()
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=2 * DRAIN_TIMEOUT,
     help="Seconds to wait for the end.",
 )

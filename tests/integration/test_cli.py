@@ -411,6 +411,7 @@ def test_a_bad_spec_is_one_line_and_queues_nothing(
         (["show"], "Missing argument 'ID'"),
         (["predict", "nothing"], "no job has the id 'nothing'"),
         (["wait", "nothing", "--timeout", "soon"], "'soon' is not a valid float"),
+        (["wait", "nothing", "--timeout", "nan"], "'nan' is not a number"),
         (["ls", "--state", "runing"], "is not one of"),
         (["subimt", "spec.toml"], "no verb 'subimt'; did you mean 'submit'?"),
         (["ls", "--jason"], "No such option"),

@@ -26,6 +26,7 @@ from jobs import (
     WaitTimeout,
 )
 from jobs.catalog import Catalog, Entry
+from jobs.intake import absolute_root
 from jobs.schema import Parameter
 
 Meanwhile = Callable[[Callable[[], Any]], AbstractContextManager[None]]
@@ -296,6 +297,16 @@ def test_a_relative_root_is_absolute_where_client_and_worker_share_a_home(
 
 def test_an_absolute_root_stays(person: Client) -> None:
     assert person.submit(spec(data={"root": "/d"})).record.spec["data"]["root"] == "/d"
+
+
+def test_a_root_may_start_at_the_users_home_or_be_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for given, meant in (
+        ("~/corpus", "/home/somebody/corpus"),
+        ("~nobody-of-this-name/corpus", "~nobody-of-this-name/corpus"),
+        ("hf://owner/name", "hf://owner/name"),
+    ):
+        assert absolute_root({"root": given}, Path("/specs")) == {"root": meant}
 
 
 def test_who_waits_sits_out_a_restart(

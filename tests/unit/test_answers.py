@@ -52,6 +52,7 @@ def test_text_answers_are_the_best_hypotheses() -> None:
     )
     found = [Hypothesis((4, 4, 2), -0.1), Hypothesis((4, 2), -0.2), Hypothesis((2,), -0.3)]
     assert data.answers(found, "line", 2) == [Answer("aa", -0.1), Answer("a", -0.2)]
+    assert data.answers(found, " ", 2) == [Answer("", 0.0)]  # nothing is said of nothing
 
 
 def wish(attention: bool = False, **search: int) -> PredictSpec:
