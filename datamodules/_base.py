@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 from lightning import LightningDataModule
 
@@ -176,14 +176,40 @@ class Written(Protocol):
         """How good they are."""
 
 
+#: A family of scores of text: sacrebleu's BLEU, chrF and TER (0-100); ROUGE-1, -2 and -L, word and
+#: character error rate, SQuAD's exact match and F1 of answers (0-1).
+TextFamily = Literal["bleu", "chrf", "ter", "rouge", "wer", "cer", "answer"]
+
+#: A metric by its full name, and which end of it is good.
+Monitor = tuple[str, Literal["min", "max"]]
+
+#: Of each family, the metric that models are chosen by.
+_CHOSEN_BY: Final[Mapping[TextFamily, Monitor]] = {
+    "bleu": ("val/bleu", "max"),
+    "chrf": ("val/chrf", "max"),
+    "ter": ("val/ter", "min"),
+    "rouge": ("val/rouge1", "max"),
+    "wer": ("val/wer", "min"),
+    "cer": ("val/cer", "min"),
+    "answer": ("val/answer_f1", "max"),
+}
+
+
 @dataclass(frozen=True)
 class TextScoring:
-    """Say how sacrebleu is to read this kind of data's target text."""
+    """Say how this kind of data's target text is scored."""
 
     #: sacrebleu's tokenizer: "13a", "char", "intl", "zh", "none", ...
     tokenize: str = "13a"
-    #: Whether case is ignored (sacrebleu's `lc`).
+    #: Whether case is ignored (sacrebleu's `lc`); TER, ROUGE and answers ignore it always.
     lowercase: bool = False
+    #: The scores to compute, exact match always among them. None at all saves the search.
+    metrics: tuple[TextFamily, ...] = ("bleu", "chrf")
+
+    @property
+    def monitor(self) -> Monitor:
+        """The metric that models are best chosen by: that of the first family, else the loss."""
+        return _CHOSEN_BY[self.metrics[0]] if self.metrics else ("val/loss", "min")
 
 
 class TextData(LineData):

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
 import torch
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
 from torch import Tensor
 from torchmetrics import SumMetric
 
 from datamodules._base import TextData, TextScoring
+from lightning_modules._text_scores import FAMILIES
 
 
 class TokenAverages:
@@ -43,14 +41,14 @@ class TokenAverages:
 
 @dataclass(frozen=True)
 class ScoredText:
-    """Hold what a model wrote for a split and how good sacrebleu says it is."""
+    """Hold what a model wrote for a split and how good it is."""
 
     #: Detokenised outputs in row order.
     hypotheses: tuple[str, ...]
-    #: sacrebleu's signature of the BLEU.
-    signature: str
-    #: bleu and chrf (0-100), exact_match (0-1).
+    #: What the families of `TextScoring.metrics` found, and exact_match (0-1).
     metrics: dict[str, float]
+    #: How that was computed: sacrebleu's signatures.
+    facts: dict[str, str]
 
 
 def one_line(text: str) -> str:
@@ -61,27 +59,29 @@ def one_line(text: str) -> str:
 def score_text(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], scoring: TextScoring
 ) -> ScoredText:
-    """Score a corpus as sacrebleu's own command does; rows may have unequally many references.
+    """Score a corpus; rows may have unequally many references, each at least one.
 
-    A table's cell may hold line feeds: for sacrebleu, whose files have a row a line, they are
-    blanks.
+    A table's cell may hold line feeds: for sacrebleu's own command, whose files have a row a line,
+    they are blanks, and so they are here.
     """
     lines = list(map(one_line, hypotheses))
-    streams = list(zip_longest(*(map(one_line, choices) for choices in references)))
-    # `force` only silences the advice about text that looks tokenised.
-    bleu = BLEU(tokenize=scoring.tokenize, lowercase=scoring.lowercase, force=True)
-    chrf = CHRF(lowercase=scoring.lowercase)
+    choices = [list(map(one_line, each)) for each in references]
+    found = [FAMILIES[family](lines, choices, scoring) for family in scoring.metrics]
+    metrics = {name: value for each in found for name, value in each.metrics.items()}
+    facts = {name: value for each in found for name, value in each.facts.items()}
+    metrics["exact_match"] = _exact_match(hypotheses, references, scoring)
+    return ScoredText(tuple(hypotheses), metrics, facts)
+
+
+def _exact_match(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], scoring: TextScoring
+) -> float:
     same = str.lower if scoring.lowercase else str
     exact = sum(
         same(hypothesis) in map(same, choices)
         for hypothesis, choices in zip(hypotheses, references, strict=True)
     )
-    metrics = {
-        "bleu": bleu.corpus_score(lines, streams).score,
-        "chrf": chrf.corpus_score(lines, streams).score,
-        "exact_match": exact / len(hypotheses),
-    }
-    return ScoredText(tuple(hypotheses), str(bleu.get_signature()), metrics)
+    return exact / len(hypotheses)
 
 
 def score_outputs(outputs: dict[int, Sequence[int]], data: TextData, split: str) -> ScoredText:

@@ -158,6 +158,8 @@ class TextTopology(EvaluatedTopology[_Running]):
         logits = self(batch)
         _, nll = smoothed_cross_entropy(logits, targets, 0.0)
         gathered.averages.update(nll, _right(logits, targets))
+        if isinstance(self.data, TextData) and not self.data.scoring.metrics:
+            return  # nobody asked what the model would write
         rows = batch.extras["index"].tolist()
         for row, hypotheses in zip(rows, self.generate(batch), strict=True):
             if row >= 0:  # -1: a row that only keeps this rank busy
@@ -166,7 +168,7 @@ class TextTopology(EvaluatedTopology[_Running]):
     def scores(self, gathered: _Running, split: str) -> dict[str, float]:
         """Return the averages of the symbols and the scores of the text, which `outputs` keeps."""
         metrics = gathered.averages.compute()
-        if isinstance(self.data, TextData):
+        if isinstance(self.data, TextData) and gathered.outputs:
             self.outputs[split] = score_outputs(gathered.outputs, self.data, split)
             metrics |= self.outputs[split].metrics
         return metrics

@@ -35,8 +35,9 @@ def test_bleu_and_chrf_are_sacrebleus(tokenize: str, lowercase: bool) -> None:
     plain = [[text.lower() if lowercase and text else text for text in s] for s in streams]
     chrf = sacrebleu.corpus_chrf([h.lower() if lowercase else h for h in HYPOTHESES], plain)
     assert scored.metrics["chrf"] == pytest.approx(chrf.score)
-    assert f"tok:{tokenize}" in scored.signature
-    assert f"case:{'lc' if lowercase else 'mixed'}" in scored.signature
+    signature = scored.facts["bleu_signature"]
+    assert f"tok:{tokenize}" in signature
+    assert f"case:{'lc' if lowercase else 'mixed'}" in signature
     assert scored.hypotheses == tuple(HYPOTHESES)
 
 

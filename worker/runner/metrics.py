@@ -117,9 +117,9 @@ def sums_of(outputs: Mapping[str, Any]) -> Tensor:
 
 
 def scoring_facts(model: LightningModule) -> dict[str, str]:
-    """Return how the newest scores were computed, where text was scored: sacrebleu's signature."""
+    """Return how the newest scores were computed, where text was scored: sacrebleu's signatures."""
     scored = list(getattr(model, "outputs", {}).values())
-    return {"bleu_signature": scored[-1].signature} if scored else {}
+    return dict(scored[-1].facts) if scored else {}
 
 
 def logged_metrics(trainer: Trainer) -> dict[str, float]:
