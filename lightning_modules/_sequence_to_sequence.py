@@ -6,14 +6,16 @@ embedding, W width of a state, V target symbols.
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Annotated, Generic, Self, TypeVar
+from typing import Annotated, ClassVar, Generic, Self, TypeVar
 
 import torch
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
+from datamodules._base import Task
 from datamodules._batch import Batch
 from lightning_modules._errors import ModelError
+from lightning_modules._inputs import Inputs
 from lightning_modules._text import TextTopology
 
 #: A number of units, layers or symbols.
@@ -29,9 +31,12 @@ M = TypeVar("M")
 class Vocabularies:
     """Say how many symbols there are on each side, and whether they are the same ones."""
 
+    #: 0 where frames come in.
     source: int
     target: int
     shared: bool
+    #: Width of a frame; 0 where symbols come in.
+    features: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a shared vocabulary of two sizes."""
@@ -45,21 +50,28 @@ class Vocabularies:
 class SequenceToSequence(TextTopology, Generic[M]):
     """Embed both sides, and read the next symbol off features: W_o tanh(W_r x + b_r) + b_o."""
 
-    source_embedding: nn.Embedding
+    accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "tokens"), ("frames", "tokens")})
+
+    #: What the encoder reads: symbols embedded, or frames mapped.
+    inputs: Inputs
     target_embedding: nn.Embedding
     embedding_dropout: nn.Dropout
     dropout: nn.Dropout
     readout: nn.Linear
     output: nn.Linear
 
-    def add_embeddings(self, symbols: Vocabularies, width: int, *, tied: bool) -> None:
+    def add_embeddings(
+        self, symbols: Vocabularies, width: int, *, tied: bool, dropout: float
+    ) -> None:
         """Make the embeddings: one matrix where they are tied and both sides share their symbols.
 
         Press & Wolf 2017, "Using the output embedding to improve language models", section 4.
         """
-        one = tied and symbols.shared
         self.target_embedding = _embedding(symbols.target, width)
-        self.source_embedding = self.target_embedding if one else _embedding(symbols.source, width)
+        self.embedding_dropout = nn.Dropout(dropout)
+        self.inputs = Inputs(symbols.source, symbols.features, width, dropout=dropout)
+        if tied and symbols.shared:
+            self.inputs.map.weight = self.target_embedding.weight
 
     def add_readout(self, features: int, symbols: Vocabularies, width: int) -> None:
         """Make the layers from features to logits; `initialise` gives them their first weights."""

@@ -69,7 +69,8 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
 
     Args:
         hidden_size: units of each direction of the encoder, and of the decoder
-        embedding_size: width of an embedding; hidden_size if not given
+        embedding_size: width of an embedding, or of what a frame is mapped to; hidden_size if not
+            given
         bidirectional: whether the encoder reads in both directions
         score: how attention compares a state with an annotation
         order: whether the state before a step or the one after it attends
@@ -106,18 +107,20 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
         tie_embeddings: bool = True,
         max_length_ratio: Annotated[float, Interval(ge=0, le=100)] = 2.0,
         max_length_extra: Size = 10,
-        source_vocabulary_size: FromData[int],
+        source_vocabulary_size: FromData[int] = 0,
+        feature_size: FromData[int] = 0,
         target_vocabulary_size: FromData[int],
-        shared_vocabulary: FromData[bool],
+        shared_vocabulary: FromData[bool] = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        symbols = Vocabularies(source_vocabulary_size, target_vocabulary_size, shared_vocabulary)
+        symbols = Vocabularies(
+            source_vocabulary_size, target_vocabulary_size, shared_vocabulary, feature_size
+        )
         self.label_smoothing = label_smoothing
         self.search = Search(max_length_ratio=max_length_ratio, max_length_extra=max_length_extra)
         width = embedding_size or hidden_size
-        self.add_embeddings(symbols, width, tied=tie_embeddings)
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.add_embeddings(symbols, width, tied=tie_embeddings, dropout=embedding_dropout)
         self.dropout = nn.Dropout(dropout)
         self.encoder = FusedRNN(
             cell, width, hidden_size, layers=layers, bidirectional=bidirectional, dropout=dropout
@@ -169,7 +172,7 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
 
     def _remember(self, batch: Batch) -> tuple[Memory, Tensor]:
         """Return what is attended to, and s_0 of all layers (B, W)."""
-        embedded = self.embedding_dropout(self.source_embedding(batch.inputs))
+        embedded = self.inputs(batch)
         annotations, last = self.encoder(embedded, batch.lengths)
         first = torch.tanh(self.first_state(self.encoder.top(last)))
         return remember(self.score, annotations, batch.lengths), first.to(embedded.dtype)

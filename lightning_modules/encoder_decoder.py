@@ -62,7 +62,7 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
         context: what the encoder hands over
         feed: whether the decoder sees that in its first state or at every step
         hidden_size: units of the decoder, and of the encoder with both its directions
-        embedding_size: width of an embedding
+        embedding_size: width of an embedding, or of what a frame is mapped to
         bidirectional: whether the encoder reads in both directions
         cell: kind of recurrent cell, of encoder and decoder
         layers: recurrent layers of the encoder, and of the decoder
@@ -91,19 +91,21 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
         tie_embeddings: bool = True,
         max_length_ratio: Annotated[float, Interval(ge=0, le=100)] = 2.0,
         max_length_extra: Size = 10,
-        source_vocabulary_size: FromData[int],
+        source_vocabulary_size: FromData[int] = 0,
+        feature_size: FromData[int] = 0,
         target_vocabulary_size: FromData[int],
-        shared_vocabulary: FromData[bool],
+        shared_vocabulary: FromData[bool] = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        symbols = Vocabularies(source_vocabulary_size, target_vocabulary_size, shared_vocabulary)
+        symbols = Vocabularies(
+            source_vocabulary_size, target_vocabulary_size, shared_vocabulary, feature_size
+        )
         self.label_smoothing = label_smoothing
         self.search = Search(max_length_ratio=max_length_ratio, max_length_extra=max_length_extra)
         self.over_all = context == "transformed_all"
         self.every_step = feed == "every_step"
-        self.add_embeddings(symbols, embedding_size, tied=tie_embeddings)
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.add_embeddings(symbols, embedding_size, tied=tie_embeddings, dropout=embedding_dropout)
         self.dropout = nn.Dropout(dropout)
         self.encoder = FusedRNN(
             cell,
@@ -137,7 +139,7 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
 
     def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the context that every step sees (B, C), and s_0 of all layers (B, W)."""
-        embedded = self.embedding_dropout(self.source_embedding(batch.inputs))
+        embedded = self.inputs(batch)
         states, last = self.encoder(embedded, batch.lengths)
         context = self._context(states, last, batch.lengths)
         if self.first_state is None:

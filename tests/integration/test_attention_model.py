@@ -173,7 +173,7 @@ def reference(
     model: AttentionEncoderDecoder, name: CellName, source: list[int], target: list[int]
 ) -> tuple[list[Row], list[Row]]:
     """Return logits and attention of one sentence pair."""
-    embed = model.source_embedding.weight.tolist()
+    embed = model.inputs.map.weight.tolist()
     xs = [embed[symbol] for symbol in source]
     forward = run_direction(model, name, xs, "")
     annotations, last = forward, forward[-1]
@@ -284,7 +284,7 @@ def test_padding_and_company_change_nothing(
 def test_no_gradient_flows_into_padding() -> None:
     model = build(tie_embeddings=False)
     model(make_batch([[4, EOS], [5, 6, EOS]], [[4, EOS], [EOS]], extra=2)).sum().backward()
-    for embedding in (model.source_embedding, model.target_embedding):
+    for embedding in (model.inputs.map, model.target_embedding):
         assert embedding.weight.grad is not None
         used = embedding.weight.grad.abs().sum(dim=1) > 0
         assert not used[PAD]
@@ -342,7 +342,7 @@ def test_embeddings_are_tied_as_far_as_vocabularies_allow(
 ) -> None:
     sizes = {"source_vocabulary_size": TARGETS} if shared else {}
     model = build(tie_embeddings=tie, shared_vocabulary=shared, **sizes)
-    weights = [model.source_embedding.weight, model.target_embedding.weight, model.output.weight]
+    weights = [model.inputs.map.weight, model.target_embedding.weight, model.output.weight]
     assert len({id(weight) for weight in weights}) == matrices
     assert (model.output.weight is model.target_embedding.weight) is tie
 
@@ -450,7 +450,7 @@ def test_a_checkpoint_from_before_there_was_a_choice_still_fits() -> None:
     model = build()
     assert (model.hparams["score"], model.hparams["order"]) == ("additive", "before")
     assert {name.split(".")[0] for name in model.state_dict()} == {
-        *("source_embedding", "target_embedding", "encoder", "cell", "score", "order", "drive"),
+        *("inputs", "target_embedding", "encoder", "cell", "score", "order", "drive"),
         *("first_state", "readout", "output"),
     }
     names = {name for name in model.state_dict() if name.startswith(("score", "order"))}

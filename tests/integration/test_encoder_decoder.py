@@ -146,7 +146,7 @@ def reference(
 ) -> list[Row]:
     context, feed = way
     layers, blocks = model.writer.layers, CELLS[name].blocks
-    xs = [model.source_embedding.weight.tolist()[symbol] for symbol in source]
+    xs = [model.inputs.map.weight.tolist()[symbol] for symbol in source]
     states, lasts = read(name, model.encoder, xs)
     mean = [sum(column) / len(states) for column in zip(*states, strict=True)]
     c: Row = []
