@@ -19,6 +19,7 @@ from lightning_modules._decoding import Hypothesis, Search, StepDecoder, search
 from lightning_modules._errors import ModelError
 from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._losses import smoothed_cross_entropy
+from lightning_modules._scheduled_sampling import mixed_symbols, own_share
 from lightning_modules._scoring import ScoredText, TokenAverages, score_outputs
 
 
@@ -40,7 +41,7 @@ class _Running:
     """What an evaluation gathers of one split."""
 
     averages: TokenAverages
-    outputs: dict[int, Sequence[int]] = field(default_factory=dict)
+    outputs: dict[int, Sequence[Hypothesis]] = field(default_factory=dict)
 
 
 def target_mask(batch: Batch) -> Tensor:
@@ -56,8 +57,10 @@ def targets_of(batch: Batch) -> tuple[Tensor, Tensor]:
     return batch.targets, batch.target_lengths
 
 
-def previous_symbols(targets: Tensor) -> Tensor:
-    """Return y_{i-1} for every y_i: the begin symbol, then all targets but the last, (B, T)."""
+def previous_symbols(targets: Tensor, chosen: Tensor | None = None) -> Tensor:
+    """Return y_{i-1} for every y_i, (B, T): those chosen, else the begin symbol and the targets."""
+    if chosen is not None:
+        return chosen
     begin = torch.full_like(targets[:, :1], BOS)
     return torch.cat([begin, targets[:, :-1]], dim=1)
 
@@ -79,6 +82,8 @@ class TextTopology(EvaluatedTopology[_Running]):
     search: Search
     #: Label smoothing ε of the training loss.
     label_smoothing: float
+    #: Share of own symbols that are read at the end of training (`_scheduled_sampling.py`).
+    scheduled_sampling: float = 0.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,10 +91,11 @@ class TextTopology(EvaluatedTopology[_Running]):
         self.outputs: dict[str, ScoredText] = {}
 
     @abstractmethod
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
         """Return the logits of every target symbol given those before it, (M, V).
 
-        They lie row by row as `batch.targets[target_mask(batch)]` does.
+        They lie row by row as `batch.targets[target_mask(batch)]` does. Those before it are
+        `previous` (B, T), as they are to be read: the true ones, `previous_symbols`, if not given.
         """
 
     @abstractmethod
@@ -139,7 +145,8 @@ class TextTopology(EvaluatedTopology[_Running]):
         """Return the loss of a batch and what its symbols count for."""
         targets, _ = targets_of(batch)
         targets = targets[target_mask(batch)]
-        logits = self(batch)
+        mixed = self._mixed(batch)
+        logits = self(batch) if mixed is None else self(batch, mixed)
         loss, nll = smoothed_cross_entropy(logits, targets, self.label_smoothing)
         return {
             "loss": loss.sum() / max(1, len(loss)),
@@ -147,6 +154,20 @@ class TextTopology(EvaluatedTopology[_Running]):
             "tokens": torch.tensor(nll.numel(), device=nll.device),
             "correct": _right(logits, targets).sum(),
         }
+
+    def _mixed(self, batch: Batch) -> Tensor | None:
+        """Return the symbols that a training step reads, where some are the model's own."""
+        if not (self.training and self.scheduled_sampling and self.global_step):
+            return None
+        share = own_share(self.scheduled_sampling, self.global_step, self.recipe.total_steps)
+        self.eval()
+        try:
+            with torch.no_grad():
+                return mixed_symbols(self.decoder(batch), targets_of(batch)[0], share)
+        finally:
+            self.train()
+            # Weights that autocast has cast without gradients must not be used again with them.
+            torch.clear_autocast_cache()
 
     def nothing_yet(self) -> _Running:
         """Return empty averages, and no outputs."""
@@ -160,10 +181,11 @@ class TextTopology(EvaluatedTopology[_Running]):
         gathered.averages.update(nll, _right(logits, targets))
         if isinstance(self.data, TextData) and not self.data.scoring.metrics:
             return  # nobody asked what the model would write
+        how = self.search.at_least(self.data.candidates if isinstance(self.data, TextData) else 1)
         rows = batch.extras["index"].tolist()
-        for row, hypotheses in zip(rows, self.generate(batch), strict=True):
+        for row, hypotheses in zip(rows, self.generate(batch, how), strict=True):
             if row >= 0:  # -1: a row that only keeps this rank busy
-                gathered.outputs[row] = hypotheses[0].ids
+                gathered.outputs[row] = hypotheses
 
     def scores(self, gathered: _Running, split: str) -> dict[str, float]:
         """Return the averages of the symbols and the scores of the text, which `outputs` keeps."""

@@ -147,9 +147,9 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
     def _state_size(self) -> int:
         return self.cell.state_size + (self.upper.state_size if self.upper else 0)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
         """Return the logits of every target symbol given those before it, (M, V)."""
-        embedded, scanned, tops = self._write(batch)
+        embedded, scanned, tops = self._write(batch, previous)
         features = torch.cat([tops, embedded, scanned.contexts], dim=-1).flatten(0, 1)
         counted = target_mask(batch).flatten().nonzero().squeeze(1)
         return self.logits(features.index_select(0, counted))
@@ -177,11 +177,13 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
         first = torch.tanh(self.first_state(self.encoder.top(last)))
         return remember(self.score, annotations, batch.lengths), first.to(embedded.dtype)
 
-    def _write(self, batch: Batch) -> tuple[Tensor, Scanned, Tensor]:
+    def _write(
+        self, batch: Batch, previous: Tensor | None = None
+    ) -> tuple[Tensor, Scanned, Tensor]:
         """Return y_{i-1} embedded (B, T, E), the scan, and the top layer's states (B, T, H)."""
         memory, first = self._remember(batch)
         lowest, above = self._layers(first)
-        symbols = previous_symbols(targets_of(batch)[0])
+        symbols = previous_symbols(targets_of(batch)[0], previous)
         embedded = self.embedding_dropout(self.target_embedding(symbols))
         scanned = scan(
             self.cell,

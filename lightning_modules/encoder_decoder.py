@@ -126,10 +126,11 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
         linears = [each for each in (self.transform, self.first_state) if each is not None]
         self.initialise(*linears, tied=tie_embeddings)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
         """Return the logits of every target symbol given those before it, (M, V)."""
         context, first = self.read(batch)
-        embedded = self.target_embedding(previous_symbols(targets_of(batch)[0]))  # (B, T, E)
+        symbols = previous_symbols(targets_of(batch)[0], previous)
+        embedded = self.target_embedding(symbols)  # (B, T, E)
         repeated = context[:, None].expand(-1, embedded.shape[1], -1)
         seen = torch.cat([self.embedding_dropout(embedded), repeated], dim=-1)
         states, _ = self.writer(seen, state=first)
