@@ -14,6 +14,7 @@ from lightning import LightningDataModule
 
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes, evaluation_plan, training_plan
+from datamodules._refusals import Refusal
 
 #: What goes in and what comes out, e.g. ("tokens", "tokens"). Words in use, and how a batch holds
 #: them, for inputs
@@ -72,6 +73,8 @@ class DataModule(LightningDataModule, ABC):
     tasks_by: ClassVar[tuple[str, Mapping[str, frozenset[Task]]] | None] = None
     #: Trainer options that this kind of data sets otherwise than the general default.
     trainer_defaults: ClassVar[Mapping[str, Any]] = {}
+    #: Parameters that do not go together; the catalogue refuses them before a job is queued.
+    refusals: ClassVar[tuple[Refusal, ...]] = ()
     #: Splits that every validation scores; the first is the one models are chosen by.
     validation_splits: tuple[str, ...] = ("val",)
     #: The metric by which models of this data are chosen and which end of it is good, where that is

@@ -4,9 +4,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from jobs.errors import SpecError, did_you_mean
+from jobs.refusal import Refusal, read_refusals
 from jobs.schema import Parameter, check_all
 from jobs.spec import Component, TrainerOptions, TrainSpec
 
@@ -30,18 +32,34 @@ class Entry:
     from_data: frozenset[str] = frozenset()
     #: Where a parameter decides which of `tasks`: its name, and the tasks of each of its values.
     tasks_by: tuple[str, Mapping[str, frozenset[Task]]] | None = None
+    #: Parameters that do not go together.
+    refusals: tuple[Refusal, ...] = ()
 
-    def check(self, component: Component) -> dict[str, Any]:
-        """Return the component's parameters in their types. Raise SpecError."""
+    def check(
+        self, component: Component, data: Mapping[str, Any] = MappingProxyType({})
+    ) -> dict[str, Any]:
+        """Return the component's parameters in their types. Raise SpecError.
+
+        `data` are parameters of the data, of which those count that are `from_data` here.
+        """
         for name in component.params:
             if name in self.from_data:
                 raise SpecError(f"{self.name}: the data sets {name!r}; leave it out")
-        return check_all(self.parameters, component.params, self.name)
+        checked = check_all(self.parameters, component.params, self.name)
+        filled_in = {name: value for name, value in data.items() if name in self.from_data}
+        params = {**self._defaults, **filled_in, **checked}
+        for refusal in self.refusals:
+            if refusal.applies(params):
+                raise SpecError(f"{self.name}: {refusal.sentence(params)}")
+        return checked
 
     def in_force(self, component: Component) -> dict[str, Any]:
         """Return all parameters with their values, given or by default. Raise SpecError."""
-        defaults = {each.name: each.default for each in self.parameters}
-        return defaults | self.check(component)
+        return self._defaults | self.check(component)
+
+    @property
+    def _defaults(self) -> dict[str, Any]:
+        return {each.name: each.default for each in self.parameters}
 
     def tasks_of(self, component: Component) -> frozenset[Task]:
         """Return what a component with these parameters accepts or gives. Raise SpecError."""
@@ -65,6 +83,7 @@ class Entry:
                 self.tasks_by[0],
                 {each: _plain(tasks) for each, tasks in self.tasks_by[1].items()},
             ],
+            "refusals": [refusal.to_dict() for refusal in self.refusals],
         }
 
     @classmethod
@@ -78,6 +97,7 @@ class Entry:
             trainer_defaults=plain["trainer_defaults"],
             from_data=frozenset(plain.get("from_data", ())),
             tasks_by=_tasks_by(plain.get("tasks_by")),
+            refusals=read_refusals(plain.get("refusals", ())),
         )
 
 
@@ -92,7 +112,7 @@ class Catalog:
         """Refuse a spec that no worker of this catalogue could build. Raise SpecError."""
         model = _find(self.models, spec.model.name, "topology")
         data = _find(self.data, spec.data.name, "kind of data")
-        model.check(spec.model)
+        model.check(spec.model, data.in_force(spec.data))
         given = data.tasks_of(spec.data)
         if not model.tasks & given:
             fitting = ", ".join(

@@ -10,6 +10,7 @@ from lightning import LightningModule
 
 from datamodules._base import DataModule, Task
 from datamodules._batch import Batch
+from datamodules._refusals import Refusal, misfit
 from lightning_modules._errors import ModelError
 from lightning_modules._recipe import Optimisers, Recipe
 from lightning_modules._sampling import Sampling
@@ -22,12 +23,19 @@ class Topology(LightningModule):
     accepts: ClassVar[frozenset[Task]]
     #: Trainer options that this topology sets otherwise than the general default.
     trainer_defaults: ClassVar[Mapping[str, Any]] = {}
+    #: Parameters that do not go together, for the catalogue and for `refuse_misfits`.
+    refusals: ClassVar[tuple[Refusal, ...]] = ()
     #: The metric by which models are chosen, and which end of it is good.
     monitor: str
     monitor_mode: Literal["min", "max"]
 
     #: How the weights are optimised; the runner sets it before the fit.
     recipe: Recipe
+
+    def refuse_misfits(self) -> None:
+        """Raise ModelError where the saved hyper-parameters do not go together."""
+        if line := misfit(self.refusals, self.hparams):
+            raise ModelError(line)
 
     def configure_optimizers(self) -> Optimisers:
         """Return what `recipe` says."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
+from datamodules._refusals import Refusal
 from lightning_modules._errors import ModelError
 
 ScoreName = Literal["additive", "dot", "scaled_dot", "general", "location"]
@@ -190,20 +191,29 @@ _MAKERS: Final[Mapping[ScoreName, Callable[[ScoreSizes], Score]]] = {
 }
 
 
+_NO_FILTERS: Final = (
+    "score '{score}' has no filters: leave out location_filters and location_reach, or choose "
+    "score = 'location'"
+)
+#: For a topology that takes a score's choices under the names used here.
+SCORE_REFUSALS: Final = (
+    Refusal(unless={"score": ("location",), "location_filters": (None,)}, because=_NO_FILTERS),
+    Refusal(unless={"score": ("location",), "location_reach": (None,)}, because=_NO_FILTERS),
+    Refusal(
+        when={"score": ("dot", "general")},
+        unless={"attention_size": (None,)},
+        because="score '{score}' compares states as they are: leave out attention_size",
+    ),
+    Refusal(
+        when={"score": ("dot",), "bidirectional": (True,)},
+        because="score 'dot' multiplies a state with an annotation, which both directions make "
+        "twice as wide: set bidirectional = false, or choose score = 'general'",
+    ),
+)
+
+
 def make_score(name: ScoreName, sizes: ScoreSizes) -> Score:
-    """Return the score of this name. Raise ModelError where it has no use for a size."""
+    """Return the score of this name; what does not go together, `SCORE_REFUSALS` has said."""
     if name not in _MAKERS:
         raise ModelError(f"score is {name!r}; it must be one of {', '.join(_MAKERS)}")
-    if name != "location" and not (sizes.filters is None and sizes.reach is None):
-        raise ModelError(
-            f"score {name!r} has no filters: leave out location_filters and location_reach, or "
-            "choose score = 'location'"
-        )
-    if name in {"dot", "general"} and sizes.key is not None:
-        raise ModelError(f"score {name!r} compares states as they are: leave out attention_size")
-    if name == "dot" and sizes.query != sizes.value:
-        raise ModelError(
-            f"score 'dot' multiplies a state of {sizes.query} units with an annotation of "
-            f"{sizes.value}: set bidirectional = false, or choose score = 'general'"
-        )
     return _MAKERS[name](sizes)

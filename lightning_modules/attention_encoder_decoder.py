@@ -27,7 +27,7 @@ from lightning_modules._attention import (
 )
 from lightning_modules._cells import CELLS, CellName, FusedRNN
 from lightning_modules._decoding import Search
-from lightning_modules._scores import ScoreName, ScoreSizes, make_score
+from lightning_modules._scores import SCORE_REFUSALS, ScoreName, ScoreSizes, make_score
 from lightning_modules._sequence_to_sequence import (
     SequenceToSequence,
     Share,
@@ -88,6 +88,8 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
 
     """
 
+    refusals = SCORE_REFUSALS
+
     def __init__(  # noqa: PLR0913 (the signature is the schema)
         self,
         *,
@@ -114,6 +116,7 @@ class AttentionEncoderDecoder(SequenceToSequence[Parts]):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.refuse_misfits()
         symbols = Vocabularies(
             source_vocabulary_size, target_vocabulary_size, shared_vocabulary, feature_size
         )

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
+from datamodules._refusals import Refusal
 from datamodules._vocab import BOS, PAD, UNK
 from lightning_modules._carry import Carry
 from lightning_modules._cells import CellName, FusedRNN
 from lightning_modules._dropout import LockedDropout
-from lightning_modules._errors import ModelError
 from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._losses import smoothed_cross_entropy
 from lightning_modules._sampling import Sampling
@@ -71,6 +71,15 @@ class LanguageModel(EvaluatedTopology[_Running]):
 
     accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "next")})
     trainer_defaults: ClassVar[dict[str, Any]] = {"max_epochs": 20, "beta2": 0.99}
+    refusals: ClassVar[tuple[Refusal, ...]] = (
+        Refusal(
+            when={"tie_embeddings": (True,)},
+            unless={"embedding_size": (None,)},
+            unequal=("embedding_size", "hidden_size"),
+            because="tie_embeddings needs embeddings as wide as the hidden layers: leave out "
+            "embedding_size={embedding_size}, or make it {hidden_size}",
+        ),
+    )
     monitor = "val/loss"
     monitor_mode = "min"
 
@@ -89,12 +98,8 @@ class LanguageModel(EvaluatedTopology[_Running]):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.refuse_misfits()
         width = embedding_size or hidden_size
-        if tie_embeddings and width != hidden_size:
-            raise ModelError(
-                f"tie_embeddings needs embeddings as wide as the hidden layers: leave out "
-                f"embedding_size={width}, or make it {hidden_size}"
-            )
         drop = LockedDropout if variational else nn.Dropout
         self.embedding = nn.Embedding(vocabulary_size, width)
         self.embedding_dropout = drop(embedding_dropout)

@@ -409,7 +409,7 @@ def test_target_mask_counts_the_end_symbol() -> None:
     [
         (
             {"score": "dot", "attention_size": None},
-            "score 'dot' multiplies a state of 3 units with an annotation of 6: set bidirectional",
+            "which both directions make twice as wide: set bidirectional = false, or choose",
         ),
         ({"score": "general"}, "score 'general' compares states as they are: leave out attention"),
         ({"score": "dot"}, "score 'dot' compares states as they are"),

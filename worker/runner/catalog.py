@@ -20,8 +20,10 @@ import datamodules
 import lightning_modules
 from datamodules._base import DataModule
 from datamodules._params import FromDataMarker
+from datamodules._refusals import Refusal as SaidRefusal
 from jobs.catalog import Catalog, Entry
 from jobs.errors import SpecError, did_you_mean
+from jobs.refusal import Refusal
 from jobs.schema import REQUIRED, Parameter
 from lightning_modules._base import Topology
 from worker.runner.reasons import BuildError
@@ -157,8 +159,24 @@ def _found(name: str, cls: type[T]) -> Found[T]:
         trainer_defaults=dict(cls.trainer_defaults),
         from_data=frozenset(hidden),
         tasks_by=None if issubclass(cls, Topology) else cls.tasks_by,
+        refusals=tuple(map(_refusal, cls.refusals)),
     )
+    _check_refusals(entry)
     return Found(cls, entry)
+
+
+def _refusal(said: SaidRefusal) -> Refusal:
+    return Refusal(when=said.when, unless=said.unless, unequal=said.unequal, because=said.because)
+
+
+def _check_refusals(entry: Entry) -> None:
+    """Raise TypeError where one looks at a parameter that there is not, or refuses the defaults."""
+    known = {each.name: each.default for each in entry.parameters}
+    for refusal in entry.refusals:
+        if unknown := refusal.names - known.keys() - entry.from_data:
+            raise TypeError(f"a refusal looks at {', '.join(sorted(unknown))}: no such parameter")
+        if refusal.applies(known):
+            raise TypeError(f"a refusal refuses the defaults: {refusal.sentence(known)}")
 
 
 def _is_from_data(annotation: Any) -> bool:
