@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeVar
 
 from lightning import LightningDataModule
 
@@ -179,6 +179,10 @@ class Written(Protocol):
         """How good they are."""
 
 
+#: What a search found, of whatever class.
+W = TypeVar("W", bound=Written)
+
+
 #: A family of scores of text: sacrebleu's BLEU, chrF and TER (0-100); ROUGE-1, -2 and -L, word and
 #: character error rate, SQuAD's exact match and F1 of answers (0-1).
 TextFamily = Literal["bleu", "chrf", "ter", "rouge", "wer", "cer", "answer"]
@@ -219,12 +223,27 @@ class TextData(LineData):
     """A kind of data whose target is text: it can go from ids back to text, and score it."""
 
     scoring: TextScoring = TextScoring()
+    #: Outputs that a search writes for each input at least, so that `rerank` has a choice.
+    candidates: int = 1
+
+    def rerank(self, found: Sequence[W], line: str) -> Sequence[W]:  # noqa: ARG002 (for those that know better)
+        """Return the outputs found for an input line, best first; they come so by their score."""
+        return found
+
+    def text_of(self, ids: Sequence[int], line: str) -> str:  # noqa: ARG002 (for those that need it)
+        """Return the text of an output as a person reads it, who gave this line."""
+        return self.detokenise(ids)
+
+    def own_scores(self, best: Mapping[int, Sequence[int]], split: str) -> dict[str, float]:  # noqa: ARG002 (for those that have some)
+        """Return further scores of the best output of each row of a split, by name."""
+        return {}
 
     def answers(self, output: Sequence[Written], line: str, count: int) -> list[Answer]:
         """Return the n best texts of a search; for a line that says nothing, nothing."""
         if not line.strip():
             return [Answer("", 0.0)]
-        return [Answer(self.detokenise(each.ids), each.score) for each in output[:count]]
+        found = self.rerank(output, line)[:count]
+        return [Answer(self.text_of(each.ids, line), each.score) for each in found]
 
     @abstractmethod
     def detokenise(self, ids: Sequence[int]) -> str:

@@ -85,6 +85,13 @@ class Search:
                 f"{self.min_length}"
             )
 
+    def at_least(self, count: int) -> "Search":
+        """Return the search that finds so many outputs of each input, or more as it is."""
+        if self.n_best >= count:
+            return self
+        beam = self.beam if self.sampling else max(self.beam, count)
+        return replace(self, n_best=count, beam=beam)
+
     def limits(self, lengths: Tensor) -> Tensor:
         """Return the longest allowed output of each input, end included, (B,)."""
         if self.max_length is not None:

@@ -1,13 +1,13 @@
 """Scores of a whole split: running averages a symbol, and the text that was written."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torchmetrics import SumMetric
 
-from datamodules._base import TextData, TextScoring
+from datamodules._base import TextData, TextScoring, Written
 from lightning_modules._text_scores import FAMILIES
 
 
@@ -84,12 +84,15 @@ def _exact_match(
     return exact / len(hypotheses)
 
 
-def score_outputs(outputs: dict[int, Sequence[int]], data: TextData, split: str) -> ScoredText:
-    """Score ids by row: of the whole split, or of those rows that were run."""
-    rows = sorted(outputs)
-    references = data.references(split)
-    return score_text(
-        [data.detokenise(outputs[row]) for row in rows],
-        [references[row] for row in rows],
+def score_outputs(
+    outputs: Mapping[int, Sequence[Written]], data: TextData, split: str
+) -> ScoredText:
+    """Score the best of the outputs of each row: of the whole split, or of those that were run."""
+    lines, references = data.sources(split), data.references(split)
+    best = {row: data.rerank(outputs[row], lines[row])[0].ids for row in sorted(outputs)}
+    scored = score_text(
+        [data.text_of(ids, lines[row]) for row, ids in best.items()],
+        [references[row] for row in best],
         data.scoring,
     )
+    return replace(scored, metrics=scored.metrics | data.own_scores(best, split))

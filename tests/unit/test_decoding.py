@@ -385,3 +385,12 @@ def test_what_has_no_share_is_never_drawn() -> None:
 def test_refuses_what_is_no_distribution(options: dict, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         Sampling(**options)
+
+
+def test_a_search_that_must_find_more_gets_wider_or_draws_more():
+    assert Search().at_least(1) == Search()
+    assert Search().at_least(3) == Search(beam=3, n_best=3)
+    assert Search(beam=9).at_least(3) == Search(beam=9, n_best=3)
+    assert Search(beam=5, n_best=5).at_least(3) == Search(beam=5, n_best=5)
+    drawn = Search(sampling=Sampling(), n_best=2)
+    assert drawn.at_least(4) == replace(drawn, n_best=4)

@@ -12,8 +12,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from datamodules._base import TextScoring
-from lightning_modules._scoring import TokenAverages, one_line, score_text
+from datamodules._base import TextData, TextScoring
+from lightning_modules._decoding import Hypothesis
+from lightning_modules._scoring import TokenAverages, one_line, score_outputs, score_text
 
 HYPOTHESES = ["The cat sat on the mat .", "two dogs play in the snow .", "A man", "exactly so"]
 REFERENCES = [
@@ -92,3 +93,41 @@ def test_averages_count_symbols_not_batches(batches: list[list[float]]) -> None:
     assert computed["loss"] == pytest.approx(mean, abs=1e-5)
     assert computed["perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)
     assert computed["accuracy"] == pytest.approx(sum(x < 1 for x in losses) / len(losses))
+
+
+class _Choosy(TextData):
+    """Three words by number, the last input's name put in for 2; evens are the better ones."""
+
+    scoring = TextScoring(tokenize="none")
+
+    def rerank(self, found, line):
+        return sorted(found, key=lambda each: each.ids[0] % 2)
+
+    def text_of(self, ids, line):
+        return self.detokenise(ids).replace("two", line)
+
+    def own_scores(self, best, split):
+        return {"mean": sum(ids[0] for ids in best.values()) / len(best)}
+
+    def detokenise(self, ids):
+        return " ".join(("zero", "one", "two")[each] for each in ids)
+
+    def sources(self, split):
+        return ["here", "there"]
+
+    def references(self, split):
+        return [["zero", "here"], ["there"]]
+
+
+def test_the_data_chooses_among_outputs_and_turns_them_into_text() -> None:
+    _Choosy.__abstractmethods__ = frozenset()
+    outputs = {
+        1: [Hypothesis((1,), -0.1), Hypothesis((2,), -0.5)],
+        0: [Hypothesis((2,), -0.2), Hypothesis((0,), -0.3)],
+    }
+    scored = score_outputs(outputs, _Choosy(), "val")
+    assert scored.hypotheses == ("here", "there")
+    assert scored.metrics["exact_match"] == 1
+    assert scored.metrics["mean"] == 2
+    (answer,) = _Choosy().answers(outputs[1], "there", 1)
+    assert (answer.text, answer.score) == ("there", -0.5)

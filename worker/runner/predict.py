@@ -33,10 +33,10 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     task.reporter.phase("preparing")
     model, data, autocast = load(task)
     ask(model, spec)
+    width = widen(model, data)
     task.reporter.phase("predicting")
     found: list[Any] = [None] * len(spec.lines)
     done = 0
-    width = max(spec.search.beam, spec.search.n_best)
     for rows in batches_by_length(spec.lines, _AT_ONCE // width):
         with autocast, torch.no_grad():
             batch = _encode(data, spec.lines, rows).to(task.device)
@@ -51,8 +51,18 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     write_predictions(task, answers)
     if spec.attention and isinstance(data, TextData):
         for row, line in enumerate(spec.lines):
-            _write_attention(task.folder.files / f"attention-{row:04d}", data, line, found[row][0])
+            best = data.rerank(found[row], line)[0]
+            _write_attention(task.folder.files / f"attention-{row:04d}", data, line, best)
     return {"lines": len(spec.lines)}
+
+
+def widen(model: Topology, data: LineData) -> int:
+    """Let a search find as many as the data chooses from; return how many it follows at once."""
+    if not isinstance(model, TextTopology):
+        return 1
+    if isinstance(data, TextData):
+        model.search = model.search.at_least(data.candidates)
+    return max(model.search.beam, model.search.n_best)
 
 
 def _encode(data: LineData, lines: Sequence[str], rows: Sequence[int]) -> Batch:
