@@ -144,6 +144,9 @@ class Answer:
 class LineData(DataModule):
     """A kind of data whose inputs can be given as lines: its models can be used by `predict`."""
 
+    #: Folders that lines may lead to which are paths; the runner sets it before `encode`.
+    roots: tuple[Path, ...] = ()
+
     @abstractmethod
     def encode(self, lines: Sequence[str]) -> Batch:
         """Return one batch of inputs without targets, its `index` the position in `lines`.

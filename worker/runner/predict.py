@@ -84,6 +84,7 @@ def load(task: Task) -> tuple[Topology, LineData, torch.autocast]:
     if not isinstance(data, LineData):
         raise SpecError(f"{trained.data.name} reads no lines: its models can only be evaluated")
     data.load_state_dict(dict(saved.data))
+    data.roots = task.workspace.roots
     load_weights(model, saved)
     model.to(task.device).eval()
     chosen = precision.choose(TrainerOptions.from_dict(saved.trainer).precision, task.device)
