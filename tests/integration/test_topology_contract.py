@@ -222,12 +222,78 @@ class Spanned(Toy, TagData):
         return " ".join(self.true_tags(split)[row])
 
 
+class Spelled(Toy, TextData):
+    """Letters to be followed by the rest of the alphabet: the smallest task label to tokens."""
+
+    gives = frozenset({("label", "tokens")})
+    scoring = TextScoring(tokenize="char")
+
+    def word(self, chance: np.random.Generator, length: int) -> str:
+        return str(chance.choice(list(LETTERS)))
+
+    @property
+    def dims(self) -> dict[str, int | bool]:
+        return {"source_classes": len(LETTERS), "target_vocabulary_size": SPECIALS + len(LETTERS)}
+
+    def sizes(self, split: str) -> np.ndarray:
+        return np.array([[1, len(self.spelled(word)) + 1] for word in self.words_of[split]])
+
+    def spelled(self, word: str) -> str:
+        return LETTERS[LETTERS.index(word) :]
+
+    def collate(self, split: str, rows: Sequence[int]) -> Batch:
+        words = [self.words_of[split][row] for row in rows]
+        targets = self.pad([self.ids(self.spelled(word)) for word in words])
+        encoded = self.encode(words)
+        return Batch(encoded.inputs, encoded.lengths, *targets, {"index": torch.tensor(rows)})
+
+    def encode(self, lines: Sequence[str]) -> Batch:
+        inputs = torch.tensor([[LETTERS.index(line)] for line in lines])
+        index = torch.arange(len(lines))
+        return Batch(inputs, torch.ones_like(index), extras={"index": index})
+
+    def detokenise(self, ids: Sequence[int]) -> str:
+        return "".join(LETTERS[i - SPECIALS] if i >= SPECIALS else "?" for i in ids[:-1])
+
+    def source_symbols(self, line: str) -> list[str]:
+        return [line]
+
+    def target_symbols(self, ids: Sequence[int]) -> list[str]:
+        return [*self.detokenise(ids), "</s>"]
+
+    def sources(self, split: str) -> Sequence[str]:
+        return self.words_of[split]
+
+    def references(self, split: str) -> Sequence[Sequence[str]]:
+        return [[self.spelled(word)] for word in self.words_of[split]]
+
+    def expected(self, split: str, row: int) -> str:
+        return self.spelled(self.words_of[split][row])
+
+
+class Described(Spelled):
+    """The same of letters that are given as vectors: the smallest task from vector to tokens."""
+
+    gives = frozenset({("vector", "tokens")})
+
+    @property
+    def dims(self) -> dict[str, int | bool]:
+        return {"feature_size": 2, "target_vocabulary_size": SPECIALS + len(LETTERS)}
+
+    def encode(self, lines: Sequence[str]) -> Batch:
+        angles = super().encode(lines)
+        vectors = torch.stack([angles.inputs.sin(), angles.inputs.cos()], dim=-1)  # (B, 1, 2)
+        return replace(angles, inputs=vectors)
+
+
 #: A small kind of data for each task; a topology that accepts none of these needs a new one here.
 DATA: dict[Task, type[Toy]] = {
     ("tokens", "tokens"): Backwards,
     ("tokens", "label"): Marked,
     ("tokens", "tags"): Spanned,
     ("tokens", "next"): Round,
+    ("label", "tokens"): Spelled,
+    ("vector", "tokens"): Described,
 }
 
 
@@ -477,7 +543,8 @@ def test_validation_counts_every_row_once(
 )
 def test_validation_scores_the_text_it_wrote(name: str, tmp_path: Path) -> None:
     (topology,) = public_classes(name)
-    data = Backwards()
+    data = DATA[min(topology.accepts & DATA.keys())]()
+    assert isinstance(data, TextData)
     model = build(topology, data, label_smoothing=0.3)
     (val, unseen) = trainer(tmp_path).validate(model, datamodule=data, verbose=False)
     metrics = val | unseen
