@@ -16,6 +16,10 @@ from datamodules._vocab import Vocabulary, from_state
 #: The class of a row whose label training did not have.
 UNKNOWN_CLASS: Final = -1
 
+#: Name of the extra that says how many true labels of each step training did not have, where a step
+#: may have several: int64 (B, S).
+MISSED: Final = "missed"
+
 
 @dataclass(frozen=True)
 class Learned:

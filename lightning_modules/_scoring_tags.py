@@ -80,6 +80,7 @@ class Sums:
     """Add up numbers by name, exactly, on any number of ranks."""
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.device = device
         self._sums = {
             name: SumMetric(nan_strategy="disable").set_dtype(torch.float64).to(device)
             for name in names

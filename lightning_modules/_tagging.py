@@ -1,24 +1,26 @@
-"""What all topologies whose output is one tag a step share: the losses, the scores, the answers.
+"""One tag for each step as what is learned: the losses, the scores, the answers.
 
 Shapes: B sequences, S steps, M steps that count (no padding), K tags, C labels.
 """
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from datamodules._base import Task
+from datamodules._base import DataModule
 from datamodules._batch import Batch
 from datamodules._classes import UNKNOWN_CLASS
 from datamodules._tags import TagData, Tagging
-from lightning_modules._evaluation import EvaluatedTopology
+from lightning_modules._goals import Goal
 from lightning_modules._losses import smoothed_cross_entropy
 from lightning_modules._scoring_tags import SpanCounts, Sums, each_step, have_marks, spans
 from lightning_modules._text import StepOutput, target_mask, targets_of
+
+#: The logits of all tags (B, S, K), and of all labels of the whole (B, C) if there are any.
+Heads = tuple[Tensor, Tensor | None]
 
 _SUMS: Final = (
     *("nll", "known", "right", "steps", "rows", "right_rows"),
@@ -27,7 +29,7 @@ _SUMS: Final = (
 
 
 @dataclass
-class _Running:
+class TagSums:
     """What an evaluation gathers of one split."""
 
     sums: Sums
@@ -35,26 +37,19 @@ class _Running:
     outputs: dict[int, list[int]] = field(default_factory=dict)
 
 
-class TagTopology(EvaluatedTopology[_Running]):
-    """A topology whose output is one tag for each step, and at most one label for them all."""
+class TagGoal(Goal[Heads, TagSums]):
+    """One tag of several for each step, and at most one label for them all."""
 
-    accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "tags")})
     monitor = "val/f1"
     monitor_mode = "max"
 
-    #: Label smoothing ε of the training loss.
-    label_smoothing: float
+    def __init__(self, tags: int, label_smoothing: float = 0.0) -> None:
+        self.output_size = tags
+        self.label_smoothing = label_smoothing
 
-    def __init__(self) -> None:
-        super().__init__()
-
-    @abstractmethod
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return the logits of all tags (B, S, K), and of all labels (B, C) if there are any."""
-
-    def predict(self, batch: Batch) -> Sequence[Tagging]:
+    def answers(self, outputs: Heads, batch: Batch) -> Sequence[Tagging]:
         """Return the log-probabilities of each row's tags and label, on the CPU."""
-        logits, label_logits = self(batch)
+        logits, label_logits = outputs
         tags = _log_softmax(logits)
         labels = [None] * len(tags) if label_logits is None else _log_softmax(label_logits)
         return [
@@ -62,9 +57,9 @@ class TagTopology(EvaluatedTopology[_Running]):
             for row, length, label in zip(tags, batch.lengths.tolist(), labels, strict=True)
         ]
 
-    def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # noqa: ARG002 (Lightning)
+    def learn(self, outputs: Heads, batch: Batch) -> StepOutput:
         """Return the loss of a batch, that of both heads added up, and what its tags count for."""
-        logits, label_logits = self(batch)
+        logits, label_logits = outputs
         mask = target_mask(batch)
         targets = targets_of(batch)[0][mask]
         loss, nll = smoothed_cross_entropy(logits[mask], targets, self.label_smoothing)
@@ -81,13 +76,13 @@ class TagTopology(EvaluatedTopology[_Running]):
             "correct": (logits[mask].detach().argmax(dim=-1) == targets).sum(),
         }
 
-    def nothing_yet(self) -> _Running:
+    def nothing_yet(self, device: torch.device) -> TagSums:
         """Return empty sums."""
-        return _Running(Sums(_SUMS, self.device))
+        return TagSums(Sums(_SUMS, device))
 
-    def gather(self, gathered: _Running, batch: Batch) -> None:
+    def gather(self, gathered: TagSums, outputs: Heads, batch: Batch) -> None:
         """Add the losses, the tags and the labels of a batch."""
-        logits, label_logits = self(batch)
+        logits, label_logits = outputs
         mask = target_mask(batch)
         counted = mask.any(dim=1)
         targets, found = targets_of(batch)[0], logits.argmax(dim=-1)  # (B, S)
@@ -108,25 +103,25 @@ class TagTopology(EvaluatedTopology[_Running]):
             if row >= 0:
                 gathered.outputs[row] = ids[:length]
 
-    def scores(self, gathered: _Running, split: str) -> dict[str, float]:
+    def scores(self, gathered: TagSums, data: DataModule, split: str) -> dict[str, float]:
         """Return the averages, and the F1 of the spans or of the steps."""
         metrics = _averages(gathered.sums.compute())
-        f1 = self._f1(split, gathered.outputs)
-        return {**metrics, "f1": metrics["accuracy"] if f1 is None else f1}
+        f1 = metrics["accuracy"]
+        if isinstance(data, TagData):
+            f1 = _f1(gathered, data.tag_names, data.true_tags(split))
+        return {**metrics, "f1": f1}
 
-    def _f1(self, split: str, outputs: dict[int, list[int]]) -> float | None:
-        """Return the F1 of the spans in these rows; None where the data names no tags."""
-        if not isinstance(self.data, TagData):
-            return None
-        names, truth = self.data.tag_names, self.data.true_tags(split)
-        cut = spans if have_marks(names) else each_step
-        counts = (
-            SpanCounts.of(cut([names[each] for each in ids]), cut(truth[row]))
-            for row, ids in outputs.items()
-        )
-        total = Sums(("correct", "found", "true"), self.device)
-        total.add(**vars(sum(counts, SpanCounts())))
-        return SpanCounts(**total.compute()).f1
+
+def _f1(gathered: TagSums, names: Sequence[str], truth: Sequence[Sequence[str]]) -> float:
+    """Return the F1 of the spans in the rows that were run."""
+    cut = spans if have_marks(names) else each_step
+    counts = (
+        SpanCounts.of(cut([names[each] for each in ids]), cut(truth[row]))
+        for row, ids in gathered.outputs.items()
+    )
+    total = Sums(("correct", "found", "true"), gathered.sums.device)
+    total.add(**vars(sum(counts, SpanCounts())))
+    return SpanCounts(**total.compute()).f1
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

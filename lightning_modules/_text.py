@@ -6,7 +6,7 @@ Shapes: B sentences, T target positions, S source positions, M target symbols th
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, TypedDict
+from typing import ClassVar, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -26,14 +26,15 @@ from lightning_modules._scoring import ScoredText, TokenAverages, score_outputs
 class StepOutput(TypedDict):
     """What a training step tells the trainer (`loss`) and the runner's callbacks (the rest)."""
 
-    #: Mean smoothed loss of a target symbol.
+    #: Mean smoothed loss of a target symbol, class, decision or value.
     loss: Tensor
-    #: Sum of the losses without smoothing, in nats.
+    #: Sum of the losses without smoothing: nats, or squared errors of values.
     nll_sum: Tensor
-    #: How many target symbols there were, the end symbols counted.
+    #: How many targets there were, the end symbols counted.
     tokens: Tensor
-    #: How many of them the model would have chosen, given the true ones before.
-    correct: Tensor
+    #: How many of them the model would have chosen, given the true ones before; nothing where
+    #: targets are not chosen.
+    correct: NotRequired[Tensor]
 
 
 @dataclass
@@ -45,8 +46,10 @@ class _Running:
 
 
 def target_mask(batch: Batch) -> Tensor:
-    """Return which target positions count, bool (B, T)."""
+    """Return which targets count, bool (B, T), or (B,) where each row has a single one."""
     targets, lengths = targets_of(batch)
+    if targets.ndim == 1:
+        return lengths > 0
     return torch.arange(targets.shape[1], device=targets.device) < lengths[:, None]
 
 

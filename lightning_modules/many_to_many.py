@@ -1,37 +1,48 @@
-"""N-N: one tag for every symbol read, and at choice one label for them all.
+"""N-N: an output for every step read, and at choice one label for them all.
 
 Shapes: B sequences, S steps, L characters of a word, M words of a batch, E width of an embedding,
-D width of what characters say, H hidden units, A = H or 2H width of an annotation, K tags, C
-labels.
+D width of what characters say, H hidden units, A = H or 2H width of an annotation, O numbers of an
+output, C labels.
 """
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
+from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
-from datamodules._vocab import UNK
 from lightning_modules._attention import padding_bias
 from lightning_modules._cells import CellName, FusedRNN
 from lightning_modules._characters import CharacterConvolution, CharacterRNN
-from lightning_modules._tagging import TagTopology
+from lightning_modules._errors import ModelError
+from lightning_modules._goals import GoalTopology, LabelsGoal, ValueGoal, refuse_smoothing
+from lightning_modules._inputs import Inputs
+from lightning_modules._tagging import Heads, TagGoal
 
 Characters = Literal["convolution", "recurrent", "none"]
 Size = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
 
 
-class ManyToMany(TagTopology):
-    """Read a sequence, in one direction or both, and say a tag at every step.
+class ManyToMany(GoalTopology):
+    """Read a sequence, in one direction or both, and say something at every step.
 
     Elman 1990, "Finding structure in time", with the annotations of Schuster & Paliwal 1997 where
     both directions are read:
 
-        h_j = f(h_{j-1}, x_j),  or [→h_j; ←h_j],   p(y_j) = softmax(W h_j + b).
+        h_j = f(h_{j-1}, x_j),  or [→h_j; ←h_j],   o_j = W h_j + b,
+
+    where x_j is the embedding of a symbol, or a linear map of a frame of features. What is said is,
+    as the data has it,
+
+        a tag           p(y_j) = softmax(o_j)
+        several labels  p(y_jk = 1) = σ(o_jk), each for itself
+        values          y_j = o_j, the mean of their squared errors being least
 
     Where the data gives a label of the whole sequence, a second head reads it off all steps (Liu &
     Lane 2016, "Attention-based recurrent neural network models for joint intent detection and slot
@@ -39,7 +50,8 @@ class ManyToMany(TagTopology):
 
         p(z) = softmax(V max_j h_j + d), unit by unit.
 
-    Where the data gives characters, x_j = [E w_j; what the characters of w_j say], by `characters`
+    Where the data gives the characters of words, x_j = [E w_j; what the characters of w_j say], by
+    `characters`
 
         convolution  max_l of a convolution over three characters (Ma & Hovy 2016, section 2.1)
         recurrent    the last states of both directions (Lample et al. 2016, section 4.1)
@@ -47,7 +59,8 @@ class ManyToMany(TagTopology):
 
     Args:
         hidden_size: units of each direction
-        embedding_size: width of a word's embedding; hidden_size if not given
+        embedding_size: width of a symbol's embedding, or of what a frame is mapped to; hidden_size
+            if not given
         cell: kind of recurrent cell
         layers: recurrent layers
         bidirectional: whether the sequence is read backwards too
@@ -61,6 +74,9 @@ class ManyToMany(TagTopology):
 
     """
 
+    accepts: ClassVar[frozenset[Task]] = frozenset(
+        {("tokens", "tags"), *product(("frames",), ("tags", "labels", "values"))}
+    )
     trainer_defaults: ClassVar[Mapping[str, Any]] = {"lr": 4e-3}
 
     def __init__(  # noqa: PLR0913 (the signature is the schema)
@@ -78,71 +94,85 @@ class ManyToMany(TagTopology):
         embedding_dropout: Share = 0.4,
         dropout: Share = 0.5,
         label_smoothing: Share = 0.0,
-        vocabulary_size: FromData[int],
-        character_vocabulary_size: FromData[int],
-        num_tags: FromData[int],
-        num_labels: FromData[int],
+        vocabulary_size: FromData[int] = 0,
+        character_vocabulary_size: FromData[int] = 0,
+        feature_size: FromData[int] = 0,
+        num_tags: FromData[int] = 0,
+        num_labels: FromData[int] = 0,
+        label_size: FromData[int] = 0,
+        value_size: FromData[int] = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(_goal(num_tags, label_size, value_size, label_smoothing))
         self.save_hyperparameters()
-        self.label_smoothing = label_smoothing
-        self.symbol_dropout = symbol_dropout
-        width = embedding_size or hidden_size
-        self.embedding = nn.Embedding(vocabulary_size, width)
+        self.inputs = Inputs(
+            vocabulary_size,
+            feature_size,
+            embedding_size or hidden_size,
+            dropout=embedding_dropout,
+            symbol_dropout=symbol_dropout,
+        )
         self.speller = _speller(
             characters if character_vocabulary_size else "none",
             (character_vocabulary_size, character_embedding_size, character_size),
             cell,
         )
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.speller_dropout = nn.Dropout(embedding_dropout)
         self.encoder = FusedRNN(
             cell,
-            width + (self.speller.output_size if self.speller else 0),
+            self.inputs.output_size + (self.speller.output_size if self.speller else 0),
             hidden_size,
             layers=layers,
             bidirectional=bidirectional,
             dropout=dropout,
         )
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(self.encoder.output_size, num_tags)
+        self.output = nn.Linear(self.encoder.output_size, self.goal.output_size)
         self.label_output = nn.Linear(self.encoder.output_size, num_labels) if num_labels else None
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)
         for linear in filter(None, (self.output, self.label_output)):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return the logits of all tags (B, S, K), and of all labels (B, C) if there are any."""
+    def forward(self, batch: Batch) -> Tensor | Heads:
+        """Return the outputs of every step (B, S, O).
+
+        Of tags, with the logits of all labels of the whole (B, C) or None beside them.
+        """
         annotations, _ = self.encoder(self._read(batch), batch.lengths)  # (B, S, A)
         dropped = self.dropout(annotations)
+        outputs: Tensor = self.output(dropped)
+        if not isinstance(self.goal, TagGoal):
+            return outputs
         if self.label_output is None:
-            return self.output(dropped), None
+            return outputs, None
         bias = padding_bias(batch.lengths, dropped.shape[1], dropped.dtype)[..., None]
-        return self.output(dropped), self.label_output((dropped + bias).amax(dim=1))
+        return outputs, self.label_output((dropped + bias).amax(dim=1))
 
     def _read(self, batch: Batch) -> Tensor:
         """Return x of every step, (B, S, E + D)."""
-        words = self.embedding(self._some_unknown(batch.inputs))
+        words: Tensor = self.inputs(batch)
         if self.speller is None:
-            return self._drop(words)
+            return words
         inside = torch.arange(words.shape[1], device=words.device) < batch.lengths[:, None]
         characters = batch.extras["characters"]  # (B, S', L), S' <= S
         there = inside[:, : characters.shape[1]]
-        said = self.speller(characters[there])  # (M, D)
+        said = self.speller_dropout(self.speller(characters[there]))  # (M, D)
         spelled = said.new_zeros(*inside.shape, said.shape[-1])
         spelled[inside] = said
-        return self._drop(torch.cat([words.to(said.dtype), spelled], dim=-1))
+        return torch.cat([words.to(said.dtype), spelled], dim=-1)
 
-    def _drop(self, embedded: Tensor) -> Tensor:
-        dropped: Tensor = self.embedding_dropout(embedded)
-        return dropped
 
-    def _some_unknown(self, symbols: Tensor) -> Tensor:
-        """Hide words by chance, so that the unknown one is learned too (Lample et al. 2016)."""
-        if not self.training or not self.symbol_dropout:
-            return symbols
-        hidden = torch.rand(symbols.shape, device=symbols.device) < self.symbol_dropout
-        return symbols.masked_fill(hidden, UNK)
+def _goal(
+    tags: int, labels: int, values: int, label_smoothing: float
+) -> TagGoal | LabelsGoal | ValueGoal:
+    if [bool(each) for each in (tags, labels, values)].count(True) != 1:
+        raise ModelError(
+            "the data must give one thing to say at every step: tags (num_tags), labels"
+            " (label_size) or values (value_size)"
+        )
+    if tags:
+        return TagGoal(tags, label_smoothing)
+    refuse_smoothing(label_smoothing)
+    return LabelsGoal(labels) if labels else ValueGoal(values)
 
 
 def _speller(

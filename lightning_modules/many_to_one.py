@@ -1,10 +1,11 @@
-"""N-1: a sequence in, one class out.
+"""N-1: a sequence in, one class or value out.
 
 Shapes: B sequences, S positions, E width of an embedding, H hidden units, A = H or 2H width of an
-annotation, C classes.
+annotation, O numbers of the output.
 """
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -16,7 +17,7 @@ from datamodules._batch import Batch
 from datamodules._params import FromData
 from lightning_modules._attention import padding_bias
 from lightning_modules._cells import CellName, FusedRNN
-from lightning_modules._classes import ClassTopology
+from lightning_modules._goals import GoalTopology, goal_of_the_whole
 from lightning_modules._inputs import Inputs
 
 Pooling = Literal["last", "mean", "max", "attention"]
@@ -24,16 +25,17 @@ Size = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
 
 
-class ManyToOne(ClassTopology):
-    """Read a sequence, in one direction or both, and say which class it belongs to.
+class ManyToOne(GoalTopology):
+    """Read a sequence, in one direction or both, and say which class or value belongs to it.
 
     Elman 1990, "Finding structure in time", with the annotations of Schuster & Paliwal 1997 where
     both directions are read:
 
         h_j = f(h_{j-1}, x_j),  or [→h_j; ←h_j],
-        c = pool(h_1, ..., h_S),  p(y) = softmax(W c + b),
+        c = pool(h_1, ..., h_S),  o = W c + b,
 
-    where x_j is the embedding of a symbol, or a linear map of a frame of features.
+    where x_j is the embedding of a symbol, or a linear map of a frame of features. Of a class,
+    p(y) = softmax(o); of values, y = o, and what is least is the mean of their squared errors.
 
     What stands for the whole sequence, c, is by `pooling`
 
@@ -49,7 +51,7 @@ class ManyToOne(ClassTopology):
         cell: kind of recurrent cell
         layers: recurrent layers
         bidirectional: whether the sequence is read backwards too
-        pooling: what of the annotations the class is read from
+        pooling: what of the annotations the output is read from
         symbol_dropout: share of input symbols replaced by the unknown one in training
         embedding_dropout: share of embedding values dropped in training
         dropout: share of pooled values, and of values between layers, dropped in training
@@ -57,7 +59,9 @@ class ManyToOne(ClassTopology):
 
     """
 
-    accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "label"), ("frames", "label")})
+    accepts: ClassVar[frozenset[Task]] = frozenset(
+        product(("tokens", "frames"), ("label", "value"))
+    )
     # A batch has one target a row, not one a symbol: far fewer than the general rate is made for.
     trainer_defaults: ClassVar[Mapping[str, Any]] = {"lr": 4e-3}
 
@@ -76,12 +80,12 @@ class ManyToOne(ClassTopology):
         label_smoothing: Share = 0.0,
         vocabulary_size: FromData[int] = 0,
         feature_size: FromData[int] = 0,
-        num_classes: FromData[int],
+        num_classes: FromData[int] = 0,
+        value_size: FromData[int] = 0,
+        value_steps: FromData[int] = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(goal_of_the_whole(num_classes, value_size, value_steps, label_smoothing))
         self.save_hyperparameters()
-        self.num_classes = num_classes
-        self.label_smoothing = label_smoothing
         self.pooling = pooling
         self.inputs = Inputs(
             vocabulary_size,
@@ -101,18 +105,18 @@ class ManyToOne(ClassTopology):
         annotation = self.encoder.output_size
         self.attention = _PoolingScore(annotation) if pooling == "attention" else None
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(annotation, num_classes)
+        self.output = nn.Linear(annotation, self.goal.output_size)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the logits of all classes, (B, C)."""
+        """Return the logits of all classes, or the values of all steps, (B, O)."""
         annotations, last = self.encoder(self.inputs(batch), batch.lengths)  # (B, S, A), (B, W)
         pooled = (
             self.encoder.top(last) if self.pooling == "last" else self._pool(annotations, batch)
         )
-        logits: Tensor = self.output(self.dropout(pooled))
-        return logits
+        outputs: Tensor = self.output(self.dropout(pooled))
+        return outputs
 
     def _pool(self, annotations: Tensor, batch: Batch) -> Tensor:
         """Return mean, maximum or weighted sum of (B, S, A) over the true length, (B, A)."""

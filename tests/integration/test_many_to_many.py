@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules._base import Feed, Workspace
 from datamodules._batch import Batch
 from datamodules._classes import UNKNOWN_CLASS
-from datamodules._vocab import PAD, UNK
+from datamodules._vocab import PAD
 from datamodules.tagged_text import TaggedText
 from lightning_modules.many_to_many import ManyToMany
 
@@ -137,7 +137,7 @@ def said(model: ManyToMany, kind: str, cell: str, word: list[int]) -> Vector:
 
 def logits_of(model: ManyToMany, kind: str, cell: str, row: int) -> tuple[list[Vector], Vector]:
     states = [
-        model.embedding.weight[word].tolist() + said(model, kind, cell, letters)
+        model.inputs.map.weight[word].tolist() + said(model, kind, cell, letters)
         for word, letters in zip(ROWS[row], SPELLED[row], strict=True)
     ]
     for layer in range(model.encoder.layers):
@@ -250,14 +250,6 @@ def test_predicts_a_distribution_over_tags_at_each_step_and_over_labels() -> Non
         assert label is not None
         assert label.exp().sum().item() == pytest.approx(1)
         assert without[row].label is None
-
-
-def test_words_are_hidden_in_training_only() -> None:
-    model = model_of(symbol_dropout=0.5)
-    symbols = torch.full((40, 50), 5)
-    assert torch.equal(model._some_unknown(symbols), symbols)
-    hidden = model.train()._some_unknown(symbols) == UNK
-    assert 0.4 < hidden.double().mean() < 0.6
 
 
 # --- scores of a split

@@ -355,10 +355,11 @@ def test_a_file_holds_one_topology_named_like_it(name: str) -> None:
     assert re.sub(r"(?<!^)(?=[A-Z])", "_", found.__name__).lower() == name
 
 
-def test_says_what_it_is_and_how_it_is_judged(topology: type[Topology]) -> None:
+def test_says_what_it_is_and_how_it_is_judged(topology: type[Topology], data: Toy) -> None:
     assert topology.accepts
-    assert topology.monitor.startswith("val/")
-    assert topology.monitor_mode in {"min", "max"}
+    model = build(topology, data)
+    assert model.monitor.startswith("val/")
+    assert model.monitor_mode in {"min", "max"}
     assert inspect.getdoc(topology)
     assert inspect.getdoc(inspect.getmodule(topology))
 
@@ -506,7 +507,7 @@ def test_runs_under_lightning_and_comes_back(
     fitting = trainer(tmp_path, max_epochs=1, precision="bf16-mixed", num_sanity_val_steps=1)
     fitting.fit(model, datamodule=data)
     logged = {name: value.item() for name, value in fitting.callback_metrics.items()}
-    assert topology.monitor in logged
+    assert model.monitor in logged
     assert {name.split("/")[0] for name in logged} == {"val", "unseen"}
     assert all(np.isfinite(value) for value in logged.values())
     (tested,) = fitting.test(model, datamodule=data, verbose=False)

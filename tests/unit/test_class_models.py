@@ -1,7 +1,7 @@
-"""Topologies that name a class, held to their equations written once more as plain Python loops."""
+"""Topologies with one output for the whole input, held to their equations as plain Python loops."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -10,12 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_f1_score
 
 from datamodules._batch import Batch
-from datamodules._classes import UNKNOWN_CLASS
-from datamodules._vocab import PAD, UNK
-from lightning_modules._classes import ClassScores, ClassTopology
+from datamodules._vocab import PAD
+from lightning_modules._errors import ModelError
+from lightning_modules._goals import GoalTopology
 from lightning_modules.many_to_one import ManyToOne
 from lightning_modules.single_layer import SingleLayer
 
@@ -32,12 +31,27 @@ def batch_of(rows: Sequence[Sequence[int]], extra: int = 0) -> Batch:
 
 
 ROWS = [[4, 5, 6, 2], [8, 2], [2], [7, 7, 3, 4, 5, 2]]
+FEATURES = 2
+#: One row for each of ROWS, and as long: what stands there instead of its symbols.
+FRAMES = [[[math.sin(symbol), math.cos(3 * symbol)] for symbol in row] for row in ROWS]
+#: What comes in and what goes out, by the parameters that the data fills in.
+SYMBOLS_IN = {"vocabulary_size": SYMBOLS}
+FRAMES_IN = {"feature_size": FEATURES}
+CLASS_OUT = {"num_classes": CLASSES}
+VALUES_OUT = {"value_size": 2, "value_steps": 3}
+DEFAULT = SYMBOLS_IN | CLASS_OUT
 
 
-def many_to_one(**parameters: Any) -> ManyToOne:
+def frames_of(rows: Sequence[Sequence[Vector]], extra: int = 0) -> Batch:
+    longest = max(map(len, rows)) + extra
+    padded = [[*row, *[[9.0] * FEATURES] * (longest - len(row))] for row in rows]
+    return Batch(torch.tensor(padded, dtype=torch.float64), torch.tensor(list(map(len, rows))))
+
+
+def many_to_one(dims: Mapping[str, Any] = DEFAULT, **parameters: Any) -> ManyToOne:
     torch.manual_seed(1)
     sizes: dict[str, Any] = {"hidden_size": HIDDEN, "embedding_size": 2}
-    model = ManyToOne(**sizes, **parameters, vocabulary_size=SYMBOLS, num_classes=CLASSES)
+    model = ManyToOne(**sizes, **parameters, **dims)
     for each in model.parameters():  # biases too: a zero would hide a term that is missing
         torch.nn.init.normal_(each, std=0.6)
     return model.double().eval()
@@ -90,9 +104,17 @@ def run(rnn: Any, cell: str, suffix: str, inputs: list[Vector]) -> list[Vector]:
     return states
 
 
-def annotations(model: ManyToOne, cell: str, row: Sequence[int]) -> tuple[list[Vector], Vector]:
+def read(model: ManyToOne, step: Any) -> Vector:
+    """Return x_j of a symbol, or of a frame."""
+    if isinstance(model.inputs.map, torch.nn.Linear):
+        return plus(times(model.inputs.map.weight, step), model.inputs.map.bias.tolist())
+    found: Vector = model.inputs.map.weight[step].tolist()
+    return found
+
+
+def annotations(model: ManyToOne, cell: str, row: Sequence[Any]) -> tuple[list[Vector], Vector]:
     """Return h_j of the highest layer, and what each direction knows at its end."""
-    states = [model.inputs.map.weight[x].tolist() for x in row]
+    states = [read(model, step) for step in row]
     for layer in range(model.encoder.layers):
         inputs = states
         states = run(model.encoder.rnn, cell, f"l{layer}", inputs)
@@ -132,30 +154,50 @@ def test_many_to_one_is_its_equations(
     cell: Any, pooling: Any, layers: int, bidirectional: bool
 ) -> None:
     model = many_to_one(cell=cell, pooling=pooling, layers=layers, bidirectional=bidirectional)
-    logits = model(batch_of(ROWS))
-    for row, found in zip(ROWS, logits.tolist(), strict=True):
+    held_to_the_loops(model, cell, ROWS, model(batch_of(ROWS)))
+
+
+@pytest.mark.parametrize("goes_out", [CLASS_OUT, VALUES_OUT])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_many_to_one_on_frames_is_its_equations(cell: Any, goes_out: dict[str, int]) -> None:
+    model = many_to_one(FRAMES_IN | goes_out, cell=cell, pooling="attention")
+    held_to_the_loops(model, cell, FRAMES, model(frames_of(FRAMES, extra=2)))
+
+
+def held_to_the_loops(model: ManyToOne, cell: str, rows: Sequence[Any], outputs: Tensor) -> None:
+    for row, found in zip(rows, outputs.tolist(), strict=True):
         c = pooled(model, *annotations(model, cell, row))
         expected = plus(times(model.output.weight, c), model.output.bias.tolist())
         assert found == pytest.approx(expected, abs=1e-9, rel=1e-9)
 
 
+@pytest.mark.parametrize("goes_in", [SYMBOLS_IN, FRAMES_IN])
+@pytest.mark.parametrize("goes_out", [CLASS_OUT, VALUES_OUT])
 @pytest.mark.parametrize("reads", ["counts", "shares", "last"])
-def test_a_single_layer_is_its_equation(reads: Any) -> None:
-    model = single_layer(reads=reads, window=3)
-    for row, found in zip(ROWS, model(batch_of(ROWS)).tolist(), strict=True):
-        x = [0.0] * len(model.weight)
-        for back, symbol in enumerate(row[::-1]):
-            if reads == "last" and back < 3:
-                x[back * SYMBOLS + symbol] += 1
-            elif reads != "last":
-                x[symbol] += 1 if reads == "counts" else 1 / len(row)
+def test_a_single_layer_is_its_equation(
+    reads: Any, goes_in: dict[str, int], goes_out: dict[str, int]
+) -> None:
+    model = single_layer(goes_in | goes_out, reads=reads, window=3)
+    symbols = goes_in is SYMBOLS_IN
+    outputs = model(batch_of(ROWS, extra=1) if symbols else frames_of(FRAMES, extra=1))
+    for row, frames, found in zip(ROWS, FRAMES, outputs.tolist(), strict=True):
+        steps = [one_hot(symbol) for symbol in row] if symbols else frames
+        if reads == "last":
+            empty = [[0.0] * len(steps[0])] * 3
+            x = [value for step in [*steps[::-1], *empty][:3] for value in step]
+        else:
+            x = [value / (len(row) if reads == "shares" else 1) for value in plus(*steps)]
         expected = plus(times(model.weight.T, x), model.bias.tolist())
         assert found == pytest.approx(expected, abs=1e-9, rel=1e-9)
 
 
-def single_layer(**parameters: Any) -> SingleLayer:
+def one_hot(symbol: int) -> Vector:
+    return [float(place == symbol) for place in range(SYMBOLS)]
+
+
+def single_layer(dims: Mapping[str, Any] = DEFAULT, **parameters: Any) -> SingleLayer:
     torch.manual_seed(1)
-    model = SingleLayer(**parameters, vocabulary_size=SYMBOLS, num_classes=CLASSES)
+    model = SingleLayer(**parameters, **dims)
     for each in model.parameters():
         torch.nn.init.normal_(each)
     return model.double()
@@ -186,9 +228,19 @@ def test_neither_padding_nor_company_changes_a_result(
         torch.testing.assert_close(model(batch_of([row]))[0], logits, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: f"{model.hparams}")
-def test_gradients_are_those_of_finite_differences(model: ClassTopology) -> None:
-    batch = batch_of(ROWS)
+ON_FRAMES = [
+    make(FRAMES_IN | VALUES_OUT, **options)
+    for make, options in (
+        (many_to_one, {"pooling": "last"}),
+        (single_layer, {"reads": "last", "window": 2}),
+        (single_layer, {"reads": "shares"}),
+    )
+]
+
+
+@pytest.mark.parametrize("model", [*MODELS, *ON_FRAMES], ids=lambda model: f"{model.hparams}")
+def test_gradients_are_those_of_finite_differences(model: GoalTopology) -> None:
+    batch = frames_of(FRAMES) if model in ON_FRAMES else batch_of(ROWS)
     names, values = zip(*model.named_parameters(), strict=True)
 
     def logits(*parameters: Tensor) -> Tensor:
@@ -212,51 +264,40 @@ def test_reading_backwards_sees_what_reading_forwards_does_not() -> None:
         assert torch.equal(states[0][0, 0], states[1][0, 0]) is not bidirectional
 
 
-def test_symbols_are_hidden_in_training_only() -> None:
-    model = many_to_one(symbol_dropout=0.5, embedding_dropout=0.0, dropout=0.0)
-    batch = batch_of([[4] * 50])
-    assert torch.equal(model(batch), model(batch))
-    seen: list[Tensor] = []
-    model.inputs.map.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    model.train()(batch)
-    assert set(seen[0].flatten().tolist()) == {4, UNK}
-
-
-def test_a_class_that_training_did_not_have_counts_as_wrong() -> None:
-    scores = ClassScores(3, torch.device("cpu"))
-    logits = torch.eye(3)[[0, 1, 2, 2, 0]] * 5
-    targets = torch.tensor([0, 1, 2, UNKNOWN_CLASS, UNKNOWN_CLASS])
-    scores.update(logits[:3], targets[:3])
-    scores.update(logits[3:], targets[3:])
-    scores.update(logits[:0], targets[:0])
-    found = scores.compute()
-    assert found["accuracy"] == pytest.approx(3 / 5)
-    # By hand: F1 of 0, 1, 2 and of the unknown: 2/3, 1, 2/3, 0.
-    assert found["macro_f1"] == pytest.approx((2 / 3 + 1 + 2 / 3 + 0) / 4)
-    assert found["loss"] == pytest.approx(math.log(1 + 2 * math.exp(-5)))
-
-
-def test_a_split_with_no_known_class_has_no_loss() -> None:
-    scores = ClassScores(3, torch.device("cpu"))
-    scores.update(torch.eye(3), torch.full((3,), UNKNOWN_CLASS))
-    assert scores.compute() == {"accuracy": 0.0, "macro_f1": 0.0}
-
-
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
-@settings(max_examples=25, deadline=None)
-def test_macro_f1_is_the_mean_over_the_classes_that_occur(pairs: list[tuple[int, int]]) -> None:
-    scores = ClassScores(3, torch.device("cpu"))
-    for truth, said in pairs:
-        scores.update(torch.eye(3)[[said]], torch.tensor([truth]))
-    truths, saids = (torch.tensor(each) for each in zip(*pairs, strict=True))
-    per_class = multiclass_f1_score(saids, truths, num_classes=3, average="none")
-    occurring = sorted({*truths.tolist(), *saids.tolist()})
-    assert scores.compute()["macro_f1"] == pytest.approx(per_class[occurring].mean().item())
-
-
 def test_answers_are_log_probabilities_on_the_cpu() -> None:
     outputs = many_to_one().predict(batch_of(ROWS))
     assert len(outputs) == len(ROWS)
     for output in outputs:
         assert output.shape == (CLASSES,)
         assert output.exp().sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("make", [many_to_one, single_layer])
+def test_values_are_answered_step_by_step(make: Any) -> None:
+    model = make(FRAMES_IN | VALUES_OUT)
+    outputs = model.predict(frames_of(FRAMES))
+    assert [output.shape for output in outputs] == [(3, 2)] * len(FRAMES)
+    torch.testing.assert_close(outputs[1].flatten(), model(frames_of(FRAMES))[1].float())
+
+
+@pytest.mark.parametrize("make", [many_to_one, single_layer])
+@pytest.mark.parametrize(
+    ("dims", "why"),
+    [
+        (SYMBOLS_IN, "a class .* and gives neither"),
+        (SYMBOLS_IN | CLASS_OUT | VALUES_OUT, "a class .* not both"),
+        (CLASS_OUT, "must give symbols .* or frames"),
+        (SYMBOLS_IN | FRAMES_IN | CLASS_OUT, "must give symbols .* or frames"),
+    ],
+)
+def test_the_data_must_give_one_thing_to_read_and_one_to_learn(
+    make: Any, dims: dict[str, int], why: str
+) -> None:
+    with pytest.raises(ModelError, match=why):
+        make(dims)
+
+
+@pytest.mark.parametrize("make", [many_to_one, single_layer])
+def test_only_classes_are_smoothed(make: Any) -> None:
+    with pytest.raises(ModelError, match=r"label_smoothing .* no classes .* leave it out"):
+        make(SYMBOLS_IN | VALUES_OUT, label_smoothing=0.1)

@@ -15,7 +15,8 @@ from worker.runner.reporter import Reporter
 from worker.runner.resume import Continuation
 
 #: What a topology's `training_step` returns of its batch besides the loss: summed negative
-#: log-likelihood in nats, number of target symbols, number of those predicted right.
+#: log-likelihood in nats (of values: squared error), number of targets, number of those predicted
+#: right; the last only where a target is one of several things.
 SUMS = ("nll_sum", "tokens", "correct")
 
 
@@ -99,7 +100,7 @@ class MetricReporter(Callback):
         now = time.perf_counter()
         values = {
             "train/loss": nll / max(tokens, 1),
-            "train/accuracy": correct / max(tokens, 1),
+            **({} if math.isnan(correct) else {"train/accuracy": correct / max(tokens, 1)}),
             "train/lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "train/tokens_per_second": timed / max(now - self._clock, 1e-9),
         }
@@ -112,8 +113,13 @@ class MetricReporter(Callback):
 
 
 def sums_of(outputs: Mapping[str, Any]) -> Tensor:
-    """Return nll_sum, tokens and correct of a training step as one float64 tensor (3,)."""
-    return torch.stack([torch.as_tensor(outputs[name], dtype=torch.float64) for name in SUMS])
+    """Return nll_sum, tokens and correct of a training step as one float64 tensor (3,).
+
+    What the step has no number for is not a number.
+    """
+    sums = (outputs.get(name, math.nan) for name in SUMS)
+    device = outputs["nll_sum"].device
+    return torch.stack([torch.as_tensor(each, dtype=torch.float64, device=device) for each in sums])
 
 
 def scoring_facts(model: LightningModule) -> dict[str, str]:
