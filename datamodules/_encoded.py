@@ -1,6 +1,6 @@
 """What preparing text makes: vocabularies, and rows of ids beside the text they were made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
@@ -9,11 +9,17 @@ from numpy.typing import NDArray
 
 from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared
-from datamodules._rows import Rows, arrays_of, rows_of
+from datamodules._rows import Rows, Texts, arrays_of, rows_of
 from datamodules._vocab import Vocabulary, from_state
 
 #: Part of every cache key: to be raised when `Encoded.to_prepared` names or holds things otherwise.
-LAYOUT: Final = 2
+LAYOUT: Final = 3
+
+#: Turn lines into rows of ids without an end symbol.
+Reader = Callable[[Sequence[str]], list[list[int]]]
+
+#: Between the references of a row: no text has it (`_files.checked_text`).
+_BETWEEN: Final = "\0"
 
 #: Lines encoded at once: enough to keep all cores busy, too few to fill the memory.
 _PART: Final = 10_000
@@ -48,21 +54,35 @@ class PairSplit:
     """One split: rows of ids that end with EOS, and the text they were made of as UTF-8."""
 
     source: Rows
+    #: The first reference of each row.
     target: Rows
     source_text: Rows
-    target_text: Rows
+    #: All references of a row in one.
+    reference_text: Rows
 
     @classmethod
     def encode(
-        cls, sources: Sequence[str], targets: Sequence[str], vocabularies: Vocabularies
+        cls,
+        sources: Sequence[str],
+        references: Sequence[Sequence[str]],
+        vocabularies: Vocabularies,
+        read: Reader | None = None,
     ) -> "PairSplit":
-        """Return the split of these lines."""
+        """Return the split of these lines, each with one or more references.
+
+        `read` turns sources into ids; if not given the vocabulary does.
+        """
         return cls(
-            encode_lines(vocabularies.source, sources),
-            encode_lines(vocabularies.target, targets),
+            read_lines(read or vocabularies.source.encode, sources),
+            encode_lines(vocabularies.target, [choices[0] for choices in references]),
             Rows.of_texts(sources),
-            Rows.of_texts(targets),
+            Rows.of_texts(map(_BETWEEN.join, references)),
         )
+
+    @property
+    def references(self) -> list[list[str]]:
+        """The references of every row."""
+        return [text.split(_BETWEEN) for text in Texts(self.reference_text)]
 
     def parts(self) -> dict[str, Rows]:
         """Return the four parts by name; `PairSplit(**parts)` undoes it."""
@@ -107,8 +127,11 @@ class Encoded:
 
 def encode_lines(vocabulary: Vocabulary, lines: Sequence[str]) -> Rows:
     """Return the ids of every line, each with EOS behind it."""
+    return read_lines(vocabulary.encode, lines)
+
+
+def read_lines(read: Reader, lines: Sequence[str]) -> Rows:
+    """Return the ids that `read` makes of every line, each with EOS behind it."""
     return Rows.of_ids(
-        row
-        for start in range(0, len(lines), _PART)
-        for row in vocabulary.encode(lines[start : start + _PART])
+        row for start in range(0, len(lines), _PART) for row in read(lines[start : start + _PART])
     )

@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from datamodules._errors import DataError, DataFormatError, DataPathError
+from datamodules._errors import DataError, DataFormatError, DataMissingError, DataPathError
 from datamodules._paths import inside, is_file
 
 #: Where a row stands, for the reader of an error, and what it holds by column.
@@ -38,6 +38,21 @@ def find_file(path: Path, roots: Sequence[Path]) -> Path | None:
         if is_file(inside(candidate, roots)):
             return candidate
     return None
+
+
+def find_any(folder: Path, split: str, suffixes: Sequence[str], roots: Sequence[Path]) -> Path:
+    """Return the file of a split that has the first of these suffixes, plain before gzip.
+
+    Raise DataMissingError where there is none, DataPathError where it leads out of the roots.
+    """
+    for suffix in suffixes:
+        if path := find_file(folder / f"{split}{suffix}", roots):
+            return path
+    names = ", ".join(f"{split}{suffix}" for suffix in suffixes)
+    raise DataMissingError(
+        f"{folder} has no split {split!r}: looked for one of {names}, each with or without"
+        f" .gz (the folder holds: {what_is_there(folder, f'{split}.')})"
+    )
 
 
 def what_is_there(folder: Path, beginning: str) -> str:
@@ -70,15 +85,16 @@ def check_encoding(name: str) -> str:
 
 def is_table(path: Path) -> bool:
     """Say whether a file is named as a table that can be read."""
-    return _suffix(path) in TABLES
+    return plain_suffix(path) in TABLES
 
 
 def table_rows(path: Path, encoding: str = UTF8) -> Iterator[Row]:
     """Yield the rows of a table. Raise DataFormatError for the first thing that is wrong."""
-    return TABLES[_suffix(path)](path, encoding)
+    return TABLES[plain_suffix(path)](path, encoding)
 
 
-def _suffix(path: Path) -> str:
+def plain_suffix(path: Path) -> str:
+    """Return the suffix of a file's name, that of what is inside where it is gzip."""
     return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 

@@ -15,7 +15,7 @@ from datamodules._files import (
     check_encoding,
     checked_text,
     digest_of,
-    find_file,
+    find_any,
     lines_of,
     table_rows,
     text_cell,
@@ -60,14 +60,7 @@ class LabelledFiles:
         """
         if self.layout == "classes":
             return _class_files(folder, roots)
-        for suffix in (*TABLES, _LINES):
-            if path := find_file(folder / f"{split}{suffix}", roots):
-                return (path,)
-        names = ", ".join(f"{split}{suffix}" for suffix in (*TABLES, _LINES))
-        raise DataMissingError(
-            f"{folder} has no split {split!r}: looked for one of {names}, each with or without"
-            f" .gz (the folder holds: {what_is_there(folder, f'{split}.')})"
-        )
+        return (find_any(folder, split, (*TABLES, _LINES), roots),)
 
     def digest(self, paths: Sequence[Path]) -> str:
         """Return a digest of what is read from the files, their names where these are labels."""

@@ -12,8 +12,8 @@ from datamodules._base import Task, TextData, Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared, cached, kept, key_of
-from datamodules._encoded import LAYOUT, Encoded, PairSplit, Vocabularies, encode_lines
-from datamodules._errors import DataError
+from datamodules._encoded import LAYOUT, Encoded, PairSplit, Reader, Vocabularies, read_lines
+from datamodules._errors import DataError, DataMissingError
 from datamodules._rows import Texts
 from datamodules._vocab import TextForm
 
@@ -36,6 +36,8 @@ class TextPairs(TextData):
     def __init__(self) -> None:
         super().__init__()
         self._splits: dict[str, PairSplit] = {}
+        #: Splits that have no file, and how to say so to whoever asks for one.
+        self._absent: dict[str, DataMissingError] = {}
 
     @property
     def vocabularies(self) -> Vocabularies:
@@ -68,7 +70,8 @@ class TextPairs(TextData):
 
     def encode(self, lines: Sequence[str]) -> Batch:
         """Return one batch of these lines, in their order and without targets."""
-        rows = encode_lines(self.vocabularies.source, [self._form(line) for line in lines])
+        read = self._reader(self.vocabularies)
+        rows = read_lines(read, [self._source(line) for line in lines])
         inputs, lengths = rows.padded(range(len(lines)))
         return Batch(inputs, lengths, extras={"index": torch.arange(len(lines))})
 
@@ -90,8 +93,8 @@ class TextPairs(TextData):
         return Texts(self._split(split).source_text)
 
     def references(self, split: str) -> Sequence[Sequence[str]]:
-        """Return the target text of every row, as its only reference."""
-        return [[text] for text in Texts(self._split(split).target_text)]
+        """Return the reference texts of every row, that which is learned first."""
+        return self._split(split).references
 
     def state_dict(self) -> dict[str, Any]:
         """Return the vocabularies and the form of the text as plain values."""
@@ -120,6 +123,14 @@ class TextPairs(TextData):
         self._vocabularies = Vocabularies.from_state(state_dict["vocabularies"])
         if self._workspace is not None:
             self.prepare(self._workspace)
+
+    def _source(self, line: str) -> str:
+        """Return an input line as `sources` has it; once more makes no difference."""
+        return self._form(line)
+
+    def _reader(self, vocabularies: Vocabularies) -> Reader:
+        """Return what turns lines, as `sources` has them, into ids."""
+        return vocabularies.source.encode
 
     def _keep(
         self,
@@ -159,6 +170,8 @@ class TextPairs(TextData):
         self.scoring = replace(self.scoring, lowercase=form.lowercase)
 
     def _split(self, split: str) -> PairSplit:
+        if split in self._absent:
+            raise self._absent[split]
         if split not in self._splits:
             known = ", ".join(self._splits) or "none; it was not prepared"
             raise DataError(f"this data has no split {split!r} (it has: {known})")

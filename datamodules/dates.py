@@ -92,7 +92,10 @@ class Dates(TextPairs):
         written = self._written()
         texts, isos = written["train"]
         vocabularies = loaded or Vocabularies(Characters.train(texts), Characters.train(isos))
-        splits = {split: PairSplit.encode(*pairs, vocabularies) for split, pairs in written.items()}
+        splits = {
+            split: PairSplit.encode(texts, [[iso] for iso in isos], vocabularies)
+            for split, (texts, isos) in written.items()
+        }
         return Encoded(splits, vocabularies)
 
     def _written(self) -> dict[str, _Pairs]:

@@ -69,10 +69,22 @@ def small_char_text(folder):
     return {"root": ".", "val": "val.txt", "test": "test.txt", "bptt": 10}
 
 
+def small_question_answer(folder):
+    for split, count in (("train", 80), ("val", 25), ("test", 13)):
+        stories = [
+            "".join(f"{line} Row {row} has {line}.\n" for line in range(1, 2 + row % 7))
+            + f"{2 + row % 7} How many?\t{row % 7 + 1}\t1\n"
+            for row in range(count)
+        ]
+        (folder / f"{split}.txt").write_text("".join(stories))
+    return {"root": "."}
+
+
 #: Arguments that make little data of each kind that has no small defaults.
 ARGUMENTS = {
     "char_text": small_char_text,
     "dates": small_dates,
+    "question_answer": small_question_answer,
     "parallel_text": small_parallel_text,
     "labelled_text": small_labelled_text,
     "tagged_text": small_tagged_text,
