@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
-from lightning_modules._cells import Cell, Move
+from lightning_modules._cells import Cell, Move, product_dtype
 from lightning_modules._errors import ModelError
 from lightning_modules._scores import Energies, Score
 
@@ -52,13 +52,6 @@ def padding_bias(lengths: Tensor, positions: int, dtype: torch.dtype) -> Tensor:
     return torch.zeros(padding.shape, dtype=dtype, device=lengths.device).masked_fill_(
         padding, float("-inf")
     )
-
-
-def product_dtype(device: torch.device, default: torch.dtype) -> torch.dtype:
-    """Return the dtype of matrix products: autocast's where it is on."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.get_autocast_dtype(device.type)
-    return default
 
 
 @dataclass(frozen=True)
@@ -205,13 +198,18 @@ def make_order(name: OrderName, cell: Cell, value_size: int) -> Order:
     raise ModelError(f"order is {name!r}; it must be one of {', '.join(get_args(OrderName))}")
 
 
-def bind(cell: Cell, score: Score, order: Order, memory: Memory) -> Parts:
-    """Cast all weights of the step to the dtype of the memory, once a batch."""
+def bind(
+    cell: Cell, score: Score, order: Order, memory: Memory, mask: Tensor | None = None
+) -> Parts:
+    """Cast all weights of the step to the dtype of the memory, once a batch.
+
+    The mask (B, H) is what recurrent dropout leaves of the states, at every step.
+    """
     dtype = memory.values.dtype
     with torch.autocast(memory.values.device.type, enabled=False):
         return Parts(
             energies=score.bind(memory.keys),
-            move=cell.bind(dtype),
+            move=cell.bind_raw(dtype, mask),
             visible=cell.visible,
             advance=order.bind(dtype),
             width=cell.state_size,
@@ -249,10 +247,12 @@ def scan(
 ) -> Scanned:
     """Run the step that attends over all target positions.
 
-    drives (B, T, G*H) is W_y y_{i-1} + b, state (B, W) is s_0.
+    drives (B, T, G*H) is W_y y_{i-1} + b, state (B, W) is s_0. With layer norm b is the cell's, and
+    LN(W_y y_{i-1} + W_c c_i; γ_x) + b is made in the loop: c_i depends on the state.
     """
     states, contexts, weights = [], [], []
-    parts = bind(cell, score, order, memory)  # everything is cast here, once
+    # Everything is cast and drawn here, once.
+    parts = bind(cell, score, order, memory, cell.mask(len(state)))
     state = parts.start(state)
     with torch.autocast(drives.device.type, enabled=False):
         for drive in drives.to(memory.values.dtype).transpose(0, 1).contiguous():

@@ -16,3 +16,8 @@ class LockedDropout(nn.Module):
         if not self.training or not self.share:
             return inputs
         return inputs * F.dropout(inputs.new_ones(inputs.shape[0], 1, inputs.shape[2]), self.share)
+
+
+def dropout_of(share: float, *, variational: bool) -> LockedDropout | nn.Dropout:
+    """Return dropout of this share: of the same units at all steps, or anew at each."""
+    return LockedDropout(share) if variational else nn.Dropout(share)
