@@ -1,13 +1,13 @@
-"""N-N on the next symbol: a model of text, read and learned as one stream.
+"""N-N on what comes next: a model of text or of frames, read and learned as streams.
 
-Shapes: B parallel streams, S symbols of a window, M symbols that count, E width of an embedding,
-H hidden units, W width of the state of all layers, V symbols.
+Shapes: B parallel streams, S steps of a window, E width of an embedding, H hidden units, W width of
+the state of all layers, O numbers of an output (V symbols, or the features of a frame).
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Lt
@@ -22,14 +22,15 @@ from datamodules._vocab import BOS, PAD, UNK
 from lightning_modules._carry import Carry
 from lightning_modules._cells import CellName, FusedRNN
 from lightning_modules._dropout import LockedDropout
-from lightning_modules._evaluation import EvaluatedTopology
-from lightning_modules._losses import smoothed_cross_entropy
+from lightning_modules._errors import ModelError
+from lightning_modules._goals import GoalTopology, LabelsGoal, SymbolGoal, ValueGoal
+from lightning_modules._inputs import Inputs
 from lightning_modules._sampling import Sampling
-from lightning_modules._scoring import TokenAverages
-from lightning_modules._text import StepOutput, target_mask, targets_of
+from lightning_modules._text import StepOutput
 
 Size = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
+FrameLoss = Literal["auto", "squared", "bernoulli"]
 
 #: Symbols that stand for no text: they are never drawn.
 _NEVER = (PAD, BOS, UNK)
@@ -39,26 +40,34 @@ _NEVER = (PAD, BOS, UNK)
 class _Running:
     """What an evaluation gathers of one split, and the state in which it has read so far."""
 
-    averages: TokenAverages
+    scores: Any
     carry: Carry
 
 
-class LanguageModel(EvaluatedTopology[_Running]):
-    """Read text symbol by symbol and say, at each, what comes next.
+class LanguageModel(GoalTopology):
+    """Read text or frames step by step and say, at each, what comes next.
 
     Mikolov et al. 2010, "Recurrent neural network based language model"; of characters, Graves
     2013, "Generating sequences with recurrent neural networks":
 
         s_t = f(s_{t-1}, E x_t),  p(x_{t+1}) = softmax(W s_t + b).
 
+    A frame x_t is read through a linear map, and the next one learned by `frame_loss`
+
+        squared    x_{t+1} = W s_t + b, the mean of the squared errors being least
+        bernoulli  p(x_{t+1,k} = 1) = σ(W s_t + b)_k, each feature for itself given the past, as of
+                   the notes of a piano roll (Boulanger-Lewandowski et al. 2012, "Modeling temporal
+                   dependencies in high-dimensional sequences", the plain network of section 3)
+
     It learns by truncated back-propagation through time (Williams & Peng 1990): the gradient ends
     where a window begins, but the state goes over from one window to the next, and with it all that
-    was read since the epoch began. An evaluation reads the whole split in one go, each symbol with
-    its whole past. Losses are in nats, `bits` in bits, of a symbol.
+    was read since the epoch began. An evaluation reads each stream in one go, each step with its
+    whole past. Losses are in nats, `bits` in bits, of a symbol.
 
     Args:
         hidden_size: units of each layer
-        embedding_size: width of an embedding; hidden_size if not given
+        embedding_size: width of an embedding, or of what a frame is mapped to; hidden_size if not
+            given
         cell: kind of recurrent cell
         layers: recurrent layers
         tie_embeddings: whether a symbol's embedding is also its output weight; the embedding is
@@ -66,10 +75,12 @@ class LanguageModel(EvaluatedTopology[_Running]):
         embedding_dropout: share of embedding values dropped in training
         dropout: share of values between layers and before the output dropped in training
         variational: whether dropout drops the same units at all steps of a window
+        frame_loss: how the next frame is learned; auto is bernoulli where all features that
+            training has are 0 or 1
 
     """
 
-    accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "next")})
+    accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "next"), ("frames", "next")})
     trainer_defaults: ClassVar[dict[str, Any]] = {"max_epochs": 20, "beta2": 0.99}
     refusals: ClassVar[tuple[Refusal, ...]] = (
         Refusal(
@@ -79,9 +90,12 @@ class LanguageModel(EvaluatedTopology[_Running]):
             because="tie_embeddings needs embeddings as wide as the hidden layers: leave out "
             "embedding_size={embedding_size}, or make it {hidden_size}",
         ),
+        Refusal(
+            when={"tie_embeddings": (True,), "vocabulary_size": (0,)},
+            because="tie_embeddings ties the embeddings of symbols, and this data has frames: "
+            "leave it out",
+        ),
     )
-    monitor = "val/loss"
-    monitor_mode = "min"
 
     def __init__(  # noqa: PLR0913 (the signature is the schema)
         self,
@@ -94,15 +108,20 @@ class LanguageModel(EvaluatedTopology[_Running]):
         embedding_dropout: Share = 0.1,
         dropout: Share = 0.2,
         variational: bool = False,
-        vocabulary_size: FromData[int],
+        frame_loss: FrameLoss = "auto",
+        vocabulary_size: FromData[int] = 0,
+        feature_size: FromData[int] = 0,
+        binary_frames: FromData[bool] = False,
     ) -> None:
-        super().__init__()
+        super().__init__(_goal(vocabulary_size, feature_size, frame_loss, binary_frames))
+        self.monitor, self.monitor_mode = "val/loss", "min"
         self.save_hyperparameters()
         self.refuse_misfits()
         width = embedding_size or hidden_size
         drop = LockedDropout if variational else nn.Dropout
-        self.embedding = nn.Embedding(vocabulary_size, width)
-        self.embedding_dropout = drop(embedding_dropout)
+        self.inputs = Inputs(
+            vocabulary_size, feature_size, width, dropout=embedding_dropout, locked=variational
+        )
         self.dropout = drop(dropout)
         # The library drops anew at each step: to drop alike at all, layers are run one by one.
         parts = [1] * layers if variational else [layers]
@@ -110,12 +129,11 @@ class LanguageModel(EvaluatedTopology[_Running]):
             FusedRNN(cell, hidden_size if at else width, hidden_size, layers=each, dropout=dropout)
             for at, each in enumerate(parts)
         )
-        self.output = nn.Linear(hidden_size, vocabulary_size)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.output = nn.Linear(hidden_size, self.goal.output_size)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         if tie_embeddings:
-            self.output.weight = self.embedding.weight
+            self.output.weight = self.inputs.map.weight
         self.carry = Carry()
 
     def configure_callbacks(self) -> list[Callback]:
@@ -124,7 +142,7 @@ class LanguageModel(EvaluatedTopology[_Running]):
 
     def forward(self, batch: Batch, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the top layer's outputs (B, S, H) and the state at each row's end (B, W)."""
-        values = self.embedding_dropout(self.embedding(batch.inputs))
+        values = self.inputs(batch)
         full = bool((batch.lengths == batch.inputs.shape[1]).all())
         lengths = None if full else batch.lengths
         starts = self._split(state)
@@ -140,35 +158,33 @@ class LanguageModel(EvaluatedTopology[_Running]):
             return [None] * len(self.parts)
         return state.split_with_sizes([part.state_size for part in self.parts], dim=1)  # type: ignore[misc]
 
-    def _counted(self, batch: Batch, carry: Carry) -> tuple[Tensor, Tensor]:
-        """Return the logits (M, V) and targets (M,) of the symbols that count; move the carry."""
+    def _outputs(self, batch: Batch, carry: Carry) -> Tensor:
+        """Return what is said at every step, (B, S, O); move the carry."""
         tops, ends = self(batch, carry.before(batch))
         carry.after(batch, ends)
-        counted = target_mask(batch)
-        return self.output(tops[counted]), targets_of(batch)[0][counted]
+        outputs: Tensor = self.output(tops)
+        return outputs
 
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # noqa: ARG002 (Lightning)
-        """Return the loss of a window of each stream and what its symbols count for."""
-        logits, targets = self._counted(batch, self.carry)
-        loss, nll = smoothed_cross_entropy(logits, targets, 0.0)
-        return {
-            "loss": loss.sum() / max(1, len(loss)),
-            "nll_sum": nll.sum(),
-            "tokens": torch.tensor(nll.numel(), device=nll.device),
-            "correct": (logits.detach().argmax(dim=-1) == targets).sum(),
-        }
+        """Return the loss of a window of each stream and what its steps count for."""
+        return self.goal.learn(self._outputs(batch, self.carry), batch)
 
     # --- use
 
     def _next(self, batch: Batch, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return log-probabilities of what follows each row (B, V), and the state there (B, W)."""
+        """Return what is said of what follows each row (B, O), and the state there (B, W)."""
         tops, ends = self(batch, state)
         last = tops[torch.arange(len(batch), device=tops.device), batch.lengths - 1]
-        return torch.log_softmax(self.output(last).float(), dim=-1), ends
+        return self.output(last), ends
 
     def predict(self, batch: Batch) -> Sequence[Tensor]:
-        """Return the log-probabilities of the symbol after each row, float32 (V,) on the CPU."""
-        return self._next(batch)[0].cpu().unbind()
+        """Return what is said of the step after each row, float32 (O,) on the CPU.
+
+        Of a symbol that are log-probabilities; of a frame its features, or their probabilities.
+        """
+        outputs = self._next(batch)[0][:, None]  # (B, 1, O)
+        one_step = Batch(outputs, torch.ones_like(batch.lengths))
+        return [row[0] for row in self.goal.answers(outputs, one_step)]
 
     def write_on(
         self, batch: Batch, length: int, sampling: Sampling
@@ -177,34 +193,50 @@ class LanguageModel(EvaluatedTopology[_Running]):
 
         Called without gradients, in evaluation mode.
         """
+        if not isinstance(self.goal, SymbolGoal):
+            raise ModelError("a model of frames does not write on: use predict for the next frame")
         chances = sampling.chances([(row, 0) for row in range(len(batch))], length)
-        log_probs, state = self._next(batch)
+        outputs, state = self._next(batch)
         drawn, total = [], torch.zeros(len(batch), dtype=torch.float64)
         ones = torch.ones_like(batch.lengths)
         for at in range(length):
-            known = log_probs.cpu().double()
+            known = torch.log_softmax(outputs.float(), dim=-1).cpu().double()
             allowed = known.index_fill(1, torch.tensor(_NEVER), -math.inf)
             symbols = sampling.draw(allowed, chances[:, at])
             total += known.gather(1, symbols[:, None]).squeeze(1)
             drawn.append(symbols)
             following = Batch(symbols[:, None].to(ones.device), ones)
-            log_probs, state = self._next(following, state)
+            outputs, state = self._next(following, state)
         rows = torch.stack(drawn, dim=1).tolist()
         return list(zip(rows, (total / length).tolist(), strict=True))
 
     # --- scores
 
     def nothing_yet(self) -> _Running:
-        """Return empty averages, and no state yet."""
-        return _Running(TokenAverages(self.device), Carry())
+        """Return empty scores, and no state yet."""
+        return _Running(super().nothing_yet(), Carry())
 
     def gather(self, gathered: _Running, batch: Batch) -> None:
         """Add the losses of a window, read on from where the last one ended."""
-        logits, targets = self._counted(batch, gathered.carry)
-        _, nll = smoothed_cross_entropy(logits, targets, 0.0)
-        gathered.averages.update(nll, logits.argmax(dim=-1) == targets)
+        self.goal.gather(gathered.scores, self._outputs(batch, gathered.carry), batch)
 
-    def scores(self, gathered: _Running, split: str) -> dict[str, float]:  # noqa: ARG002 (all alike)
-        """Return loss, bits and perplexity of a symbol, and accuracy."""
-        metrics = gathered.averages.compute()
-        return {**metrics, "bits": metrics["loss"] / math.log(2)}
+    def scores(self, gathered: _Running, split: str) -> dict[str, float]:
+        """Return the goal's scores."""
+        return super().scores(gathered.scores, split)
+
+
+def _goal(
+    symbols: int, features: int, frame_loss: FrameLoss, binary: bool
+) -> SymbolGoal | LabelsGoal | ValueGoal:
+    if symbols:
+        if frame_loss != "auto":
+            raise ModelError(
+                f"frame_loss {frame_loss!r} is for frames, this data has symbols: leave it out"
+            )
+        return SymbolGoal(symbols)
+    if frame_loss == "bernoulli" and not binary:
+        raise ModelError(
+            "frame_loss 'bernoulli' is for frames of 0 and 1, and this data has others: choose "
+            "'squared'"
+        )
+    return LabelsGoal(features) if binary and frame_loss != "squared" else ValueGoal(features)

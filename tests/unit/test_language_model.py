@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,14 @@ import torch
 from torch import Tensor
 
 from datamodules._batch import Batch
+from datamodules._frame_streams import FrameStreams
+from datamodules._rows import Rows
 from datamodules._stream import FOLLOWS, Stream, parallel_plan, reading_plan
 from datamodules._vocab import BOS, PAD, UNK
+from datamodules.char_text import CharText
 from lightning_modules._dropout import LockedDropout
 from lightning_modules._errors import ModelError
+from lightning_modules._goals import LabelsGoal, SymbolGoal, ValueGoal
 from lightning_modules._sampling import Sampling
 from lightning_modules.language_model import LanguageModel
 
@@ -21,15 +26,30 @@ SYMBOLS = 11
 CELLS = ("rnn", "gru", "lstm")
 
 
-def model_of(**options: Any) -> LanguageModel:
+TEXT = {"vocabulary_size": SYMBOLS}
+ROLL = {"feature_size": 3, "binary_frames": True}
+
+
+def model_of(dims: dict[str, Any] = TEXT, **options: Any) -> LanguageModel:
     torch.manual_seed(4)
     small = {"hidden_size": 6, "embedding_size": 5, "embedding_dropout": 0.0, "dropout": 0.0}
-    return LanguageModel(**{**small, **options}, vocabulary_size=SYMBOLS).double()
+    return LanguageModel(**{**small, **options}, **dims).double()
 
 
 def stream_of(symbols: int = 37, window: int = 5) -> Stream:
     chance = np.random.default_rng(2)
     return Stream(chance.integers(4, SYMBOLS, symbols).astype(np.int32), window)
+
+
+def frames_of(window: int = 4) -> FrameStreams:
+    """Return three sequences of notes that sound (1) or do not (0)."""
+    chance = np.random.default_rng(3)
+    return FrameStreams(
+        Rows.of_frames(
+            [chance.integers(0, 2, (length, 3)).astype(float) for length in (9, 1, 6)], 3
+        ),
+        window,
+    )
 
 
 def moved(cell: str, part: Any, layer: int, x: Tensor, state: list[Tensor]) -> list[Tensor]:
@@ -56,6 +76,22 @@ def layers_of(model: LanguageModel) -> Iterator[tuple[Any, int]]:
             yield part, layer
 
 
+def read(model: LanguageModel, step: Tensor) -> Tensor:
+    if isinstance(model.inputs.map, torch.nn.Linear):
+        return model.inputs.map.weight @ step.double() + model.inputs.map.bias
+    return model.inputs.map.weight[step]
+
+
+def told(model: LanguageModel, scores: Tensor, target: Tensor) -> Tensor:
+    """Return what a step costs: nats, nats a feature, or a mean square."""
+    if isinstance(model.goal, SymbolGoal):
+        return torch.logsumexp(scores, 0) - scores[target]
+    if isinstance(model.goal, LabelsGoal):
+        chance = 1 / (1 + torch.exp(-scores))
+        return -torch.where(target > 0, chance.log(), (1 - chance).log()).mean()
+    return ((scores - target) ** 2).mean()
+
+
 def reference(model: LanguageModel, batches: list[Batch]) -> list[Tensor]:
     """Return the loss of each batch: each stream by itself, cut off where a window begins."""
     cell = model.hparams["cell"]
@@ -68,14 +104,13 @@ def reference(model: LanguageModel, batches: list[Batch]) -> list[Tensor]:
             state = ends.get(int(batch.extras[FOLLOWS][row]), blank)
             state = [[each.detach() for each in layer] for layer in state]
             for at in range(int(batch.lengths[row])):
-                x = model.embedding.weight[batch.inputs[row, at]]
+                x = read(model, batch.inputs[row, at])
                 for number, (part, layer) in enumerate(layers_of(model)):
                     state[number] = moved(cell, part, layer, x, state[number])
                     x = state[number][0]
                 scores = model.output.weight @ x + model.output.bias
                 assert batch.targets is not None
-                target = batch.targets[row, at]
-                nll.append(torch.logsumexp(scores, 0) - scores[target])
+                nll.append(told(model, scores, batch.targets[row, at]))
             ends[int(batch.extras["index"][row])] = state
         losses.append(torch.stack(nll).mean())
     return losses
@@ -88,7 +123,22 @@ def test_equals_plain_loops_with_the_state_carried_over(
 ) -> None:
     model = model_of(cell=cell, layers=layers, variational=variational)
     stream = stream_of()
-    batches = [stream.collate(rows) for rows in parallel_plan(len(stream), 3, 7, 0)]
+    held_to_the_loops(model, [stream.collate(rows) for rows in parallel_plan(len(stream), 3, 7, 0)])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("frame_loss", ["bernoulli", "squared"])
+def test_on_frames_equals_plain_loops_too(cell: str, frame_loss: str) -> None:
+    model, stream = model_of(ROLL, cell=cell, frame_loss=frame_loss), frames_of()
+    batches = [stream.collate(rows) for rows in stream.training_plan(2, 7, 0)]
+    held_to_the_loops(model, [in_float64(batch) for batch in batches])
+
+
+def in_float64(batch: Batch) -> Batch:
+    return replace(batch, inputs=batch.inputs.double())
+
+
+def held_to_the_loops(model: LanguageModel, batches: list[Batch]) -> None:
     expected = reference(model, batches)
     names, weights = zip(*model.named_parameters(), strict=True)
     for batch, loss in zip(batches, expected, strict=True):
@@ -111,6 +161,49 @@ def test_windows_of_any_length_read_the_same_past(window: int) -> None:
         totals.append(sum(step["nll_sum"] for step in steps))
         assert sum(step["tokens"] for step in steps) == 37
     torch.testing.assert_close(*totals, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(("dims", "goal"), [(ROLL, LabelsGoal), ({"feature_size": 3}, ValueGoal)])
+def test_frames_of_zeros_and_ones_are_told_by_their_likelihood(dims: Any, goal: type) -> None:
+    model, stream = model_of(dims).eval(), frames_of(window=9)
+    assert isinstance(model.goal, goal)
+    assert model.monitor == "val/loss"
+    windows = [in_float64(stream.collate(rows)) for rows in stream.reading_plan(1)]
+    gathered = model.nothing_yet()
+    for batch in windows:
+        model.gather(gathered, batch)
+    found = model.goal.scores(gathered.scores, CharText(root="."), "val")
+    steps = [model_of(dims).eval().training_step(batch, 0) for batch in windows]
+    total = sum(step["nll_sum"] for step in steps) / sum(step["tokens"] for step in steps)
+    assert found["loss"] == pytest.approx(float(total), abs=1e-6)
+    assert ("micro_f1" in found) == ("step_loss" in found) == (goal is LabelsGoal)
+
+
+@torch.no_grad()
+def test_the_next_frame_is_answered_as_it_would_be_scored() -> None:
+    for dims, last in ((ROLL, torch.sigmoid), ({"feature_size": 3}, lambda each: each)):
+        model, batch = model_of(dims).eval(), in_float64(frames_of(window=9).collate([0, 2]))
+        outputs = model.output(model(batch)[0])
+        for row, answer in enumerate(model.predict(batch)):
+            expected = last(outputs[row, int(batch.lengths[row]) - 1])
+            torch.testing.assert_close(answer, expected.float())
+        with pytest.raises(ModelError, match="does not write on: use predict"):
+            model.write_on(batch, 3, Sampling())
+
+
+@pytest.mark.parametrize(
+    ("dims", "options", "why"),
+    [
+        (TEXT, {"frame_loss": "squared"}, "'squared' is for frames, this data has symbols"),
+        ({"feature_size": 3}, {"frame_loss": "bernoulli"}, "frames of 0 and 1, .* 'squared'"),
+        (ROLL, {"tie_embeddings": True, "embedding_size": None}, "ties the embeddings of symbols"),
+    ],
+)
+def test_options_that_the_data_has_no_use_for_are_refused(
+    dims: Any, options: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ModelError, match=why):
+        model_of(dims, **options)
 
 
 def test_a_row_that_follows_none_has_no_past() -> None:
@@ -156,7 +249,7 @@ def test_half_precision_carries_over_too() -> None:
 
 def test_tied_weights_are_one_and_must_fit() -> None:
     model = model_of(embedding_size=6, tie_embeddings=True)
-    assert model.output.weight is model.embedding.weight
+    assert model.output.weight is model.inputs.map.weight
     with pytest.raises(ModelError, match="embedding_size=5, or make it 6"):
         model_of(tie_embeddings=True)
 
