@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import re
 from dataclasses import replace
 from importlib import import_module
@@ -80,14 +81,45 @@ def small_question_answer(folder):
     return {"root": "."}
 
 
+def small_captions(folder):
+    for split, count in (("train", 120), ("val", 25), ("test", 13)):
+        rows = [
+            [
+                f"inform(name='n {row}';food=f{row % 5};kidsallowed={'yes' if row % 3 else 'no'})",
+                " ".join(["n", str(row), "has", f"f{row % 5}", *["kids"] * (row % 7)]),
+            ]
+            for row in range(count)
+        ]
+        (folder / f"{split}.json").write_text(f"# a comment\n{json.dumps(rows)}")
+    return {"root": "."}
+
+
+def small_time_series(folder):
+    hours = [f"2020-01-{1 + row // 24:02d}T{row % 24:02d}:00" for row in range(140)]
+    rows = [f"{hour},{row % 24},{row * row % 7}" for row, hour in enumerate(hours)]
+    (folder / "hours.csv").write_text("\n".join(["date,load,heat", *rows]) + "\n")
+    return {"root": ".", "targets": ["heat"], "window": 12, "horizon": 5, "calendar": ["day"]}
+
+
 #: Arguments that make little data of each kind that has no small defaults.
 ARGUMENTS = {
+    "captions": small_captions,
     "char_text": small_char_text,
     "dates": small_dates,
     "question_answer": small_question_answer,
     "parallel_text": small_parallel_text,
     "labelled_text": small_labelled_text,
     "tagged_text": small_tagged_text,
+    "time_series": small_time_series,
+}
+
+#: Lines that a kind of data can read, where that is not any line.
+LINES = {
+    "captions": ["", " ", "goodbye()", " ?request( food ) ", "x(name='a ☃';n 'b';c=no;d=\u202f)"],
+    "time_series": [
+        json.dumps([[f"2021-01-01T{hour:02d}:00", hour + first, 1] for hour in range(12 + first)])
+        for first in range(3)
+    ],
 }
 
 
@@ -110,6 +142,7 @@ class Sample:
 
     def __init__(self, name, folder):
         self.cls = kind_of(name)
+        self.lines = LINES.get(name, ODD_LINES)
         (folder / "data").mkdir()
         self.arguments = ARGUMENTS.get(name, lambda _: {})(folder / "data")
         self.workspace = Workspace(roots=(folder / "data",), cache=folder / "cache")
@@ -329,12 +362,13 @@ def test_lines_are_encoded_the_same_from_the_checkpoint_alone(sample):
     data = sample.fresh()
     data.load_state_dict(saved_and_loaded(sample.data.state_dict()))
     texts = sample.data.sources("val") if isinstance(sample.data, TextData) else []
-    lines = [*ODD_LINES, *texts]
+    lines = [*sample.lines, *texts]
     batch = data.encode(lines)
     assert same(batch, sample.data.encode(lines))
     assert batch.targets is None
     assert batch.extras["index"].tolist() == list(range(len(lines)))
-    check_padding(batch.inputs, batch.lengths, end=not isinstance(data, TagData | ProseData))
+    if batch.inputs.dtype == torch.int64:
+        check_padding(batch.inputs, batch.lengths, end=not isinstance(data, TagData | ProseData))
 
 
 # --- text
@@ -358,14 +392,15 @@ def test_targets_read_as_their_references(sample):
         references = sample.data.references(split)
         targets = sample.data.collate(split, range(len(references))).targets
         assert len(references) == len(sample.data.sources(split)) == len(sample.data.sizes(split))
-        for ids, (reference,) in zip(targets.tolist(), references, strict=True):
-            assert sample.data.detokenise(ids) == reference
-            assert sample.data.detokenise([*ids, EOS, *ids]) == reference
+        rows = zip(targets.tolist(), sample.data.sources(split), references, strict=True)
+        for ids, line, choices in rows:
+            assert sample.data.text_of(ids, line) == choices[0]
+            assert sample.data.text_of([*ids, EOS, *ids], line) == choices[0]
 
 
 @gives_text
 def test_every_position_has_a_printable_symbol(sample):
-    for line in [*ODD_LINES, *sample.data.sources("train")[:5]]:
+    for line in [*sample.lines, *sample.data.sources("train")[:5]]:
         symbols = sample.data.source_symbols(line)
         assert len(symbols) == int(sample.data.encode([line]).lengths)
         assert all(symbol.isprintable() for symbol in symbols)

@@ -1,0 +1,363 @@
+"""Series of numbers in the order of time: what comes next, from a window of what was."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final
+
+import numpy as np
+import torch
+from annotated_types import Ge, Interval
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules._base import Answer, LineData, Task, Workspace
+from datamodules._batch import Batch
+from datamodules._bucketing import Sizes
+from datamodules._cache import Prepared, cached, key_of
+from datamodules._errors import DataError, DataFormatError, DataMissingError
+from datamodules._files import check_encoding, digest_of
+from datamodules._moments import Cycle, phases
+from datamodules._paths import find_folder
+from datamodules._series import (
+    Cut,
+    Division,
+    Missing,
+    Range,
+    SeriesTable,
+    Windows,
+    find_table,
+    only_table,
+    window_of,
+)
+from datamodules._values import BEFORE, Scaling, ValueData, value_answer
+
+#: Part of the cache's key: to be raised when the same file and settings give other values.
+_VERSION: Final = 1
+_STATE_FORMAT: Final = 1
+
+Share = Annotated[float, Interval(ge=0, lt=1)]
+
+
+class TimeSeries(ValueData, LineData):
+    """A table with a row for each moment, from which windows are cut as they are needed.
+
+    A model reads `window` rows of the input columns and tells the next `horizon` rows of the
+    target columns. Every column is scaled to mean 0 and deviation 1 of the training rows. With
+    `relative`, what is read and told is the difference from the newest value.
+
+    The table is `root/train`: CSV, TSV, JSONL or Parquet, gzip or not. Splits without a file of
+    their own are cut off its end: rows 1 to n are train, those behind them val, then test. Their
+    windows may begin in the rows before the split (`look_back`), as forecasts are scored in the
+    literature; what is told never lies in two splits.
+
+    A line for `unroll predict` is a JSON list of at least `window` rows, the oldest first, of which
+    the newest are read; each row is an object with a number for each column, or a list of numbers:
+    the input columns in their order, then those target columns that are not among them; where the
+    calendar is read, its time before all others.
+
+    Args:
+        root: folder of the data, absolute or relative to a data root of the worker
+        train: table to learn from; if not given, the only one in the folder
+        val: table to choose models by; if not given, it is cut off
+        test: table to score the best model on; if not given, it is cut off
+        time: column of the time; empty if there is none and the rows are in its order
+        time_format: how times are written, as strptime has it; empty for ISO 8601 and for numbers
+        inputs: columns that are read; all but the time if not given
+        targets: columns that are told; those that are read if not given
+        window: rows that are read
+        horizon: rows that are told
+        relative: whether values are differences from the newest one
+        calendar: cycles whose phase at each row is read beside the columns, as sine and cosine
+        rows: how many rows are train, then val, then test, of those without a file of their own;
+            by share if not given
+        val_share: part of the rows that is val, where it is cut off by share
+        test_share: part of the rows that is test, where it is cut off by share; 0 for none
+        look_back: whether windows of splits that are cut off may begin before their split
+        stride: rows from the beginning of one training window to that of the next
+        missing: what is done where a value is missing
+        encoding: how the files are encoded
+
+    """
+
+    gives: ClassVar[frozenset[Task]] = frozenset({("frames", "value")})
+    trainer_defaults: ClassVar[Mapping[str, Any]] = {"batch_tokens": 3072}
+    monitor = ("val/mse", "min")
+
+    def __init__(  # noqa: PLR0913 - the signature is the schema
+        self,
+        *,
+        root: str,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        time: str = "date",
+        time_format: str = "",
+        inputs: list[str] = [],  # noqa: B006 - a default in a catalogue; never changed
+        targets: list[str] = [],  # noqa: B006 - likewise
+        window: Annotated[int, Ge(1)] = 96,
+        horizon: Annotated[int, Ge(1)] = 24,
+        relative: bool = True,
+        calendar: list[Cycle] = [],  # noqa: B006 - likewise
+        rows: list[Annotated[int, Ge(1)]] = [],  # noqa: B006 - likewise
+        val_share: Annotated[float, Interval(gt=0, lt=1)] = 0.2,
+        test_share: Share = 0.2,
+        look_back: bool = True,
+        stride: Annotated[int, Ge(1)] = 1,
+        missing: Missing = "refuse",
+        encoding: str = "utf-8",
+    ) -> None:
+        super().__init__()
+        self._root = root
+        self._names = {"train": train, "val": val, "test": test}
+        self._table = SeriesTable(time, time_format, missing, check_encoding(encoding))
+        self._inputs, self._targets = list(inputs), list(targets)
+        self._sizes = window, horizon
+        self._relative = relative
+        self._calendar = list(calendar)
+        if calendar and not time:
+            raise DataError("'calendar' needs the column of the time: name it in 'time'")
+        shares = {"val": val_share, "test": test_share}
+        self._division = Division.of(self._names, rows, shares)
+        self._look_back = look_back
+        self._stride = stride
+        self._scaling: Scaling | None = None
+        self._workspace: Workspace | None = None
+        self._splits: dict[str, Windows] = {}
+        self._absent: dict[str, DataMissingError] = {}
+        for name, columns in (("inputs", inputs), ("targets", targets)):
+            if len(set(columns)) < len(columns):
+                raise DataError(f"'{name}' has a column twice: {', '.join(columns)}")
+
+    # --- preparing
+
+    def prepare(self, workspace: Workspace) -> None:
+        """Find, read, check and scale all splits, or take their values from the cache.
+
+        With a loaded scaling none is computed, and a file may be missing until it is used.
+        """
+        self._workspace = workspace
+        found = self._find(workspace)
+        if not self._inputs and "train" in found:
+            self._inputs = self._table.columns(found["train"])
+        self._targets = self._targets or self._inputs
+        read = {split: self._read(path, workspace) for split, path in found.items()}
+        ranges = {split: (0, len(values)) for split, (values, _) in read.items()}
+        if "train" in found:
+            values = read["train"][0]
+            ranges |= self._division.ranges(found["train"], len(values))
+            low, high = ranges["train"]
+            self._scaling = self._scaling or self._scaled(values[low:high], found["train"])
+        scaled = {split: self._seen(*read[split], str(path)) for split, path in found.items()}
+        self._splits = {}
+        for split, rows in ranges.items():
+            source = split if split in found else "train"
+            self._splits[split] = self._windows(split, scaled[source], rows, found[source])
+
+    def _find(self, workspace: Workspace) -> dict[str, Path]:
+        """Return the files: that of training, and those of the splits that have their own."""
+        folder = find_folder(self._root, workspace.roots)
+        found: dict[str, Path] = {}
+        self._absent = {}
+        for split, name in self._names.items():
+            try:
+                if name:
+                    found[split] = find_table(folder, name, workspace.roots)
+                elif split == "train":
+                    others = [each for each in self._names.values() if each]
+                    found[split] = only_table(folder, others, workspace.roots)
+            except DataMissingError as error:
+                if split != "test" and self._scaling is None:
+                    raise
+                self._absent[split] = error
+        return found
+
+    def _read(
+        self, path: Path, workspace: Workspace
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return values (n, C) and what the clock showed (n,)."""
+        table = self._table
+        settings = {
+            "version": _VERSION,
+            "kind": type(self).__name__,
+            "file": digest_of([path]),
+            "read": [table.time, table.time_format, table.missing, table.encoding],
+            "columns": self._columns,
+        }
+        build = partial(table.read, path, self._columns)
+        made = cached(
+            workspace.cache / "series",
+            key_of(settings),
+            lambda: Prepared(dict(zip(("values", "shown"), build(), strict=True)), {}),
+        ).arrays
+        return made["values"], made["shown"]
+
+    def _seen(
+        self, values: NDArray[np.float64], shown: NDArray[np.float64], where: str
+    ) -> NDArray[np.float32]:
+        """Return scaled values, and behind them the phases of the calendar, (n, C + 2K)."""
+        if not self._calendar:
+            return self._known(values)
+        if np.isnan(shown).any():
+            raise DataFormatError(
+                f"{where}: the times in column {self._table.time!r} are numbers, of which"
+                " 'calendar' knows no day, week or year: leave it out"
+            )
+        return np.concatenate([self._known(values), phases(shown, self._calendar)], axis=1)
+
+    def _scaled(self, rows: NDArray[np.float64], path: Path) -> Scaling:
+        """Return the scaling of the training rows. Raise DataFormatError for a constant target."""
+        if not len(rows):
+            raise DataFormatError(f"{path} leaves no rows to train on: lower the other shares")
+        for column in self._targets:
+            values = rows[:, self._columns.index(column)]
+            if values.min() == values.max():
+                raise DataFormatError(
+                    f"{path}: column {column!r} is {values[0]:g} in all {len(rows)} rows to train"
+                    " on: there is nothing to forecast"
+                )
+        return Scaling.of(rows)
+
+    def _windows(self, split: str, values: NDArray[np.float32], rows: Range, path: Path) -> Windows:
+        stride = self._stride if split == "train" else 1
+        found = self._windowing.windows(values, rows, stride=stride, look_back=self._look_back)
+        if not len(found):
+            window, horizon = self._sizes
+            raise DataFormatError(
+                f"{path}: rows {rows[0] + 1} to {rows[1]} (split {split!r}) are too few for a"
+                f" window of {window} rows and a horizon of {horizon}: lower these, or give more"
+            )
+        return found
+
+    # --- what the trainer asks for
+
+    @property
+    def _columns(self) -> list[str]:
+        """The columns of the array: those that are read, then those that are only told."""
+        return [*self._inputs, *(name for name in self._targets if name not in self._inputs)]
+
+    @property
+    def _windowing(self) -> Cut:
+        places = {name: place for place, name in enumerate(self._columns)}
+        return Cut(
+            *self._sizes,
+            tuple(places[name] for name in self._inputs),
+            tuple(places[name] for name in self._targets),
+            tuple(len(places) + place for place in range(2 * len(self._calendar))),
+            self._relative,
+        )
+
+    @property
+    def _known(self) -> Scaling:
+        if self._scaling is None:
+            raise DataError("this data has no scaling yet: prepare it or load a checkpoint")
+        return self._scaling
+
+    @property
+    def value_scale(self) -> Sequence[float]:
+        """Return the standard deviation in training of each target column."""
+        return [self._known.scale[place] for place in self._windowing.targets]
+
+    @property
+    def dims(self) -> dict[str, int | bool]:
+        """Return how many features go in and values come out, and how many rows are told."""
+        return {
+            "feature_size": len(self._inputs) + 2 * len(self._calendar),
+            "value_size": len(self._targets),
+            "value_steps": self._sizes[1],
+        }
+
+    def sizes(self, split: str) -> Sizes:
+        """Return window and horizon, the same for all windows, (N, 2)."""
+        return np.tile(np.array(self._sizes, dtype=np.int64), (len(self._split(split)), 1))
+
+    def collate(self, split: str, rows: Sequence[int]) -> Batch:
+        """Return these windows, cut out of the series."""
+        windows = self._split(split)
+        starts = windows.starts(rows)
+        return self._batch(windows.values, starts, torch.tensor(rows, dtype=torch.int64), told=True)
+
+    def _batch(
+        self,
+        values: NDArray[np.float32],
+        starts: NDArray[np.int64],
+        index: Tensor,
+        *,
+        told: bool,
+    ) -> Batch:
+        cut = self._windowing
+        base = torch.from_numpy(cut.base(values, starts))  # (B, V)
+        full = torch.full_like(index, 1)
+        return Batch(
+            inputs=torch.from_numpy(cut.inputs_of(values, starts)),
+            lengths=full * cut.window,
+            targets=torch.from_numpy(cut.targets_of(values, starts)) if told else None,
+            target_lengths=full * cut.horizon if told else None,
+            extras={"index": index, BEFORE: torch.zeros_like(base) if cut.relative else base},
+        )
+
+    # --- lines in, values out
+
+    def encode(self, lines: Sequence[str]) -> Batch:
+        """Return one batch of windows given as JSON. Raise DataError for a line that is none."""
+        windows = np.concatenate([self._seen(*self._window_of(line), line[:40]) for line in lines])
+        ends = (np.arange(len(lines), dtype=np.int64) + 1) * self._sizes[0]
+        return self._batch(windows, ends, torch.arange(len(lines)), told=False)
+
+    def _window_of(self, line: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        table = self._table if self._calendar else replace(self._table, time="")
+        return window_of(line, table, self._columns, self._sizes[0])
+
+    def answers(self, output: Tensor, line: str, count: int) -> list[Answer]:  # noqa: ARG002 (there is one)
+        """Return the next rows of each target column in the unit of the file; (T, V) in."""
+        scaling, cut = self._known, self._windowing
+        places = list(cut.targets)
+        told = output.double().numpy()
+        if self._relative:
+            told = told + scaling(self._window_of(line)[0])[-1, places]
+        whole = np.zeros((len(told), len(scaling.mean)))
+        whole[:, places] = told
+        return [value_answer(scaling.undo(whole)[:, places], self._targets)]
+
+    # --- what the checkpoint keeps
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return columns, windows and scaling as plain values."""
+        return {
+            "format": _STATE_FORMAT,
+            "inputs": list(self._inputs),
+            "targets": list(self._targets),
+            "sizes": list(self._sizes),
+            "relative": self._relative,
+            "calendar": list(self._calendar),
+            "time": [self._table.time, self._table.time_format],
+            "scaling": self._known.state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over columns, windows and scaling: what is read and told belongs to the model."""
+        if state_dict.get("format") != _STATE_FORMAT:
+            raise DataError("this checkpoint holds its scaling in a form this version cannot read")
+        if self._scaling is not None and self.state_dict() == state_dict:
+            return
+        self._inputs, self._targets = list(state_dict["inputs"]), list(state_dict["targets"])
+        window, horizon = state_dict["sizes"]
+        self._sizes = window, horizon
+        self._relative = state_dict["relative"]
+        self._calendar = list(state_dict["calendar"])
+        time, time_format = state_dict["time"]
+        self._table = replace(self._table, time=time, time_format=time_format)
+        self._scaling = Scaling.from_state(state_dict["scaling"])
+        if self._workspace is not None:
+            self.prepare(self._workspace)
+
+    def _split(self, split: str) -> Windows:
+        if split in self._splits:
+            return self._splits[split]
+        source = "train" if split in self._division.splits else split
+        if source in self._absent:
+            raise self._absent[source]
+        known = ", ".join(self._splits) or "none; it was not prepared"
+        mend = "; name a file for it or set test_share" if split == "test" else ""
+        raise DataError(f"this data has no split {split!r} (it has: {known}){mend}")
