@@ -84,6 +84,15 @@ def test_every_public_file_is_in_the_catalogue_and_travels_as_json() -> None:
             assert parameter.meaning, f"{entry.name} does not explain {parameter.name}"
 
 
+def test_a_type_can_bring_its_meaning_along(plugins: Path) -> None:
+    text = PLUGIN.replace("from annotated", "from typing_extensions import Doc\nfrom annotated")
+    text = text.replace("        odd: whether it is odd\n", "")
+    shared = 'odd: Annotated[bool, Doc("whether it is odd")]'
+    (plugins / "echo.py").write_text(text.replace("odd: bool", shared))
+    (_, odd) = topologies().find("echo").entry.parameters
+    assert odd.meaning == "whether it is odd"
+
+
 def test_a_plugin_is_built_from_its_signature(plugins: Path) -> None:
     (plugins / "echo.py").write_text(PLUGIN)
     found = topologies().find("echo")

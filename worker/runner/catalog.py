@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin, get_type_hints
 
+from typing_extensions import Doc
+
 import datamodules
 import lightning_modules
 from datamodules._base import DataModule
@@ -148,7 +150,7 @@ def _found(name: str, cls: type[T]) -> Found[T]:
             hidden.add(parameter.name)
             continue
         default = REQUIRED if parameter.default is parameter.empty else parameter.default
-        meaning = meanings.get(parameter.name, "")
+        meaning = meanings.get(parameter.name) or _own_meaning(annotation)
         visible.append(Parameter.from_annotation(parameter.name, annotation, default, meaning))
     tasks = cls.accepts if issubclass(cls, Topology) else cls.gives
     entry = Entry(
@@ -183,6 +185,12 @@ def _is_from_data(annotation: Any) -> bool:
     return get_origin(annotation) is Annotated and any(
         isinstance(mark, FromDataMarker) for mark in get_args(annotation)[1:]
     )
+
+
+def _own_meaning(annotation: Any) -> str:
+    """Return what a type that several classes share says of itself: `Annotated[..., Doc(...)]`."""
+    marks = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    return next((mark.documentation for mark in marks if isinstance(mark, Doc)), "")
 
 
 def argument_meanings(docstring: str) -> Mapping[str, str]:
