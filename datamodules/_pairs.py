@@ -1,22 +1,22 @@
 """Pairs of texts in files: two line-aligned files, or one table with a column for each side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datamodules._errors import DataFormatError, DataMissingError
 from datamodules._files import (
     TABLES,
+    cell_of,
+    checked_text,
     digest_of,
     find_file,
     lines_of,
     table_rows,
-    text_cell,
     what_is_there,
 )
-
-#: The texts of both sides, equally many.
-Pairs = tuple[list[str], list[str]]
+from datamodules._text_files import Texts
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PairFiles:
     #: Language suffixes or column names of source and target.
     columns: tuple[str, str]
 
-    def read(self) -> Pairs:
+    def read(self) -> Texts:
         """Return all pairs. Raise DataFormatError for the first thing that is wrong."""
         if len(self.paths) == 2:
             return _read_lines(*self.paths)
@@ -66,21 +66,32 @@ def _missing(folder: Path, split: str, columns: Sequence[str], half: Sequence[Pa
     )
 
 
-def _read_lines(source: Path, target: Path) -> Pairs:
+def _read_lines(source: Path, target: Path) -> Texts:
     sources, targets = lines_of(source), lines_of(target)
     if len(sources) != len(targets):
         raise DataFormatError(
             f"{source} has {len(sources)} lines but {target} has {len(targets)}: line n of one"
             " must be the translation of line n of the other"
         )
-    return sources, targets
+    return Texts(sources, [[each] for each in targets])
 
 
-def _read_table(path: Path, columns: tuple[str, str]) -> Pairs:
-    sides: Pairs = ([], [])
+def _read_table(path: Path, columns: tuple[str, str]) -> Texts:
+    sources: list[str] = []
+    references: list[list[str]] = []
+    source, target = columns
     for where, row in table_rows(path):
-        for side, column in zip(sides, columns, strict=True):
-            side.append(text_cell(where, row, column))
-    if not sides[0]:
+        sources.append(" ".join(_texts_in(where, row, source)))
+        references.append(_texts_in(where, row, target))
+        if not references[-1]:
+            raise DataFormatError(f"{where}, column {target!r} holds a list without any text")
+    if not sources:
         raise DataFormatError(f"{path} holds no rows")
-    return sides
+    return Texts(sources, references)
+
+
+def _texts_in(where: str, row: Mapping[str, Any], column: str) -> list[str]:
+    """Return the texts in a cell: one, or a list of them."""
+    cell = cell_of(where, row, column)
+    texts = cell if isinstance(cell, list) else [cell]
+    return [checked_text(text, f"{where}, column {column!r}") for text in texts]

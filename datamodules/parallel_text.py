@@ -3,13 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge
 
-from datamodules._pairs import PairFiles, Pairs, find_pairs
+from datamodules._base import TextFamily
+from datamodules._encoded import Reader, Vocabularies
+from datamodules._pairs import PairFiles, find_pairs
 from datamodules._text_files import Learning, TextFiles, Texts
 from datamodules._vocab import Normalisation, TextForm, Tokens
+
+#: A list, because that is what a spec can hold.
+_METRICS: Final[list[TextFamily]] = ["bleu", "chrf"]
 
 
 class ParallelText(TextFiles):
@@ -17,9 +22,11 @@ class ParallelText(TextFiles):
 
     A split is the two files `root/{split}.{source}` and `root/{split}.{target}`, or else one table
     `root/{split}.tsv`, `.csv`, `.jsonl` or `.parquet` with columns of these names; each of them
-    gzip or not. Pairs with an empty side and over-long ones are left out of training and counted
-    (`left_out`); the other splits are kept whole, so that scores are comparable. A test split may
-    be missing until it is asked for.
+    gzip or not. Where a table can hold lists (JSONL, Parquet), a source may be a list of sentences,
+    which are joined by blanks, and a target a list of references, all of which scores use. Pairs
+    with an empty side and over-long ones are left out of training and counted (`left_out`); the
+    other splits are kept whole, so that scores are comparable. A test split may be missing until it
+    is asked for.
 
     Args:
         root: folder of the data, absolute or relative to a data root of the worker
@@ -28,12 +35,16 @@ class ParallelText(TextFiles):
         train: name of the training split
         val: name of the validation split
         test: name of the test split; it may be missing while a model is trained
+        same_source: whether rows of one source stay rows or become one row with several references
+        learn: whether training reads the first reference of a row, or is given a row for each
         lowercase: whether all text is lower-cased, and scored so
         normalise: the Unicode normalisation of all text
         tokens: what a symbol is; words are what stands between blanks
         vocabulary_size: symbols at most, special ones counted; characters are all kept
         shared_vocabulary: whether source and target have one vocabulary
+        max_source_length: symbols of a source that are read, the rest is cut off; all if not given
         max_length: training pairs with more symbols on a side are left out
+        metrics: scores of what is written, models being chosen by the first; none: no search
         bleu_tokens: how sacrebleu is to cut the target text into words
 
     """
@@ -47,44 +58,81 @@ class ParallelText(TextFiles):
         train: str = "train",
         val: str = "val",
         test: str = "test",
+        same_source: Literal["rows", "references"] = "rows",
+        learn: Literal["first", "each"] = "first",
         lowercase: bool = False,
         normalise: Normalisation = "none",
         tokens: Tokens = "subwords",
         vocabulary_size: Annotated[int, Ge(300)] = 6000,
         shared_vocabulary: bool = True,
+        max_source_length: Annotated[int, Ge(1)] | None = None,
         max_length: Annotated[int, Ge(1)] = 256,
+        metrics: list[TextFamily] = _METRICS,
         bleu_tokens: Literal["13a", "intl", "zh", "char", "none"] = "13a",
     ) -> None:
         names = {"train": train, "val": val, "test": test}
         learning = Learning(tokens, vocabulary_size, shared_vocabulary, max_length)
         super().__init__(root, names, TextForm(lowercase=lowercase, normalise=normalise), learning)
         self._columns = source, target
-        self.scoring = replace(self.scoring, tokenize=bleu_tokens)
+        self._same_source = same_source
+        self._learn = learn
+        self._max_source_length = max_source_length
+        self.scoring = replace(self.scoring, tokenize=bleu_tokens, metrics=tuple(metrics))
+        self.monitor = self.scoring.monitor
 
     def _settings(self) -> Mapping[str, Any]:
-        return {"columns": self._columns}
+        return {
+            "columns": self._columns,
+            "references": [self._same_source, self._learn],
+            "max_source_length": self._max_source_length,
+        }
 
     def _find_split(self, folder: Path, name: str, roots: Sequence[Path]) -> PairFiles:
         return find_pairs(folder, name, self._columns, roots)
 
     def _texts(self, files: Mapping[str, PairFiles]) -> tuple[dict[str, Texts], dict[str, int]]:
-        pairs = {split: self._formed(each.read()) for split, each in files.items()}
+        texts = {split: self._formed(each.read()) for split, each in files.items()}
         left_out = {"empty": 0}
-        if "train" in pairs:
-            pairs["train"], left_out["empty"] = _without_empty(pairs["train"])
-        texts = {
-            split: Texts(sources, [[each] for each in targets])
-            for split, (sources, targets) in pairs.items()
-        }
+        if "train" in texts:
+            train = _one_by_one(texts["train"]) if self._learn == "each" else texts["train"]
+            texts["train"], left_out["empty"] = _without_empty(train)
         return texts, left_out
 
-    def _formed(self, pairs: Pairs) -> Pairs:
-        sources, targets = pairs
-        return list(map(self._form, sources)), list(map(self._form, targets))
+    def _formed(self, texts: Texts) -> Texts:
+        sources = list(map(self._form, texts.sources))
+        references = [list(map(self._form, choices)) for choices in texts.references]
+        formed = Texts(sources, references)
+        return _grouped(formed) if self._same_source == "references" else formed
+
+    def _reader(self, vocabularies: Vocabularies) -> Reader:
+        encode, longest = vocabularies.source.encode, self._max_source_length
+        return lambda lines: [ids[:longest] for ids in encode(lines)]
 
 
-def _without_empty(pairs: Pairs) -> tuple[Pairs, int]:
-    """Return the pairs both of whose sides hold more than blanks, and how many do not."""
-    kept = [pair for pair in zip(*pairs, strict=True) if all(map(str.strip, pair))]
-    sources, targets = [source for source, _ in kept], [target for _, target in kept]
-    return (sources, targets), len(pairs[0]) - len(kept)
+def _grouped(texts: Texts) -> Texts:
+    """Return each source once, in the order of the first, with all its references, each once."""
+    found: dict[str, dict[str, None]] = {}
+    for source, choices in zip(texts.sources, texts.references, strict=True):
+        found.setdefault(source, {}).update(dict.fromkeys(choices))
+    return Texts(list(found), list(map(list, found.values())))
+
+
+def _one_by_one(texts: Texts) -> Texts:
+    """Return a row for each reference."""
+    rows = [
+        (source, [each])
+        for source, choices in zip(texts.sources, texts.references, strict=True)
+        for each in choices
+    ]
+    return Texts([source for source, _ in rows], [choices for _, choices in rows])
+
+
+def _without_empty(texts: Texts) -> tuple[Texts, int]:
+    """Return the rows both of whose sides hold more than blanks, and how many do not."""
+    kept = [
+        (source, choices)
+        for source, choices in zip(texts.sources, texts.references, strict=True)
+        if source.strip() and choices[0].strip()
+    ]
+    left_out = len(texts.sources) - len(kept)
+    return Texts([source for source, _ in kept], [choices for _, choices in kept]), left_out

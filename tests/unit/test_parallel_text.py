@@ -197,6 +197,89 @@ def test_a_vocabulary_loaded_late_encodes_the_data_again(root, workspace):
     assert second.collate("val", [0]).inputs.tolist() == first.collate("val", [0]).inputs.tolist()
 
 
+# --- several references, long sources
+
+
+def write_lists(folder, split, pairs):
+    lines = [json.dumps({"de": source, "en": target}) for source, target in pairs]
+    (folder / f"{split}.jsonl").write_text("\n".join(lines))
+
+
+LISTS = [
+    (["Ein Satz .", "Noch einer ."], ["one", "ONE more"]),
+    ("nur einer", "just one"),
+    ([], ["nothing"]),
+    ("ein Satz .", ["", "empty first"]),
+]
+
+
+def test_a_list_of_sentences_is_one_source_and_a_list_of_targets_references(root, workspace):
+    for split in ("train", "val"):
+        write_lists(root, split, LISTS)
+    data = prepared(workspace, lowercase=True)
+    assert list(data.sources("val")) == ["ein satz . noch einer .", "nur einer", "", "ein satz ."]
+    references = [["one", "one more"], ["just one"], ["nothing"], ["", "empty first"]]
+    assert data.references("val") == references
+    targets = data.collate("val", range(4)).targets
+    assert [data.detokenise(ids.tolist()) for ids in targets] == [each[0] for each in references]
+    assert data.references("train") == references[:2]
+    assert data.left_out == {"empty": 2, "too_long": 0}
+
+
+def test_parquet_holds_lists_too(root, workspace):
+    table = pa.table({"de": [["a", "b"]], "en": [["c", "d"]]})
+    for split in ("train", "val"):
+        parquet.write_table(table, root / f"{split}.parquet")
+    data = prepared(workspace)
+    assert (list(data.sources("val")), data.references("val")) == (["a b"], [["c", "d"]])
+
+
+def test_training_can_be_given_a_row_for_each_reference(root, workspace):
+    for split in ("train", "val"):
+        write_lists(root, split, LISTS)
+    data = prepared(workspace, learn="each")
+    sources = [" ".join(LISTS[0][0])] * 2
+    assert list(data.sources("train")) == [*sources, "nur einer", "ein Satz ."]
+    assert data.references("train") == [["one"], ["ONE more"], ["just one"], ["empty first"]]
+    assert len(data.references("val")) == len(LISTS)
+    assert data.left_out == {"empty": 2, "too_long": 0}
+
+
+def test_rows_of_one_source_can_be_references_of_one_row(root, workspace):
+    pairs = [("read", "R IY D"), ("lead", "L EH D"), ("READ", "R EH D"), ("read", "R IY D")]
+    for split in ("train", "val"):
+        write_lines(root, split, pairs)
+    params = {"lowercase": True, "same_source": "references", "metrics": ["wer"]}
+    data = prepared(workspace, **params)
+    assert list(data.sources("val")) == ["read", "lead"]
+    assert data.references("val") == [["r iy d", "r eh d"], ["l eh d"]]
+    assert len(data.sizes("train")) == 2
+    assert len(prepared(workspace, **params, learn="each").sizes("train")) == 3
+    assert len(prepared(workspace, lowercase=True).sizes("train")) == 4
+
+
+def test_long_sources_are_cut_and_kept(root, workspace):
+    for split in ("train", "val"):
+        write_lines(root, split, [("a b c d", "x"), ("a b", "y y y y")])
+    data = prepared(workspace, tokens="words", max_source_length=2, max_length=3)
+    assert data.sizes("val").tolist() == [[3, 2], [3, 5]]
+    assert data.left_out == {"empty": 0, "too_long": 1}
+    assert list(data.sources("val")) == ["a b c d", "a b"]
+    assert data.encode(["a b c d"]).inputs.tolist() == data.encode(["a b"]).inputs.tolist()
+
+
+def test_the_scores_are_chosen_and_the_first_chooses_the_models(root, workspace):
+    def made(*metrics):
+        return ParallelText(root="set", source="de", target="en", metrics=list(metrics))
+
+    plain = ParallelText(root="set", source="de", target="en")
+    assert (plain.scoring.metrics, plain.monitor) == (("bleu", "chrf"), ("val/bleu", "max"))
+    assert made("rouge", "bleu").scoring.metrics == ("rouge", "bleu")
+    assert made("rouge", "bleu").monitor == ("val/rouge1", "max")
+    assert made("wer").monitor == ("val/wer", "min")
+    assert made().monitor == ("val/loss", "min")
+
+
 # --- the cache
 
 
@@ -339,6 +422,8 @@ BAD_FILES = [
     ("train.jsonl", b"[1]", "train.jsonl, line 1 is not a JSON object"),
     ("train.jsonl", b'{"de": "a"}', "train.jsonl, line 1 has no column 'en'"),
     ("train.jsonl", b'{"de": "a", "en": 3}', "line 1, column 'en' holds 3 and not text"),
+    ("train.jsonl", b'{"de": "a", "en": []}', "line 1, column 'en' holds a list without any text"),
+    ("train.jsonl", b'{"de": ["a", 3], "en": "b"}', "line 1, column 'de' holds 3 and not text"),
     ("train.jsonl", b'{"de": "a", "en": null}', "line 1, column 'en' holds null and not text"),
     ("train.jsonl", b'{"de": "\\u0000", "en": "b"}', "line 1, column 'de' holds a NUL character"),
     ("train.jsonl", b'{"de": "\\ud800", "en": "b"}', "column 'de' holds text that is not Unicode"),
