@@ -1,8 +1,9 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+DATA ?= data
 BIN := .venv/bin
 
-.PHONY: help install demo test unit check lint types contracts format clean
+.PHONY: help install demo test unit check results lint types contracts format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -25,6 +26,9 @@ test: install  ## the whole test suite
 
 unit: install  ## the quick tests: no service, no process
 	$(BIN)/pytest tests/unit
+
+results: install  ## measure the table of README.md: DATA=folder, ROWS="trec names", ARGS=--list; resumable
+	$(BIN)/python -m tests.benchmarks.results --data "$(DATA)" --rows "$(ROWS)" $(ARGS)
 
 check: lint types contracts test  ## what CI runs
 
