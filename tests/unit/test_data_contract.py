@@ -115,7 +115,7 @@ ARGUMENTS = {
 
 #: Lines that a kind of data can read, where that is not any line.
 LINES = {
-    "captions": ["", " ", "goodbye()", " ?request( food ) ", "x(name='a ☃';n 'b';c=no;d=\u202f)"],
+    "captions": ["", " ", "goodbye()", " ?request( food ) ", "x(name='a ☃\u202f';c=no;a b=2)"],
     "time_series": [
         json.dumps([[f"2021-01-01T{hour:02d}:00", hour + first, 1] for hour in range(12 + first)])
         for first in range(3)
