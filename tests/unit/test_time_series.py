@@ -254,7 +254,7 @@ def test_a_checkpoint_decides_columns_windows_and_scaling(tmp_path: Path) -> Non
 
 def test_without_preparing_there_is_no_scaling() -> None:
     with pytest.raises(DataError, match="prepare it or load a checkpoint"):
-        TimeSeries(root=".").encode(["[]"])
+        TimeSeries(root=".").state_dict()
 
 
 # --- what can be wrong
