@@ -13,13 +13,25 @@ def find_folder(name: str, roots: Sequence[Path]) -> Path:
 
     Raise DataPathError where it is outside all roots, by whatever links or dots, or nowhere.
     """
+    return _find(name, roots, _is_folder, "folder")
+
+
+def find_path(name: str, roots: Sequence[Path]) -> Path:
+    """Return the file of this name: absolute, or relative to the first root that has it.
+
+    Raise DataPathError where it is outside all roots, by whatever links or dots, or nowhere.
+    """
+    return _find(name, roots, is_file, "file")
+
+
+def _find(name: str, roots: Sequence[Path], is_one: Callable[[Path], bool], called: str) -> Path:
     places = [Path(name)] if Path(name).is_absolute() else [root / name for root in roots]
     for place in places:
         found = inside(place, roots)
-        if _is_folder(found):
+        if is_one(found):
             return found
     looked = ", ".join(map(str, places)) or "no data root is allowed at all"
-    raise DataPathError(f"there is no folder {name!r} to read data from (looked for: {looked})")
+    raise DataPathError(f"there is no {called} {name!r} to read data from (looked for: {looked})")
 
 
 def inside(path: Path, roots: Sequence[Path]) -> Path:

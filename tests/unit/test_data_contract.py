@@ -9,7 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 import datamodules
@@ -101,6 +103,15 @@ def small_time_series(folder):
     return {"root": ".", "targets": ["heat"], "window": 12, "horizon": 5, "calendar": ["day"]}
 
 
+def small_speech(folder):
+    chance = np.random.default_rng(0)
+    for row in range(90):
+        samples = chance.uniform(-1, 1, 300 + 40 * (row % 7)).astype(np.float32)
+        soundfile.write(folder / f"{'no' if row % 2 else 'yes'}_{row}.wav", samples, 8000)
+    names = {"layout": "names", "pattern": "{label}_{index}", "test_where": "index=0-9"}
+    return {"root": ".", "target": "text", **names, "mels": 4, "hop": 2.0}
+
+
 #: Arguments that make little data of each kind that has no small defaults.
 ARGUMENTS = {
     "captions": small_captions,
@@ -109,12 +120,14 @@ ARGUMENTS = {
     "question_answer": small_question_answer,
     "parallel_text": small_parallel_text,
     "labelled_text": small_labelled_text,
+    "speech": small_speech,
     "tagged_text": small_tagged_text,
     "time_series": small_time_series,
 }
 
 #: Lines that a kind of data can read, where that is not any line.
 LINES = {
+    "speech": ["", " "],
     "captions": ["", " ", "goodbye()", " ?request( food ) ", "x(name='a ☃\u202f';c=no;a b=2)"],
     "time_series": [
         json.dumps([[f"2021-01-01T{hour:02d}:00", hour + first, 1] for hour in range(12 + first)])
@@ -361,6 +374,7 @@ def test_lines_are_encoded_the_same_from_the_checkpoint_alone(sample):
         pytest.skip("reads no lines")
     data = sample.fresh()
     data.load_state_dict(saved_and_loaded(sample.data.state_dict()))
+    data.roots = sample.workspace.roots
     texts = sample.data.sources("val") if isinstance(sample.data, TextData) else []
     lines = [*sample.lines, *texts]
     batch = data.encode(lines)
