@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from datamodules._base import Task
 from datamodules._batch import Batch
+from lightning_modules._dropout import dropout_of
 from lightning_modules._errors import ModelError
 from lightning_modules._inputs import Inputs
 from lightning_modules._text import TextTopology
@@ -55,21 +56,29 @@ class SequenceToSequence(TextTopology, Generic[M]):
     #: What the encoder reads: symbols embedded, or frames mapped.
     inputs: Inputs
     target_embedding: nn.Embedding
-    embedding_dropout: nn.Dropout
+    embedding_dropout: nn.Module
     dropout: nn.Dropout
     readout: nn.Linear
     output: nn.Linear
 
     def add_embeddings(
-        self, symbols: Vocabularies, width: int, *, tied: bool, dropout: float
+        self,
+        symbols: Vocabularies,
+        width: int,
+        *,
+        tied: bool,
+        dropout: float,
+        variational: bool = False,
     ) -> None:
         """Make the embeddings: one matrix where they are tied and both sides share their symbols.
 
         Press & Wolf 2017, "Using the output embedding to improve language models", section 4.
         """
         self.target_embedding = _embedding(symbols.target, width)
-        self.embedding_dropout = nn.Dropout(dropout)
-        self.inputs = Inputs(symbols.source, symbols.features, width, dropout=dropout)
+        self.embedding_dropout = dropout_of(dropout, variational=variational)
+        self.inputs = Inputs(
+            symbols.source, symbols.features, width, dropout=dropout, locked=variational
+        )
         if tied and symbols.shared:
             self.inputs.map.weight = self.target_embedding.weight
 

@@ -20,11 +20,19 @@ from datamodules._params import FromData
 from datamodules._refusals import Refusal
 from datamodules._vocab import BOS, PAD, UNK
 from lightning_modules._carry import Carry
-from lightning_modules._cells import CellName, FusedRNN
-from lightning_modules._dropout import LockedDropout
+from lightning_modules._cells import CellName
+from lightning_modules._dropout import dropout_of
 from lightning_modules._errors import ModelError
 from lightning_modules._goals import GoalTopology, LabelsGoal, SymbolGoal, ValueGoal
 from lightning_modules._inputs import Inputs
+from lightning_modules._recurrent import (
+    Choices,
+    LayerNorm,
+    RecurrentDropout,
+    Residual,
+    Variational,
+    recurrent,
+)
 from lightning_modules._sampling import Sampling
 from lightning_modules._text import StepOutput
 
@@ -74,7 +82,6 @@ class LanguageModel(GoalTopology):
             then as wide as the hidden layers
         embedding_dropout: share of embedding values dropped in training
         dropout: share of values between layers and before the output dropped in training
-        variational: whether dropout drops the same units at all steps of a window
         frame_loss: how the next frame is learned; auto is bernoulli where all features that
             training has are 0 or 1
 
@@ -107,7 +114,10 @@ class LanguageModel(GoalTopology):
         tie_embeddings: bool = False,
         embedding_dropout: Share = 0.1,
         dropout: Share = 0.2,
-        variational: bool = False,
+        variational: Variational = False,
+        recurrent_dropout: RecurrentDropout = 0.0,
+        layer_norm: LayerNorm = False,
+        residual: Residual = False,
         frame_loss: FrameLoss = "auto",
         vocabulary_size: FromData[int] = 0,
         feature_size: FromData[int] = 0,
@@ -118,16 +128,17 @@ class LanguageModel(GoalTopology):
         self.save_hyperparameters()
         self.refuse_misfits()
         width = embedding_size or hidden_size
-        drop = LockedDropout if variational else nn.Dropout
         self.inputs = Inputs(
             vocabulary_size, feature_size, width, dropout=embedding_dropout, locked=variational
         )
-        self.dropout = drop(dropout)
-        # The library drops anew at each step: to drop alike at all, layers are run one by one.
-        parts = [1] * layers if variational else [layers]
-        self.parts = nn.ModuleList(
-            FusedRNN(cell, hidden_size if at else width, hidden_size, layers=each, dropout=dropout)
-            for at, each in enumerate(parts)
+        self.dropout = dropout_of(dropout, variational=variational)
+        self.layers = recurrent(
+            cell,
+            width,
+            hidden_size,
+            layers=layers,
+            dropout=dropout,
+            choices=Choices(variational, recurrent_dropout, layer_norm, residual),
         )
         self.output = nn.Linear(hidden_size, self.goal.output_size)
         nn.init.xavier_uniform_(self.output.weight)
@@ -145,18 +156,9 @@ class LanguageModel(GoalTopology):
         values = self.inputs(batch)
         full = bool((batch.lengths == batch.inputs.shape[1]).all())
         lengths = None if full else batch.lengths
-        starts = self._split(state)
-        ends = []
-        for part, start in zip(self.parts, starts, strict=True):
-            values, end = part(values, lengths, None if start is None else start.to(values.dtype))
-            values = self.dropout(values)
-            ends.append(end)
-        return values, torch.cat(ends, dim=1)
-
-    def _split(self, state: Tensor | None) -> Sequence[Tensor | None]:
-        if state is None:
-            return [None] * len(self.parts)
-        return state.split_with_sizes([part.state_size for part in self.parts], dim=1)  # type: ignore[misc]
+        start = None if state is None else state.to(values.dtype)
+        tops, end = self.layers(values, lengths, start)
+        return self.dropout(tops), end
 
     def _outputs(self, batch: Batch, carry: Carry) -> Tensor:
         """Return what is said at every step, (B, S, O); move the carry."""

@@ -17,11 +17,20 @@ from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from lightning_modules._attention import padding_bias
-from lightning_modules._cells import CellName, FusedRNN
+from lightning_modules._cells import CellName
 from lightning_modules._characters import CharacterConvolution, CharacterRNN
+from lightning_modules._dropout import dropout_of
 from lightning_modules._errors import ModelError
 from lightning_modules._goals import GoalTopology, LabelsGoal, ValueGoal, refuse_smoothing
 from lightning_modules._inputs import Inputs
+from lightning_modules._recurrent import (
+    Choices,
+    LayerNorm,
+    RecurrentDropout,
+    Residual,
+    Variational,
+    recurrent,
+)
 from lightning_modules._tagging import Heads, TagGoal
 
 Characters = Literal["convolution", "recurrent", "none"]
@@ -93,6 +102,10 @@ class ManyToMany(GoalTopology):
         symbol_dropout: Share = 0.05,
         embedding_dropout: Share = 0.4,
         dropout: Share = 0.5,
+        variational: Variational = False,
+        recurrent_dropout: RecurrentDropout = 0.0,
+        layer_norm: LayerNorm = False,
+        residual: Residual = False,
         label_smoothing: Share = 0.0,
         vocabulary_size: FromData[int] = 0,
         character_vocabulary_size: FromData[int] = 0,
@@ -104,28 +117,31 @@ class ManyToMany(GoalTopology):
     ) -> None:
         super().__init__(_goal(num_tags, label_size, value_size, label_smoothing))
         self.save_hyperparameters()
+        choices = Choices(variational, recurrent_dropout, layer_norm, residual)
         self.inputs = Inputs(
             vocabulary_size,
             feature_size,
             embedding_size or hidden_size,
             dropout=embedding_dropout,
             symbol_dropout=symbol_dropout,
+            locked=variational,
         )
         self.speller = _speller(
             characters if character_vocabulary_size else "none",
             (character_vocabulary_size, character_embedding_size, character_size),
             cell,
         )
-        self.speller_dropout = nn.Dropout(embedding_dropout)
-        self.encoder = FusedRNN(
+        self.speller_dropout = dropout_of(embedding_dropout, variational=variational)
+        self.encoder = recurrent(
             cell,
             self.inputs.output_size + (self.speller.output_size if self.speller else 0),
             hidden_size,
             layers=layers,
             bidirectional=bidirectional,
             dropout=dropout,
+            choices=choices,
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout_of(dropout, variational=variational)
         self.output = nn.Linear(self.encoder.output_size, self.goal.output_size)
         self.label_output = nn.Linear(self.encoder.output_size, num_labels) if num_labels else None
         for linear in filter(None, (self.output, self.label_output)):

@@ -16,9 +16,17 @@ from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from lightning_modules._attention import padding_bias
-from lightning_modules._cells import CellName, FusedRNN
+from lightning_modules._cells import CellName
 from lightning_modules._goals import GoalTopology, goal_of_the_whole
 from lightning_modules._inputs import Inputs
+from lightning_modules._recurrent import (
+    Choices,
+    LayerNorm,
+    RecurrentDropout,
+    Residual,
+    Variational,
+    recurrent,
+)
 
 Pooling = Literal["last", "mean", "max", "attention"]
 Size = Annotated[int, Ge(1)]
@@ -77,6 +85,10 @@ class ManyToOne(GoalTopology):
         symbol_dropout: Share = 0.0,
         embedding_dropout: Share = 0.2,
         dropout: Share = 0.3,
+        variational: Variational = False,
+        recurrent_dropout: RecurrentDropout = 0.0,
+        layer_norm: LayerNorm = False,
+        residual: Residual = False,
         label_smoothing: Share = 0.0,
         vocabulary_size: FromData[int] = 0,
         feature_size: FromData[int] = 0,
@@ -87,20 +99,23 @@ class ManyToOne(GoalTopology):
         super().__init__(goal_of_the_whole(num_classes, value_size, value_steps, label_smoothing))
         self.save_hyperparameters()
         self.pooling = pooling
+        choices = Choices(variational, recurrent_dropout, layer_norm, residual)
         self.inputs = Inputs(
             vocabulary_size,
             feature_size,
             embedding_size or hidden_size,
             dropout=embedding_dropout,
             symbol_dropout=symbol_dropout,
+            locked=variational,
         )
-        self.encoder = FusedRNN(
+        self.encoder = recurrent(
             cell,
             self.inputs.output_size,
             hidden_size,
             layers=layers,
             bidirectional=bidirectional,
             dropout=dropout,
+            choices=choices,
         )
         annotation = self.encoder.output_size
         self.attention = _PoolingScore(annotation) if pooling == "attention" else None

@@ -14,8 +14,17 @@ from torch import Tensor, nn
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
-from lightning_modules._cells import CellName, FusedRNN
+from lightning_modules._cells import CellName
 from lightning_modules._decoding import Hypothesis, Search
+from lightning_modules._recurrent import (
+    Choices,
+    LayerNorm,
+    RecurrentDropout,
+    Residual,
+    Variational,
+    recurrent,
+)
+from lightning_modules._scheduled_sampling import ScheduledSampling
 from lightning_modules._sequence_to_sequence import (
     SequenceToSequence,
     Share,
@@ -85,6 +94,11 @@ class OneToMany(SequenceToSequence[Tensor]):
         layers: Size = 1,
         embedding_dropout: Share = 0.2,
         dropout: Share = 0.3,
+        variational: Variational = False,
+        recurrent_dropout: RecurrentDropout = 0.0,
+        layer_norm: LayerNorm = False,
+        residual: Residual = False,
+        scheduled_sampling: ScheduledSampling = 0.0,
         label_smoothing: Share = 0.0,
         tie_embeddings: bool = True,
         max_length: Annotated[int, Interval(ge=1, le=10_000)] = 100,
@@ -96,12 +110,22 @@ class OneToMany(SequenceToSequence[Tensor]):
         self.save_hyperparameters()
         symbols = Vocabularies(source_classes, target_vocabulary_size, False, feature_size)
         self.label_smoothing = label_smoothing
+        self.scheduled_sampling = scheduled_sampling
+        choices = Choices(variational, recurrent_dropout, layer_norm, residual)
         self.search = Search(max_length_ratio=0.0, max_length_extra=max_length + 1)
         self.every_step = feed == "every_step"
-        self.add_embeddings(symbols, embedding_size, tied=tie_embeddings, dropout=embedding_dropout)
+        self.add_embeddings(
+            symbols,
+            embedding_size,
+            tied=tie_embeddings,
+            dropout=embedding_dropout,
+            variational=variational,
+        )
         self.dropout = nn.Dropout(dropout)
         seen = embedding_size * (2 if self.every_step else 1)
-        self.writer = FusedRNN(cell, seen, hidden_size, layers=layers, dropout=dropout)
+        self.writer = recurrent(
+            cell, seen, hidden_size, layers=layers, dropout=dropout, choices=choices
+        )
         self.first_state = nn.Linear(embedding_size, self.writer.state_size)
         self.add_readout(hidden_size + seen, symbols, embedding_size)
         self.initialise(self.first_state, tied=tie_embeddings)

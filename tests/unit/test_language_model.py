@@ -71,7 +71,7 @@ def moved(cell: str, part: Any, layer: int, x: Tensor, state: list[Tensor]) -> l
 
 
 def layers_of(model: LanguageModel) -> Iterator[tuple[Any, int]]:
-    for part in model.parts:
+    for part in getattr(model.layers, "parts", [model.layers]):
         for layer in range(part.layers):
             yield part, layer
 
