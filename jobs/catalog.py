@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from jobs.errors import SpecError, did_you_mean
 from jobs.refusal import Refusal, read_refusals
@@ -14,6 +14,23 @@ from jobs.spec import Component, TrainerOptions, TrainSpec
 
 #: What goes in and what comes out, e.g. ("tokens", "tokens").
 Task = tuple[str, str]
+
+#: What a topology is told of its data (its `FromData` parameters) only where this goes in, or comes
+#: out; elsewhere it is 0.
+_SIZES_IN: Final[Mapping[str, Sequence[str]]] = {
+    "tokens": ("vocabulary_size", "source_vocabulary_size"),
+    "label": ("source_classes",),
+    "frames": ("feature_size",),
+    "vector": ("feature_size",),
+}
+_SIZES_OUT: Final[Mapping[str, Sequence[str]]] = {
+    "tokens": ("target_vocabulary_size",),
+    "label": ("num_classes",),
+    "tags": ("num_tags",),
+    "labels": ("label_size",),
+    "value": ("value_size",),
+    "values": ("value_size",),
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +129,7 @@ class Catalog:
         """Refuse a spec that no worker of this catalogue could build. Raise SpecError."""
         model = _find(self.models, spec.model.name, "topology")
         data = _find(self.data, spec.data.name, "kind of data")
-        model.check(spec.model, data.in_force(spec.data))
+        model.check(spec.model)
         given = data.tasks_of(spec.data)
         if not model.tasks & given:
             fitting = ", ".join(
@@ -122,6 +139,8 @@ class Catalog:
                 f"{model.name} accepts {_words(model.tasks)}, {data.name}{_chosen(data, spec)} "
                 f"gives {_words(given)}; topologies that fit: {fitting or 'none'}"
             )
+        # What goes together may depend on the data: its parameters, and what it does not have.
+        model.check(spec.model, {**data.in_force(spec.data), **_absent(model.tasks & given)})
 
     def trainer(self, spec: TrainSpec) -> TrainerOptions:
         """Return the trainer options in force for a spec."""
@@ -181,6 +200,15 @@ def _tasks_by(plain: Any) -> tuple[str, dict[str, frozenset[Task]]] | None:
         return None
     name, choices = plain
     return name, {value: _tasks(tasks) for value, tasks in choices.items()}
+
+
+def _absent(tasks: frozenset[Task]) -> dict[str, int]:
+    """Return the sizes that are 0 whichever of these tasks it is."""
+    absent: dict[str, int] = {}
+    for place, sizes in enumerate((_SIZES_IN, _SIZES_OUT)):
+        there = {size for task in tasks for size in sizes.get(task[place], ())}
+        absent |= {size: 0 for each in sizes.values() for size in each if size not in there}
+    return absent
 
 
 def _words(tasks: frozenset[Task]) -> str:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from datamodules._refusals import Refusal as Said
 from datamodules._refusals import misfit
-from jobs.catalog import Catalog, Entry
+from jobs.catalog import Catalog, Entry, _absent
 from jobs.errors import SpecError
 from jobs.refusal import Refusal, read_refusals
 from jobs.schema import Parameter
@@ -95,6 +95,29 @@ def test_a_pair_of_model_and_data_is_refused_with_the_mend() -> None:
 
 def test_what_the_data_does_not_say_is_left_to_the_worker() -> None:
     CATALOG.check(spec("plain"))
+
+
+FRAMES = Entry("sensors", "Frames.", (), frozenset({("frames", "next"), ("frames", "label")}))
+
+
+def test_what_the_data_does_not_have_is_known_from_its_task() -> None:
+    model = topologies().find("language_model").entry
+    catalog = Catalog({"language_model": model}, {"sensors": FRAMES})
+    ties = Component("language_model", {"tie_embeddings": True})
+    sensors = TrainSpec(model=ties, data=Component("sensors"))
+    with pytest.raises(SpecError, match="tie_embeddings ties the embeddings of symbols, and this"):
+        catalog.check(sensors)
+    catalog.check(replace(sensors, model=Component("language_model")))
+
+
+def test_a_size_counts_as_absent_only_where_no_task_has_it() -> None:
+    either = frozenset({("frames", "label"), ("vector", "label"), ("tokens", "value")})
+    assert _absent(either) == {
+        "source_classes": 0,
+        "target_vocabulary_size": 0,
+        "num_tags": 0,
+        "label_size": 0,
+    }
 
 
 def test_a_class_built_by_hand_says_the_same_sentence_as_the_catalogue() -> None:
