@@ -13,9 +13,18 @@ from torch import Tensor, nn
 
 from datamodules._batch import Batch
 from datamodules._params import FromData
-from lightning_modules._cells import CellName, FusedRNN
+from lightning_modules._cells import CellName
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
+from lightning_modules._recurrent import (
+    Choices,
+    LayerNorm,
+    RecurrentDropout,
+    Residual,
+    Variational,
+    recurrent,
+)
+from lightning_modules._scheduled_sampling import ScheduledSampling
 from lightning_modules._sequence_to_sequence import (
     SequenceToSequence,
     Share,
@@ -56,7 +65,7 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
 
     with tied embeddings (Press & Wolf 2017) W_o is the target embedding, which is also the
     source's where both sides share a vocabulary. Of several layers the lowest reads c. No step
-    waits for what an earlier one chose, so that the library's loop trains the decoder.
+    waits for what an earlier one chose, so that one pass over all steps trains the decoder.
 
     Args:
         context: what the encoder hands over
@@ -87,6 +96,11 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
         layers: Size = 1,
         embedding_dropout: Share = 0.2,
         dropout: Share = 0.3,
+        variational: Variational = False,
+        recurrent_dropout: RecurrentDropout = 0.0,
+        layer_norm: LayerNorm = False,
+        residual: Residual = False,
+        scheduled_sampling: ScheduledSampling = 0.0,
         label_smoothing: Share = 0.1,
         tie_embeddings: bool = True,
         max_length_ratio: Annotated[float, Interval(ge=0, le=100)] = 2.0,
@@ -102,21 +116,32 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
             source_vocabulary_size, target_vocabulary_size, shared_vocabulary, feature_size
         )
         self.label_smoothing = label_smoothing
+        self.scheduled_sampling = scheduled_sampling
+        choices = Choices(variational, recurrent_dropout, layer_norm, residual)
         self.search = Search(max_length_ratio=max_length_ratio, max_length_extra=max_length_extra)
         self.over_all = context == "transformed_all"
         self.every_step = feed == "every_step"
-        self.add_embeddings(symbols, embedding_size, tied=tie_embeddings, dropout=embedding_dropout)
+        self.add_embeddings(
+            symbols,
+            embedding_size,
+            tied=tie_embeddings,
+            dropout=embedding_dropout,
+            variational=variational,
+        )
         self.dropout = nn.Dropout(dropout)
-        self.encoder = FusedRNN(
+        self.encoder = recurrent(
             cell,
             embedding_size,
             _each_direction(hidden_size, bidirectional=bidirectional),
             layers=layers,
             bidirectional=bidirectional,
             dropout=dropout,
+            choices=choices,
         )
         seen = embedding_size + (hidden_size if self.every_step else 0)
-        self.writer = FusedRNN(cell, seen, hidden_size, layers=layers, dropout=dropout)
+        self.writer = recurrent(
+            cell, seen, hidden_size, layers=layers, dropout=dropout, choices=choices
+        )
         made = hidden_size if self.every_step else self.writer.state_size
         self.transform = None if context == "last" else nn.Linear(hidden_size, made)
         self.first_state = (
