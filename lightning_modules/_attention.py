@@ -10,7 +10,8 @@ translate", with its names:
     e_ij = a(s_{i-1}, h_j),  α_ij = softmax_j(e_ij),
     c_i = Σ_j α_ij h_j,      s_i = f(s_{i-1}, y_{i-1}, c_i).
 
-An `Order` may attend with s_i instead, and a `Score` (`_scores.py`) is any a.
+An `Order` may attend with s_i instead, and look more than once (`Hops`); a `Score` (`_scores.py`)
+is any a.
 What does not depend on s_{i-1} is computed before the loop: the keys (what `a` sees of h_j) once a
 sentence, W_y y + b of all steps in one product. `scan` is the plain loop that autograd
 differentiates: the reference for any faster one.
@@ -27,7 +28,7 @@ from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from lightning_modules._cells import Cell, Move, product_dtype
 from lightning_modules._errors import ModelError
-from lightning_modules._scores import Energies, Score
+from lightning_modules._scores import Energies, Past, Score
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ def padding_bias(lengths: Tensor, positions: int, dtype: torch.dtype) -> Tensor:
 class Parts:
     """Hold one step's functions, their weights cast, bound to the memory of one batch.
 
-    A state of the loop is the cell's, what the order feeds to the next step, and the α_ij of the
-    step before for a score that looks back, side by side: (N, W + fed + looked).
+    A state of the loop is the cell's, what the order feeds to the next step, the α_ij of the step
+    before for a score that looks back, and their sum so far for one that knows of coverage, side by
+    side: (N, W + fed + newest + covered).
     """
 
     energies: Energies
@@ -70,43 +72,58 @@ class Parts:
     width: int
     fed: int
     looks_back: bool
+    covers: bool
     memory: Memory
+    #: How a query is made of the one before and what it found, for each further look.
+    again: "tuple[LookAgain, ...]" = ()
 
     def start(self, state: Tensor) -> Tensor:
         """Return the state of the loop before its first step, for the cell's s_0 (B, W).
 
-        Nothing was fed, and attention stood on the first position.
+        Nothing was fed, attention stood on the first position, and nothing is covered.
         """
-        fed = state.new_zeros(len(state), self.fed)
-        looked = state.new_zeros(len(state), self._looked)
-        looked[:, :1] = 1.0
-        return self.join(state, fed, looked)
+        sizes = self._sizes
+        first = F.pad(state, (0, sum(sizes[1:])))
+        if self.looks_back:
+            first[:, sum(sizes[:2])] = 1.0
+        return first
 
-    def split(self, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the three parts of a state of the loop."""
-        if state.shape[1] == self.width:  # nothing but the cell's: spare the loop two views
+    def split(self, state: Tensor) -> tuple[Tensor, Tensor, Past]:
+        """Return the parts of a state of the loop: the cell's, what was fed, what was seen."""
+        if state.shape[1] == self.width:  # nothing but the cell's: spare the loop the views
             nothing = state.new_empty(len(state), 0)
-            return state, nothing, nothing
-        own, fed, looked = state.split_with_sizes([self.width, self.fed, self._looked], dim=1)
-        return own, fed, looked
+            return state, nothing, Past(nothing, nothing)
+        own, fed, newest, covered = state.split_with_sizes(self._sizes, dim=1)
+        return own, fed, Past(newest, covered)
 
-    def join(self, own: Tensor, fed: Tensor, looked: Tensor) -> Tensor:
-        """Return the state of the loop with these parts, as far as it has them."""
+    def join(self, own: Tensor, fed: Tensor, past: Past, weights: Tensor) -> Tensor:
+        """Return the state of the loop after a step with these weights, as far as it has parts."""
         parts = [own]
         if self.fed:
             parts.append(fed.to(own.dtype))
         if self.looks_back:
-            parts.append(looked.to(own.dtype))
+            parts.append(weights.to(own.dtype))
+        if self.covers:
+            parts.append((past.covered + weights).to(own.dtype))
         return torch.cat(parts, dim=1) if len(parts) > 1 else own
 
     @property
-    def _looked(self) -> int:
-        return self.memory.keys.shape[1] if self.looks_back else 0
+    def _sizes(self) -> list[int]:
+        positions = self.memory.keys.shape[1]
+        return [self.width, self.fed, positions * self.looks_back, positions * self.covers]
 
-    def attend(self, state: Tensor, looked: Tensor) -> tuple[Tensor, Tensor]:
-        """Return context (N, C) and weights (N, S) for a cell's state (N, W) and α_{i-1}."""
+    def attend(self, state: Tensor, past: Past) -> tuple[Tensor, Tensor]:
+        """Return context (N, C) and weights (N, S) of the last look for a cell's state (N, W)."""
+        query = self.visible(state)
+        context, weights = self._look(query, past)
+        for look_again in self.again:
+            query = look_again(query, context)
+            context, weights = self._look(query, past)
+        return context, weights
+
+    def _look(self, query: Tensor, past: Past) -> tuple[Tensor, Tensor]:
         bias, values = self.memory.bias, self.memory.values
-        energies = self.energies(self.visible(state), looked).to(bias.dtype)  # (B, k, S)
+        energies = self.energies(query, past).to(bias.dtype)  # (B, k, S)
         weights = torch.softmax(energies + bias[:, None], dim=-1)
         context = torch.bmm(weights.to(values.dtype), values)  # (B, k, C)
         return context.flatten(0, 1), weights.flatten(0, 1)
@@ -116,9 +133,39 @@ class Parts:
         return self.advance(self, drive, state)
 
 
+#: The next query (N, H) of one step = look again(query (N, H), its context (N, C)).
+LookAgain = Callable[[Tensor, Tensor], Tensor]
 #: Do what `Parts.step` says: state, context, weights = advance(parts, drive, state).
 Advance = Callable[[Parts, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 OrderName = Literal["before", "after"]
+
+
+class Hops(nn.Module):
+    """Look at the annotations several times in one step, each time knowing what was found before.
+
+    Sukhbaatar, Szlam, Weston & Fergus 2015, "End-to-end memory networks", section 2.2, with one map
+    for all looks and the memory unchanged between them (Kumar et al. 2016, "Ask me anything", have
+    a gated unit in place of the sum): q_1 is the state that attends, and for r = 1 ... R
+
+        e_rj = a(q_r, h_j),  α_r = softmax(e_r),  c_r = Σ_j α_rj h_j,  q_{r+1} = q_r + W_q c_r.
+
+    The step goes on with c_R and α_R.
+    """
+
+    def __init__(self, looks: int, value_size: int, query_size: int) -> None:
+        super().__init__()
+        self.looks = looks
+        self.weight = nn.Parameter(torch.empty(query_size, value_size))
+        nn.init.xavier_uniform_(self.weight)
+
+    def bind(self, dtype: torch.dtype) -> tuple[LookAgain, ...]:
+        """Return how each look but the first gets its query."""
+        weight = self.weight.to(dtype)
+
+        def look_again(query: Tensor, context: Tensor) -> Tensor:
+            return query + F.linear(context, weight)
+
+        return (look_again,) * (self.looks - 1)
 
 
 class Order(nn.Module, ABC):
@@ -126,6 +173,11 @@ class Order(nn.Module, ABC):
 
     #: Columns that a step leaves for the next one.
     fed: int = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: None where a step looks once.
+        self.hops: Hops | None = None
 
     @abstractmethod
     def bind(self, dtype: torch.dtype) -> Advance:
@@ -145,10 +197,10 @@ class AttendWithPrevious(Order):
         weight = self.weight.to(dtype)
 
         def advance(parts: Parts, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            own, fed, looked = parts.split(state)
-            context, weights = parts.attend(own, looked)
+            own, fed, past = parts.split(state)
+            context, weights = parts.attend(own, past)
             drive = torch.addmm(drive, context, weight.t())  # + W_c c_i
-            return parts.join(parts.move(drive, own), fed, weights), context, weights
+            return parts.join(parts.move(drive, own), fed, past, weights), context, weights
 
         return advance
 
@@ -179,23 +231,28 @@ class AttendWithNew(Order):
         combine, bias = self.combine.weight.to(dtype), self.combine.bias.to(dtype)
 
         def advance(parts: Parts, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            own, fed, looked = parts.split(state)
+            own, fed, past = parts.split(state)
             own = parts.move(torch.addmm(drive, fed.to(dtype), weight.t()), own)  # + W_f v_{i-1}
-            context, weights = parts.attend(own, looked)
+            context, weights = parts.attend(own, past)
             both = torch.cat([context, parts.visible(own).to(dtype)], dim=1)
             fed = torch.tanh(F.linear(both, combine, bias))
-            return parts.join(own, fed, weights), context, weights
+            return parts.join(own, fed, past, weights), context, weights
 
         return advance
 
 
-def make_order(name: OrderName, cell: Cell, value_size: int) -> Order:
+def make_order(name: OrderName, cell: Cell, value_size: int, *, hops: int = 1) -> Order:
     """Return the order of this name for a cell that reads contexts (N, C). Raise ModelError."""
+    order: Order
     if name == "before":
-        return AttendWithPrevious(value_size, cell.drive_size)
-    if name == "after":
-        return AttendWithNew(value_size, cell.drive_size, cell.hidden_size)
-    raise ModelError(f"order is {name!r}; it must be one of {', '.join(get_args(OrderName))}")
+        order = AttendWithPrevious(value_size, cell.drive_size)
+    elif name == "after":
+        order = AttendWithNew(value_size, cell.drive_size, cell.hidden_size)
+    else:
+        raise ModelError(f"order is {name!r}; it must be one of {', '.join(get_args(OrderName))}")
+    if hops > 1:
+        order.hops = Hops(hops, value_size, cell.hidden_size)
+    return order
 
 
 def bind(
@@ -215,7 +272,9 @@ def bind(
             width=cell.state_size,
             fed=order.fed,
             looks_back=score.looks_back,
+            covers=score.covers,
             memory=memory,
+            again=order.hops.bind(dtype) if order.hops else (),
         )
 
 

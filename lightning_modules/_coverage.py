@@ -1,6 +1,7 @@
 """How much of the input an output has looked at: the coverage of Wu et al. 2016, section 7.
 
-Shapes: B sentences, N = B * k rows, S input positions, W width of the model's state, V symbols.
+Shapes: B sentences, N = B * k rows, S input positions, T target positions, W width of the model's
+state, V symbols.
 """
 
 from dataclasses import dataclass, replace
@@ -8,6 +9,17 @@ from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
+
+
+def attended_again(weights: Tensor) -> Tensor:
+    """Return Σ_j min(α_ij, Σ_{i'<i} α_i'j), (B, T), for weights (B, T, S).
+
+    The coverage loss of See, Liu & Manning 2017, "Get to the point: summarization with
+    pointer-generator networks", equation 12: between 0, all is new, and 1.
+    """
+    covered = F.pad(weights.cumsum(dim=1)[:, :-1], (0, 0, 1, 0))
+    return torch.minimum(weights, covered).sum(dim=-1)
 
 
 @runtime_checkable

@@ -2,12 +2,18 @@
 
 Shapes: B sentences, N = B * k rows (k queries to each sentence), S source positions, H units of
 the state that attends, C width of an annotation h_j, A width of a key, K filters.
+
+With coverage, the key of h_j also says how much was attended to it, C_ij = Σ_{i'<i} α_i'j: for the
+additive score a(s, h_j) = v · tanh(W s + U h_j + w C_ij + b), See, Liu & Manning 2017, "Get to the
+point: summarization with pointer-generator networks", equation 11, after Tu et al. 2016; for those
+that multiply, s · (k_j + w C_ij) with the key k_j. w starts at zero: at first, coverage changes
+nothing.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +24,21 @@ from lightning_modules._errors import ModelError
 
 ScoreName = Literal["additive", "dot", "scaled_dot", "general", "location"]
 
-#: e = energies(visible state (N, H), α_{i-1} (N, S)) -> (B, k, S); each row may be off by a
-#: constant (softmax). α_{i-1} is empty, (N, 0), for a score that does not look back.
-Energies = Callable[[Tensor, Tensor], Tensor]
+
+class Past(NamedTuple):
+    """What was attended to before a step; each is empty, (N, 0), where the score does not ask."""
+
+    #: α_{i-1}, (N, S).
+    newest: Tensor
+    #: C_i = Σ_{i'<i} α_i', (N, S).
+    covered: Tensor
+
+
+#: e = energies(visible state (N, H), what was attended to) -> (B, k, S); each row may be off by a
+#: constant (softmax).
+Energies = Callable[[Tensor, Past], Tensor]
+#: What the past adds to the keys that a row sees, (B, k, S, A).
+Added = Callable[[Past], Tensor]
 
 
 class Score(nn.Module, ABC):
@@ -28,6 +46,16 @@ class Score(nn.Module, ABC):
 
     #: Whether the energies depend on α_{i-1}; the state of the loop then carries it.
     looks_back: ClassVar[bool] = False
+
+    def __init__(self, key_size: int, *, coverage: bool) -> None:
+        super().__init__()
+        #: w, (A,); None where the energies do not depend on coverage.
+        self.covering = nn.Parameter(torch.zeros(key_size)) if coverage else None
+
+    @property
+    def covers(self) -> bool:
+        """Whether the energies depend on coverage; the state of the loop then carries it."""
+        return self.covering is not None
 
     @abstractmethod
     def keys(self, values: Tensor) -> Tensor:
@@ -45,8 +73,10 @@ class AdditiveScore(Score):
     computed as 2v · σ(2(W s + U h + b)): the same α, and σ takes a fifth of tanh's time on CPUs.
     """
 
-    def __init__(self, query_size: int, value_size: int, size: int) -> None:
-        super().__init__()
+    def __init__(
+        self, query_size: int, value_size: int, size: int, *, coverage: bool = False
+    ) -> None:
+        super().__init__(size, coverage=coverage)
         self.query = nn.Linear(query_size, size, bias=False)
         self.key = nn.Linear(value_size, size)
         self.vector = nn.Parameter(torch.empty(size))
@@ -60,15 +90,31 @@ class AdditiveScore(Score):
         return F.linear(values, 2 * self.key.weight, 2 * self.key.bias)
 
     def bind(self, keys: Tensor) -> Energies:
-        """Return 2v · σ(2 W s + keys)."""
+        """Return 2v · σ(2 W s + keys + what the past adds to them)."""
         weight, vector = (2 * self.query.weight).to(keys.dtype), (2 * self.vector).to(keys.dtype)
+        additions = self.additions(keys)
 
-        def energies(visible: Tensor, _: Tensor) -> Tensor:
+        def energies(visible: Tensor, past: Past) -> Tensor:
             query = F.linear(visible.to(weight.dtype), weight)
             query = query.view(keys.shape[0], -1, 1, keys.shape[2])  # (B, k, 1, A)
-            return F.linear(torch.sigmoid(query + keys[:, None]), vector[None]).squeeze(-1)
+            fits = query + keys[:, None]
+            for add in additions:
+                fits = fits + add(past)
+            return F.linear(torch.sigmoid(fits), vector[None]).squeeze(-1)
 
         return energies
+
+    def additions(self, keys: Tensor) -> list[Added]:
+        """Return what the past adds to these keys: 2w C_ij with coverage, else nothing."""
+        if self.covering is None:
+            return []
+        covering = (2 * self.covering).to(keys.dtype)
+
+        def cover(past: Past) -> Tensor:
+            covered = past.covered.to(covering.dtype).view(len(keys), -1, keys.shape[1], 1)
+            return covered * covering
+
+        return [cover]
 
 
 class LocationScore(AdditiveScore):
@@ -81,54 +127,61 @@ class LocationScore(AdditiveScore):
 
     looks_back = True
 
-    def __init__(
-        self, query_size: int, value_size: int, size: int, *, filters: int, reach: int
-    ) -> None:
-        super().__init__(query_size, value_size, size)
+    def __init__(self, sizes: "ScoreSizes", *, filters: int, reach: int) -> None:
+        super().__init__(sizes.query, sizes.value, sizes.width, coverage=sizes.coverage)
+        size = sizes.width
         self.filters = nn.Parameter(torch.empty(filters, 1, 2 * reach + 1))
         self.feature = nn.Linear(filters, size, bias=False)
         nn.init.xavier_uniform_(self.filters)
         nn.init.xavier_uniform_(self.feature.weight)
 
-    def bind(self, keys: Tensor) -> Energies:
-        """Return 2v · σ(2 W s + keys + 2 V f)."""
-        dtype, positions = keys.dtype, keys.shape[1]
-        weight, vector = (2 * self.query.weight).to(dtype), (2 * self.vector).to(dtype)
+    def additions(self, keys: Tensor) -> list[Added]:
+        """Return 2 V f, and what coverage adds."""
+        dtype = keys.dtype
         filters, feature = self.filters.to(dtype), (2 * self.feature.weight).to(dtype)
 
-        def energies(visible: Tensor, before: Tensor) -> Tensor:
-            query = F.linear(visible.to(dtype), weight).view(len(keys), -1, 1, keys.shape[2])
-            seen = F.conv1d(before.to(dtype)[:, None], filters, padding="same")  # (N, K, S)
+        def locate(past: Past) -> Tensor:
+            seen = F.conv1d(past.newest.to(dtype)[:, None], filters, padding="same")  # (N, K, S)
             features = F.linear(seen.transpose(1, 2), feature)  # (N, S, A)
-            features = features.view(len(keys), -1, positions, keys.shape[2])
-            fits = torch.sigmoid(query + keys[:, None] + features)
-            return F.linear(fits, vector[None]).squeeze(-1)
+            return features.view(len(keys), -1, *keys.shape[1:])
 
-        return energies
+        return [locate, *super().additions(keys)]
 
 
 class DotScore(Score):
     """a(s, h) = s · h, Luong, Pham & Manning 2015, equation 8: as many units on either side."""
+
+    #: What keys are multiplied by, and w with them.
+    scale: float = 1.0
 
     def keys(self, values: Tensor) -> Tensor:
         """Return h itself."""
         return values
 
     def bind(self, keys: Tensor) -> Energies:
-        """Return s · keys."""
+        """Return s · (keys + w C_ij)."""
 
-        def energies(visible: Tensor, _: Tensor) -> Tensor:
+        def energies(visible: Tensor, _: Past) -> Tensor:
             query = visible.to(keys.dtype).reshape(len(keys), -1, keys.shape[2])  # (B, k, A)
             return torch.bmm(query, keys.transpose(1, 2))
 
-        return energies
+        if self.covering is None:
+            return energies
+        covering = (self.scale * self.covering).to(keys.dtype)
+
+        def covered_energies(visible: Tensor, past: Past) -> Tensor:
+            slope = F.linear(visible.to(keys.dtype), covering[None])  # s · w, (N, 1)
+            more = slope * past.covered.to(keys.dtype)
+            return energies(visible, past) + more.view(len(keys), -1, keys.shape[1])
+
+        return covered_energies
 
 
 class GeneralScore(DotScore):
     """a(s, h) = s · W h, Luong, Pham & Manning 2015, equation 8."""
 
-    def __init__(self, query_size: int, value_size: int) -> None:
-        super().__init__()
+    def __init__(self, query_size: int, value_size: int, *, coverage: bool = False) -> None:
+        super().__init__(query_size, coverage=coverage)
         self.key = nn.Linear(value_size, query_size, bias=False)
         nn.init.xavier_uniform_(self.key.weight)
 
@@ -140,8 +193,11 @@ class GeneralScore(DotScore):
 class ScaledDotScore(DotScore):
     """a(s, h) = (W s) · (U h) / √A, Vaswani et al. 2017, equation 1, with one head."""
 
-    def __init__(self, query_size: int, value_size: int, size: int) -> None:
-        super().__init__()
+    def __init__(
+        self, query_size: int, value_size: int, size: int, *, coverage: bool = False
+    ) -> None:
+        super().__init__(size, coverage=coverage)
+        self.scale = size**-0.5
         self.state = nn.Linear(query_size, size, bias=False)
         self.key = nn.Linear(value_size, size, bias=False)
         nn.init.xavier_uniform_(self.state.weight)
@@ -149,12 +205,12 @@ class ScaledDotScore(DotScore):
 
     def keys(self, values: Tensor) -> Tensor:
         """Return U h / √A: scaled here, once a sentence."""
-        return F.linear(values, self.key.weight * self.key.out_features**-0.5)
+        return F.linear(values, self.key.weight * self.scale)
 
     def bind(self, keys: Tensor) -> Energies:
-        """Return (W s) · keys."""
+        """Return (W s) · (keys + w C_ij / √A)."""
         weight, compare = self.state.weight.to(keys.dtype), super().bind(keys)
-        return lambda visible, before: compare(F.linear(visible.to(weight.dtype), weight), before)
+        return lambda visible, past: compare(F.linear(visible.to(weight.dtype), weight), past)
 
 
 @dataclass(frozen=True)
@@ -169,6 +225,8 @@ class ScoreSizes:
     #: Filters of a location-aware score, K, and how many positions to each side they see.
     filters: int | None = None
     reach: int | None = None
+    #: Whether the energies depend on how much was attended to before.
+    coverage: bool = False
 
     @property
     def width(self) -> int:
@@ -177,14 +235,16 @@ class ScoreSizes:
 
 
 _MAKERS: Final[Mapping[ScoreName, Callable[[ScoreSizes], Score]]] = {
-    "additive": lambda sizes: AdditiveScore(sizes.query, sizes.value, sizes.width),
-    "dot": lambda _: DotScore(),
-    "scaled_dot": lambda sizes: ScaledDotScore(sizes.query, sizes.value, sizes.width),
-    "general": lambda sizes: GeneralScore(sizes.query, sizes.value),
+    "additive": lambda sizes: AdditiveScore(
+        sizes.query, sizes.value, sizes.width, coverage=sizes.coverage
+    ),
+    "dot": lambda sizes: DotScore(sizes.query, coverage=sizes.coverage),
+    "scaled_dot": lambda sizes: ScaledDotScore(
+        sizes.query, sizes.value, sizes.width, coverage=sizes.coverage
+    ),
+    "general": lambda sizes: GeneralScore(sizes.query, sizes.value, coverage=sizes.coverage),
     "location": lambda sizes: LocationScore(
-        sizes.query,
-        sizes.value,
-        sizes.width,
+        sizes,
         filters=10 if sizes.filters is None else sizes.filters,
         reach=15 if sizes.reach is None else sizes.reach,
     ),

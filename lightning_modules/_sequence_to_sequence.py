@@ -17,6 +17,7 @@ from datamodules._batch import Batch
 from lightning_modules._dropout import dropout_of
 from lightning_modules._errors import ModelError
 from lightning_modules._inputs import Inputs
+from lightning_modules._losses import log_probabilities
 from lightning_modules._text import TextTopology
 
 #: A number of units, layers or symbols.
@@ -124,12 +125,6 @@ def _embedding(symbols: int, width: int) -> nn.Embedding:
     embedding = nn.Embedding(symbols, width)
     nn.init.normal_(embedding.weight, std=width**-0.5)
     return embedding
-
-
-def log_probabilities(logits: Tensor) -> Tensor:
-    """Return log-probabilities (N, V) of logits (N, V), in float32 or wider."""
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return torch.log_softmax(logits, dim=-1, dtype=wide)
 
 
 @dataclass(frozen=True)

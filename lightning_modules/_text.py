@@ -6,7 +6,7 @@ Shapes: B sentences, T target positions, S source positions, M target symbols th
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, NotRequired, TypedDict
+from typing import Any, ClassVar, Literal, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from datamodules._vocab import BOS, PAD
 from lightning_modules._decoding import Hypothesis, Search, StepDecoder, search
 from lightning_modules._errors import ModelError
 from lightning_modules._evaluation import EvaluatedTopology
-from lightning_modules._losses import smoothed_cross_entropy
+from lightning_modules._losses import SymbolLosses, symbol_losses
 from lightning_modules._scheduled_sampling import mixed_symbols, own_share
 from lightning_modules._scoring import ScoredText, TokenAverages, score_outputs
 
@@ -68,18 +68,12 @@ def previous_symbols(targets: Tensor, chosen: Tensor | None = None) -> Tensor:
     return torch.cat([begin, targets[:, :-1]], dim=1)
 
 
-def _right(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return where the target (M,) has the highest logit (M, V), the first of equal ones."""
-    # `max` finds the same symbol as `argmax`, which takes four times as long on bfloat16.
-    return logits.detach().max(dim=-1).indices == targets
-
-
 class TextTopology(EvaluatedTopology[_Running]):
     """A topology whose output is text, written symbol by symbol."""
 
     accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "tokens")})
     monitor = "val/bleu"
-    monitor_mode = "max"
+    monitor_mode: Literal["min", "max"] = "max"
 
     #: How validation, test and `generate` search.
     search: Search
@@ -100,6 +94,17 @@ class TextTopology(EvaluatedTopology[_Running]):
         They lie row by row as `batch.targets[target_mask(batch)]` does. Those before it are
         `previous` (B, T), as they are to be read: the true ones, `previous_symbols`, if not given.
         """
+
+    def losses(
+        self, batch: Batch, smoothing: float, previous: Tensor | None = None
+    ) -> SymbolLosses:
+        """Return what each target symbol costs with this label smoothing, given those before it.
+
+        For those whose logits are all there is to it; others know a shorter way than `forward`.
+        """
+        targets = targets_of(batch)[0][target_mask(batch)]
+        logits = self(batch) if previous is None else self(batch, previous)
+        return symbol_losses(logits, targets, smoothing)
 
     @abstractmethod
     def decoder(self, batch: Batch) -> StepDecoder:
@@ -122,7 +127,7 @@ class TextTopology(EvaluatedTopology[_Running]):
         finally:
             self.train(training)
 
-    def predict(self, batch: Batch) -> list[list[Hypothesis]]:
+    def predict(self, batch: Batch) -> Sequence[Any]:
         """Return the n best outputs of each input."""
         return self.generate(batch)
 
@@ -146,31 +151,31 @@ class TextTopology(EvaluatedTopology[_Running]):
 
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # noqa: ARG002 (Lightning)
         """Return the loss of a batch and what its symbols count for."""
-        targets, _ = targets_of(batch)
-        targets = targets[target_mask(batch)]
-        mixed = self._mixed(batch)
-        logits = self(batch) if mixed is None else self(batch, mixed)
-        loss, nll = smoothed_cross_entropy(logits, targets, self.label_smoothing)
+        loss, nll, right = self.losses(batch, self.label_smoothing, self.own_or_true(batch))
         return {
             "loss": loss.sum() / max(1, len(loss)),
             "nll_sum": nll.sum(),
             "tokens": torch.tensor(nll.numel(), device=nll.device),
-            "correct": _right(logits, targets).sum(),
+            "correct": right.sum(),
         }
 
-    def _mixed(self, batch: Batch) -> Tensor | None:
-        """Return the symbols that a training step reads, where some are the model's own."""
+    def own_or_true(self, batch: Batch) -> Tensor | None:
+        """Return what a training step reads, where some of it is the model's own."""
         if not (self.training and self.scheduled_sampling and self.global_step):
             return None
         share = own_share(self.scheduled_sampling, self.global_step, self.recipe.total_steps)
         self.eval()
         try:
             with torch.no_grad():
-                return mixed_symbols(self.decoder(batch), targets_of(batch)[0], share)
+                return self.mixed(batch, share)
         finally:
             self.train()
             # Weights that autocast has cast without gradients must not be used again with them.
             torch.clear_autocast_cache()
+
+    def mixed(self, batch: Batch, share: float) -> Tensor:
+        """Return y_{i-1} for every y_i, (B, T), this share of them the model's own."""
+        return mixed_symbols(self.decoder(batch), targets_of(batch)[0], share)
 
     def nothing_yet(self) -> _Running:
         """Return empty averages, and no outputs."""
@@ -178,10 +183,8 @@ class TextTopology(EvaluatedTopology[_Running]):
 
     def gather(self, gathered: _Running, batch: Batch) -> None:
         """Add the losses and the text of a batch."""
-        targets = targets_of(batch)[0][target_mask(batch)]
-        logits = self(batch)
-        _, nll = smoothed_cross_entropy(logits, targets, 0.0)
-        gathered.averages.update(nll, _right(logits, targets))
+        _, nll, right = self.losses(batch, 0.0)
+        gathered.averages.update(nll, right)
         if isinstance(self.data, TextData) and not self.data.scoring.metrics:
             return  # nobody asked what the model would write
         how = self.search.at_least(self.data.candidates if isinstance(self.data, TextData) else 1)

@@ -18,7 +18,7 @@ from lightning_modules._cells import CELLS, CellName
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
 from lightning_modules._sampling import Sampling
-from lightning_modules._scores import AdditiveScore, ScoreName, ScoreSizes, make_score
+from lightning_modules._scores import AdditiveScore, Past, ScoreName, ScoreSizes, make_score
 from lightning_modules._text import target_mask
 from lightning_modules.attention_encoder_decoder import AttentionEncoderDecoder
 
@@ -371,7 +371,7 @@ def test_additive_energies_are_those_of_tanh() -> None:
     score = AdditiveScore(3, 4, 5).double()
     values, state = torch.randn(2, 6, 4).double(), torch.randn(2, 3).double()
     expected = torch.tanh(score.query(state)[:, None] + score.key(values)) @ score.vector
-    energies = score.bind(score.keys(values))(state, state[:, :0])[:, 0]
+    energies = score.bind(score.keys(values))(state, Past(state[:, :0], state[:, :0]))[:, 0]
     torch.testing.assert_close(energies.softmax(dim=-1), expected.softmax(dim=-1))
 
 
