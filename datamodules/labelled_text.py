@@ -1,26 +1,33 @@
-"""Texts that belong to a class each: names, questions, reviews, anything with a label."""
+"""Texts that belong to a class each, names, questions, reviews: to be told apart, or written."""
 
 import logging
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge, Interval
-from torch import Tensor
 
-from datamodules._base import Answer, LineData, Task, Workspace
+from datamodules._base import Answer, Task, TextData, TextScoring, Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._cache import cached, key_of
-from datamodules._classes import ClassSet, ClassSplit, Learned
+from datamodules._classes import UNKNOWN_CLASS, ClassSet, ClassSplit, Learned
 from datamodules._encoded import encode_lines
 from datamodules._errors import DataError, DataFormatError, DataMissingError
+from datamodules._hub import open_root
 from datamodules._labelled import Example, LabelledFiles, Layout, classes_of, cut_off
-from datamodules._paths import find_folder
-from datamodules._vocab import KINDS, Normalisation, TextForm, Tokens
+from datamodules._vocab import (
+    KINDS,
+    UNKNOWN_TEXT,
+    Normalisation,
+    TextForm,
+    Tokens,
+    printable,
+)
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
 _VERSION: Final = 1
@@ -28,9 +35,10 @@ _STATE_FORMAT: Final = 1
 _log = logging.getLogger(__name__)
 
 Share = Annotated[float, Interval(ge=0, lt=1)]
+Direction = Literal["text_to_label", "label_to_text"]
 
 
-class LabelledText(LineData):
+class LabelledText(TextData):
     """Texts with a label each, in tables, in lines that begin with their label, or a file a class.
 
     With `layout` splits, a split is a table `root/{split}.tsv`, `.csv`, `.jsonl` or `.parquet`, or
@@ -42,9 +50,17 @@ class LabelledText(LineData):
     A label that only another split than training has counts as wrong; the result says how many
     rows have one (`unknown_labels`).
 
+    Turned round (`direction = "label_to_text"`), a label goes in and a text of its class is to be
+    written. What such a model is worth is the loss of a symbol, the end symbol counted: nobody
+    asks which of the texts it writes, so that none is searched for while it is scored. Nothing can
+    be said for a label that training does not have: its rows are left out, and told as above. A
+    line to predict is a label.
+
     Args:
-        root: folder of the data, absolute or relative to a data root of the worker
+        root: folder of the data, absolute or relative to a data root of the worker; or a data set
+            of the Hugging Face hub: `hf://owner/name`, `hf://owner/name/config`
         layout: whether there is a file for each split or one for each class
+        direction: whether labels are found for texts or texts written for labels
         text: column of the text in a table
         label: column of the label in a table
         label_until: sign that ends the label at the head of a line; the first blank if not given
@@ -63,13 +79,22 @@ class LabelledText(LineData):
 
     """
 
-    gives: ClassVar[frozenset[Task]] = frozenset({("tokens", "label")})
+    gives: ClassVar[frozenset[Task]] = frozenset({("tokens", "label"), ("label", "tokens")})
+    tasks_by: ClassVar[tuple[str, Mapping[str, frozenset[Task]]] | None] = (
+        "direction",
+        {
+            "text_to_label": frozenset({("tokens", "label")}),
+            "label_to_text": frozenset({("label", "tokens")}),
+        },
+    )
+    scoring = TextScoring(metrics=())
 
     def __init__(  # noqa: PLR0913 - the signature is the schema
         self,
         *,
         root: str,
         layout: Layout = "splits",
+        direction: Direction = "text_to_label",
         text: str = "text",
         label: str = "label",
         label_until: str = "",
@@ -90,6 +115,9 @@ class LabelledText(LineData):
         if val_share + test_share >= 1:
             raise DataError("'val_share' and 'test_share' leave nothing to train on: lower them")
         self._root = root
+        self._turned = direction == "label_to_text"
+        if self._turned:
+            self.monitor = self.scoring.monitor
         self._files = LabelledFiles(layout, (text, label), label_until, encoding)
         self._names = {"train": train, "val": val, "test": test}
         self._shares = {"val": val_share, "test": test_share}
@@ -100,6 +128,8 @@ class LabelledText(LineData):
         self._max_length = max_length
         self._learned: Learned | None = None
         self._splits: dict[str, ClassSplit] = {}
+        #: How many rows of each split have a label that training does not have.
+        self._unknown: dict[str, int] = {}
         self._absent: dict[str, DataMissingError] = {}
         self._workspace: Workspace | None = None
         #: How many training texts were left out, by reason: "too_long", "unknown_label".
@@ -130,18 +160,24 @@ class LabelledText(LineData):
         kept = cached(workspace.cache / "labelled", key_of(settings), lambda: build().to_prepared())
         made = ClassSet.from_prepared(kept)
         self._splits = dict(made.splits)
+        self._unknown = {split: each.unknown for split, each in made.splits.items()}
+        if self._turned:
+            self._splits = {
+                split: each.where(each.classes != UNKNOWN_CLASS)
+                for split, each in made.splits.items()
+            }
         self._learned = loaded or made.learned
         self.left_out = dict(made.left_out)
         self._tell()
 
     def _find(self, workspace: Workspace) -> dict[str, tuple[Path, ...]]:
-        folder = find_folder(self._root, workspace.roots)
+        folder, roots = open_root(self._root, workspace)
         found: dict[str, tuple[Path, ...]] = {}
         self._absent = {}
         names = self._names if self._files.layout == "splits" else {"train": ""}
         for split, name in names.items():
             try:
-                found[split] = self._files.find(folder, name, workspace.roots)
+                found[split] = self._files.find(folder, name, roots)
             except DataMissingError as error:
                 self._absent[split] = error
         for split in self._cut(found):
@@ -186,42 +222,42 @@ class LabelledText(LineData):
         for reason, count in self.left_out.items():
             if count:
                 _log.warning("training texts left out: %d %s", count, reason.replace("_", " "))
-        for split, each in self._splits.items():
-            if each.unknown:
-                _log.warning(
-                    "%d rows of %s have a label that training does not have", each.unknown, split
-                )
+        for split, unknown in self._unknown.items():
+            if unknown:
+                line = "%d rows of %s have a label that training does not have"
+                _log.warning(line, unknown, split)
 
     # --- what the trainer asks for
 
     @property
     def dims(self) -> dict[str, int | bool]:
         """Return how many symbols and how many classes there are."""
-        learned = self._known
-        return {"vocabulary_size": len(learned.vocabulary), "num_classes": len(learned.labels)}
+        symbols, classes = len(self._known.vocabulary), len(self.labels)
+        if self._turned:
+            return {"source_classes": classes, "target_vocabulary_size": symbols}
+        return {"vocabulary_size": symbols, "num_classes": classes}
 
     def sizes(self, split: str) -> Sizes:
-        """Return the lengths of the texts, the end symbols counted (N, 1)."""
-        return self._split(split).symbols.lengths[:, None]
+        """Return the lengths of the texts, the end symbols counted (N, 1); turned, behind a 1."""
+        lengths = self._split(split).symbols.lengths
+        return np.stack([np.ones_like(lengths), lengths] if self._turned else [lengths], axis=1)
 
     def collate(self, split: str, rows: Sequence[int]) -> Batch:
         """Return the padded batch of these rows."""
         data = self._split(split)
-        inputs, lengths = data.symbols.padded(rows)
-        return Batch(
-            inputs,
-            lengths,
-            torch.from_numpy(data.classes[np.asarray(rows, dtype=np.int64)]),
-            torch.ones(len(rows), dtype=torch.int64),
-            {"index": torch.tensor(rows, dtype=torch.int64)},
-        )
+        symbols, lengths = data.symbols.padded(rows)
+        classes = torch.from_numpy(data.classes[np.asarray(rows, dtype=np.int64)])
+        ones, extras = torch.ones_like(classes), {"index": torch.tensor(rows, dtype=torch.int64)}
+        if self._turned:
+            return Batch(classes[:, None], ones, symbols, lengths, extras)
+        return Batch(symbols, lengths, classes, ones, extras)
 
     def facts(self, split: str) -> dict[str, int]:
         """Return how many rows have a label that training did not have, if any."""
-        unknown = self._split(split).unknown
-        return {"unknown_labels": unknown} if unknown else {}
+        self._split(split)
+        return {"unknown_labels": self._unknown[split]} if self._unknown[split] else {}
 
-    # --- lines in, labels out
+    # --- lines in, labels out; or labels in, lines out
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -229,18 +265,71 @@ class LabelledText(LineData):
         return self._known.labels
 
     def encode(self, lines: Sequence[str]) -> Batch:
-        """Return one batch of these lines, in their order and without targets."""
+        """Return one batch of these lines, in their order and without targets.
+
+        Raise DataError for a line that should be a label and is none.
+        """
+        if self._turned:
+            classes = [self._class(line, number) for number, line in enumerate(lines, 1)]
+            index = torch.arange(len(lines))
+            inputs = torch.tensor(classes, dtype=torch.int64)[:, None]
+            return Batch(inputs, torch.ones_like(index), extras={"index": index})
         rows = encode_lines(self._known.vocabulary, [self._form(line) for line in lines])
         inputs, lengths = rows.padded(range(len(lines)))
         return Batch(inputs, lengths, extras={"index": torch.arange(len(lines))})
 
-    def answers(self, output: Tensor, line: str, count: int) -> list[Answer]:  # noqa: ARG002 (a label needs no line)
-        """Return the likeliest labels with their probabilities; log-probabilities (C,) in."""
+    def _class(self, line: str, number: int) -> int:
+        label = line.strip()
+        if label and label not in self.labels:
+            hint = get_close_matches(label, self.labels, 1)
+            known = f"did you mean {hint[0]!r}?" if hint else f"there are: {', '.join(self.labels)}"
+            raise DataError(f"line {number}: the model knows no label {label!r}; {known}")
+        return self.labels.index(label) if label else 0
+
+    def answers(self, output: Any, line: str, count: int) -> list[Answer]:
+        """Return the likeliest labels with their probabilities; log-probabilities (C,) in.
+
+        Turned round: the n best texts of a search.
+        """
+        if self._turned:
+            return super().answers(output, line, count)
         best = torch.topk(output.exp(), min(count, len(output)))
         return [
             Answer(self.labels[place], score, {"label": self.labels[place]})
             for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
+
+    def detokenise(self, ids: Sequence[int]) -> str:
+        """Return the text of these ids up to the end symbol."""
+        return self._known.vocabulary.decode(ids)
+
+    def source_symbols(self, line: str) -> list[str]:
+        """Return the printable symbols of a text, its end symbol included; or the label itself."""
+        if self._turned:
+            return [printable(line)]
+        return self.target_symbols(self.encode([line]).inputs[0].tolist())
+
+    def target_symbols(self, ids: Sequence[int]) -> list[str]:
+        """Return the printable symbols of a text, one for each id."""
+        return self._known.vocabulary.symbols(ids)
+
+    def sources(self, split: str) -> Sequence[str]:
+        """Return the text of every row, as its symbols tell it; or the label."""
+        return self._label_names(split) if self._turned else self._texts(split)
+
+    def references(self, split: str) -> Sequence[Sequence[str]]:
+        """Return what every row should have got, as its only reference."""
+        wanted = self._texts(split) if self._turned else self._label_names(split)
+        return [[each] for each in wanted]
+
+    def _texts(self, split: str) -> list[str]:
+        rows = self._split(split).symbols
+        ends = zip(rows.offsets, rows.offsets[1:], strict=False)
+        return [self.detokenise(rows.values[start:end].tolist()) for start, end in ends]
+
+    def _label_names(self, split: str) -> list[str]:
+        names = {UNKNOWN_CLASS: UNKNOWN_TEXT, **dict(enumerate(self.labels))}
+        return [names[place] for place in self._split(split).classes.tolist()]
 
     # --- what the checkpoint keeps
 

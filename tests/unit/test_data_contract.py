@@ -53,6 +53,10 @@ def small_labelled_text(folder):
     return {"root": ".", "tokens": "characters"}
 
 
+def small_turned_text(folder):
+    return {**small_labelled_text(folder), "direction": "label_to_text"}
+
+
 def small_tagged_text(folder):
     for split, count in (("train", 120), ("val", 25), ("test", 13)):
         (folder / split).mkdir()
@@ -120,6 +124,7 @@ ARGUMENTS = {
     "question_answer": small_question_answer,
     "parallel_text": small_parallel_text,
     "labelled_text": small_labelled_text,
+    "labelled_text, turned": small_turned_text,
     "speech": small_speech,
     "tagged_text": small_tagged_text,
     "time_series": small_time_series,
@@ -127,6 +132,7 @@ ARGUMENTS = {
 
 #: Lines that a kind of data can read, where that is not any line.
 LINES = {
+    "labelled_text, turned": ["", " ", "odd", " even "],
     "speech": ["", " "],
     "captions": ["", " ", "goodbye()", " ?request( food ) ", "x(name='a ☃\u202f';c=no;a b=2)"],
     "time_series": [
@@ -136,7 +142,12 @@ LINES = {
 }
 
 
+#: Every kind of data, one that has two sides by both of them.
+SAMPLES = [*FILES, *(name for name in ARGUMENTS if name not in FILES)]
+
+
 def kind_of(name):
+    name, *_ = name.split(",")
     module = import_module(f"datamodules.{name}")
     public = [
         each
@@ -161,6 +172,16 @@ class Sample:
         self.workspace = Workspace(roots=(folder / "data",), cache=folder / "cache")
         self.data = self.prepared()
         self.splits = ("train", *self.data.validation_splits, "test")
+        #: What goes in, and whether text comes out.
+        self.tasks = self.tasks_of(self.cls)
+        self.takes_tokens = {given for given, _ in self.tasks} == {"tokens"}
+        self.writes = isinstance(self.data, TextData) and {w for _, w in self.tasks} == {"tokens"}
+
+    def tasks_of(self, cls):
+        if cls.tasks_by is None:
+            return cls.gives
+        name, choices = cls.tasks_by
+        return choices[self.arguments.get(name, inspect.signature(cls).parameters[name].default)]
 
     def fresh(self, **feed):
         data = self.cls(**self.arguments)
@@ -173,7 +194,7 @@ class Sample:
         return data
 
 
-@pytest.fixture(scope="module", params=FILES)
+@pytest.fixture(scope="module", params=SAMPLES)
 def sample(request, tmp_path_factory):
     return Sample(request.param, tmp_path_factory.mktemp(request.param))
 
@@ -320,9 +341,9 @@ def test_padding_lies_behind_and_changes_no_row(sample):
         assert batch.extras["index"].tolist() == rows
         assert batch.lengths.dtype == batch.extras["index"].dtype == torch.int64
         assert int(batch.lengths.min()) >= 1
-        if batch.inputs.dtype == torch.int64:
-            check_padding(batch.inputs, batch.lengths, end=isinstance(sample.data, TextData))
-        if isinstance(sample.data, TextData):
+        if sample.takes_tokens:
+            check_padding(batch.inputs, batch.lengths, end=sample.writes)
+        if sample.writes:
             check_padding(batch.targets, batch.target_lengths, end=True)
         for place, row in enumerate(rows):
             alone = sample.data.collate(split, [row])
@@ -381,15 +402,17 @@ def test_lines_are_encoded_the_same_from_the_checkpoint_alone(sample):
     assert same(batch, sample.data.encode(lines))
     assert batch.targets is None
     assert batch.extras["index"].tolist() == list(range(len(lines)))
-    if batch.inputs.dtype == torch.int64:
+    if sample.takes_tokens:
         check_padding(batch.inputs, batch.lengths, end=not isinstance(data, TagData | ProseData))
 
 
 # --- text
 
 
-TEXT_FILES = [name for name in FILES if issubclass(kind_of(name), TextData)]
-gives_text = pytest.mark.parametrize("sample", TEXT_FILES, indirect=True)
+#: Kinds that give labels where nothing else is asked of them.
+LABELS = {"labelled_text"}
+TEXTS = [each for each in SAMPLES if issubclass(kind_of(each), TextData) and each not in LABELS]
+gives_text = pytest.mark.parametrize("sample", TEXTS, indirect=True)
 
 
 @gives_text

@@ -19,6 +19,7 @@ from datamodules._base import Feed, Workspace
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._labelled import Example, cut_off
 from datamodules.labelled_text import LabelledText
+from lightning_modules._decoding import Hypothesis
 
 ROWS = [
     ("Ein Hund läuft .", "de"),
@@ -357,3 +358,65 @@ def test_training_texts_that_are_all_too_long_are_an_error(root, workspace):
 def test_nothing_is_known_before_it_is_prepared():
     with pytest.raises(DataError, match="no vocabulary yet"):
         _ = LabelledText(root="set").dims
+
+
+# --- turned round
+
+
+def turned(workspace, **parameters):
+    return make(workspace, direction="label_to_text", **parameters)
+
+
+def test_turned_round_the_label_goes_in_and_the_text_is_to_be_written(root, workspace):
+    for split in ("train", "val", "test"):
+        write_tsv(root, split, ROWS)
+    data, plain = turned(workspace), make(workspace)
+    batch = data.collate("val", [2, 1])
+    assert batch.inputs.tolist() == [[data.labels.index(ROWS[row][1])] for row in (2, 1)]
+    assert batch.lengths.tolist() == [1, 1]
+    assert torch.equal(batch.targets, plain.collate("val", [2, 1]).inputs)
+    assert torch.equal(batch.target_lengths, plain.collate("val", [2, 1]).lengths)
+    assert data.dims == {
+        "source_classes": 2,
+        "target_vocabulary_size": plain.dims["vocabulary_size"],
+    }
+    assert data.sizes("val").tolist() == [[1, len(text) + 1] for text, _ in ROWS]
+    assert data.state_dict() == plain.state_dict()
+
+
+def test_turned_round_models_are_chosen_by_the_loss_and_nothing_is_searched_for(root, workspace):
+    for split in ("train", "val", "test"):
+        write_tsv(root, split, ROWS)
+    data = turned(workspace)
+    assert data.monitor == ("val/loss", "min")
+    assert data.scoring.metrics == ()
+    assert make(workspace).monitor is None
+
+
+def test_turned_round_a_label_that_training_lacks_is_left_out_and_told(root, workspace):
+    for split in ("train", "val", "test"):
+        write_tsv(root, split, [*ROWS, *([("chat", "fr")] if split == "val" else [])])
+    data = turned(workspace)
+    assert len(data.sizes("val")) == len(ROWS)
+    assert data.facts("val") == {"unknown_labels": 1}
+    assert data.facts("test") == {}
+    plain = make(workspace)
+    assert plain.facts("val") == {"unknown_labels": 1}
+    assert plain.references("val")[-1] == ["\ufffd"]
+
+
+def test_turned_round_a_line_is_a_label_and_its_answers_are_texts(root, workspace):
+    for split in ("train", "val", "test"):
+        write_tsv(root, split, ROWS)
+    data = turned(workspace)
+    batch = data.encode([" en ", "de", ""])
+    assert batch.inputs[:2].tolist() == [[data.labels.index("en")], [data.labels.index("de")]]
+    ids = data.collate("val", [0]).targets[0].tolist()
+    (answer,) = data.answers([Hypothesis(tuple(ids), -0.5)], "en", 1)
+    assert (answer.text, answer.score) == (ROWS[0][0], -0.5)
+    with pytest.raises(
+        DataError, match="line 2: the model knows no label 'dee'; did you mean 'de'"
+    ):
+        data.encode(["de", "dee"])
+    with pytest.raises(DataError, match="line 1: the model knows no label '!'; there are: de, en"):
+        data.encode(["!"])
