@@ -110,6 +110,21 @@ def text_cell(where: str, row: Mapping[str, Any], column: str) -> str:
     return checked_text(cell_of(where, row, column), f"{where}, column {column!r}")
 
 
+def list_cell(where: str, row: Mapping[str, Any], column: str) -> list[str]:
+    """Return the texts in one cell that holds a list. Raise DataFormatError for anything else."""
+    place, cell = f"{where}, column {column!r}", cell_of(where, row, column)
+    if not isinstance(cell, list):
+        raise DataFormatError(f"{place} holds {json.dumps(cell, default=repr)} and not a list")
+    return [checked_text(each, place) for each in cell]
+
+
+def texts_in(where: str, row: Mapping[str, Any], column: str) -> list[str]:
+    """Return the texts in one cell: one, or a list of them."""
+    if isinstance(cell_of(where, row, column), list):
+        return list_cell(where, row, column)
+    return [text_cell(where, row, column)]
+
+
 def _offer(column: str, row: Mapping[str, Any]) -> str:
     near = get_close_matches(column, list(row), 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

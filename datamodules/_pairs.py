@@ -1,19 +1,17 @@
 """Pairs of texts in files: two line-aligned files, or one table with a column for each side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from datamodules._errors import DataFormatError, DataMissingError
 from datamodules._files import (
     TABLES,
-    cell_of,
-    checked_text,
     digest_of,
     find_file,
     lines_of,
     table_rows,
+    texts_in,
     what_is_there,
 )
 from datamodules._text_files import Texts
@@ -81,17 +79,10 @@ def _read_table(path: Path, columns: tuple[str, str]) -> Texts:
     references: list[list[str]] = []
     source, target = columns
     for where, row in table_rows(path):
-        sources.append(" ".join(_texts_in(where, row, source)))
-        references.append(_texts_in(where, row, target))
+        sources.append(" ".join(texts_in(where, row, source)))
+        references.append(texts_in(where, row, target))
         if not references[-1]:
             raise DataFormatError(f"{where}, column {target!r} holds a list without any text")
     if not sources:
         raise DataFormatError(f"{path} holds no rows")
     return Texts(sources, references)
-
-
-def _texts_in(where: str, row: Mapping[str, Any], column: str) -> list[str]:
-    """Return the texts in a cell: one, or a list of them."""
-    cell = cell_of(where, row, column)
-    texts = cell if isinstance(cell, list) else [cell]
-    return [checked_text(text, f"{where}, column {column!r}") for text in texts]

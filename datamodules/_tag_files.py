@@ -1,12 +1,19 @@
-"""Tagged text in files: columns with a row a token, or one file of tokens beside one of tags."""
+"""Tagged text in files: a row a token, tokens and tags line for line, or lists in a table."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from datamodules._errors import DataFormatError, DataMissingError
-from datamodules._files import digest_of, find_file, lines_of
+from datamodules._files import (
+    digest_of,
+    find_file,
+    lines_of,
+    list_cell,
+    table_rows,
+    text_cell,
+)
 
 #: How files of columns are named, in the order in which they are looked for.
 SUFFIXES: Final = (".conllu", ".conll", ".iob", ".bio", ".txt", ".tsv")
@@ -185,11 +192,53 @@ class ColumnFile:
                 raise DataFormatError(f"{where} has an empty {name}")
 
 
-TagFiles = ParallelFiles | ColumnFile
+@dataclass(frozen=True)
+class TableFile:
+    """A table whose rows hold a list of tokens and a list of tags, and a label if one is named."""
+
+    path: Path
+    names: Names
+
+    def digest(self) -> str:
+        """Return a digest of what the file holds."""
+        return digest_of([self.path])
+
+    def read(self) -> Sentences:
+        """Return all rows. Raise DataFormatError for the first thing that is wrong."""
+        found = Sentences()
+        for where, row in table_rows(self.path):
+            found.tokens.append(self._texts(where, row, self.names.tokens))
+            found.tags.append(self._texts(where, row, self.names.tags))
+            tags, tokens = len(found.tags[-1]), len(found.tokens[-1])
+            if tags != tokens:
+                raise DataFormatError(
+                    f"{where} has {_counted(tags, 'tag')} for {_counted(tokens, 'token')}"
+                )
+            if self.names.label:
+                found.labels.append(_label(where, text_cell(where, row, self.names.label)))
+        if not found.tokens:
+            raise DataFormatError(f"{self.path} holds no sequence")
+        return found
+
+    @staticmethod
+    def _texts(where: str, row: Mapping[str, Any], column: str) -> list[str]:
+        place = f"{where}, column {column!r}"
+        texts = list_cell(where, row, column)
+        if not all(texts):
+            raise DataFormatError(f"{place} holds an empty text")
+        if not texts:
+            raise DataFormatError(f"{place} holds an empty list: each row must have a sequence")
+        return texts
+
+
+TagFiles = ParallelFiles | ColumnFile | TableFile
+
+#: The tables whose cells can be lists.
+_LISTS: Final = (".jsonl", ".parquet")
 
 
 def find_tagged(folder: Path, split: str, names: Names, roots: Sequence[Path]) -> TagFiles:
-    """Return the files of a split: parallel ones in a folder, else one of columns.
+    """Return the files of a split: parallel ones in a folder, else one of columns, else a table.
 
     Raise DataMissingError where there are none, DataPathError where they lead out of the roots.
     """
@@ -202,12 +251,13 @@ def find_tagged(folder: Path, split: str, names: Names, roots: Sequence[Path]) -
     if there:
         missing = ", ".join(name for name in wanted if name not in there)
         raise DataMissingError(f"{place} holds {', '.join(there)} but not {missing}")
-    for suffix in SUFFIXES:
+    for suffix in (*SUFFIXES, *_LISTS):
         if path := find_file(folder / f"{split}{suffix}", roots):
-            return ColumnFile(path, names)
+            return TableFile(path, names) if suffix in _LISTS else ColumnFile(path, names)
+    files = ", ".join(f"{split}{suffix}" for suffix in (*SUFFIXES, *_LISTS))
     raise DataMissingError(
         f"{folder} has no split {split!r}: looked for {' and '.join(wanted)} in {split}/, or one of"
-        f" {', '.join(f'{split}{suffix}' for suffix in SUFFIXES)}, each with or without .gz"
+        f" {files}, each with or without .gz"
     )
 
 

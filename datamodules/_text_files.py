@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Protocol
 from datamodules._base import Workspace
 from datamodules._encoded import Encoded, PairSplit, Vocabularies
 from datamodules._errors import DataFormatError, DataMissingError
-from datamodules._paths import find_folder
+from datamodules._hub import open_root
 from datamodules._text import TextPairs
 from datamodules._vocab import KINDS, TextForm, Tokens
 
@@ -125,13 +125,13 @@ class TextFiles(TextPairs):
         return {f"left_out_{reason}": count for reason, count in counts.items() if count}
 
     def _find(self, workspace: Workspace) -> dict[str, Files]:
-        folder = find_folder(self._root, workspace.roots)
+        folder, roots = open_root(self._root, workspace)
         needed = self._needed() if self._vocabularies is None else ()
         found: dict[str, Files] = {}
         self._absent = {}
         for split, name in self._names.items():
             try:
-                found[split] = self._find_split(folder, name, workspace.roots)
+                found[split] = self._find_split(folder, name, roots)
             except DataMissingError as error:
                 if split in needed:
                     raise

@@ -29,7 +29,8 @@ class ParallelText(TextFiles):
     is asked for.
 
     Args:
-        root: folder of the data, absolute or relative to a data root of the worker
+        root: folder of the data, absolute or relative to a data root of the worker; or a data set
+            of the Hugging Face hub: `hf://owner/name`, `hf://owner/name/config`
         source: language suffix or column of the text that goes in
         target: language suffix or column of the text that is to come out
         train: name of the training split

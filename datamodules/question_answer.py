@@ -39,7 +39,8 @@ class QuestionAnswer(TextFiles):
     a question about nothing.
 
     Args:
-        root: folder of the data, absolute or relative to a data root of the worker
+        root: folder of the data, absolute or relative to a data root of the worker; or a data set
+            of the Hugging Face hub: `hf://owner/name`, `hf://owner/name/config`
         context: column of the document in a table
         question: column of the question in a table
         answers: column of the answers in a table: one text, a list, or an object with a list `text`

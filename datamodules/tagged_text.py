@@ -18,7 +18,7 @@ from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared, cached, key_of
 from datamodules._classes import UNKNOWN_CLASS
 from datamodules._errors import DataError, DataMissingError
-from datamodules._paths import find_folder
+from datamodules._hub import open_root
 from datamodules._rows import Rows, Texts, arrays_of, rows_of
 from datamodules._tag_files import Names, Sentences, TagFiles, find_tagged, split_blanks
 from datamodules._tags import Index, TagData
@@ -54,18 +54,20 @@ class TaggedText(TagData):
     A split is a folder `root/{split}` with a file of tokens and one of tags, line for line and
     blank for blank, and a file of labels if `label` names one; or else one file of columns
     `root/{split}.conllu`, `.conll`, `.iob`, `.bio`, `.txt` or `.tsv`, with a row for each token and
-    an empty line between sequences; each of them gzip or not. A label then stands above its
+    an empty line between sequences; or else a table `.jsonl` or `.parquet` with a list of tokens
+    and a list of tags in each row; each of them gzip or not. In columns a label stands above its
     sequence as a comment `# LABEL = ...`. Tags and labels that training does not have count as
     wrong in every other split, and are counted. A test split may be missing until it is asked for.
 
     Args:
-        root: folder of the data, absolute or relative to a data root of the worker
+        root: folder of the data, absolute or relative to a data root of the worker; or a data set
+            of the Hugging Face hub: `hf://owner/name`, `hf://owner/name/config`
         train: name of the training split
         val: name of the validation split
         test: name of the test split; it may be missing while a model is trained
-        tokens: name of the file of tokens in a split's folder
-        tags: name of the file of tags in a split's folder
-        label: name of the file, or key of the comment, of a sequence's label; none if not given
+        tokens: name of the file of tokens in a split's folder, or a table's column
+        tags: name of the file of tags in a split's folder, or a table's column
+        label: name of the file or column, or key of the comment, of a sequence's label, if any
         token_column: column of the token, from 1; if not given the first, of CoNLL-U the second
         tag_column: column of the tag, from 1; if not given the last, of CoNLL-U the fourth
         lowercase: whether words are lower-cased; their characters never are
@@ -239,13 +241,13 @@ class TaggedText(TagData):
         self._indexes = loaded or _Indexes(prepared.facts)
 
     def _find(self, workspace: Workspace) -> dict[str, TagFiles]:
-        folder = find_folder(self._root, workspace.roots)
+        folder, roots = open_root(self._root, workspace)
         needed = ("train", "val") if self._indexes is None else ()
         found: dict[str, TagFiles] = {}
         self._absent = {}
         for split, name in self._splits_by_name.items():
             try:
-                found[split] = find_tagged(folder, name, self._names, workspace.roots)
+                found[split] = find_tagged(folder, name, self._names, roots)
             except DataMissingError as error:
                 if split in needed:
                     raise

@@ -1,6 +1,7 @@
 """Tagged text: what is read of which files, what is refused, and what a line becomes."""
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,42 @@ def test_rare_words_are_unknown_and_case_is_a_choice(tmp_path: Path) -> None:
     write_parallel(tmp_path)
     assert read(prepared(tmp_path, min_count=2))[0][0] == ["play", "?"]
     assert read(prepared(tmp_path, lowercase=False))[0][0] == ["Play", "Abba"]
+
+
+def write_table(folder: Path, rows: list[dict[str, Any]]) -> None:
+    for split in ("train", "val"):
+        content = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{split}.jsonl").write_text(content)
+
+
+LISTS = {"tokens": "words", "tags": "ner", "characters": False}
+
+
+def test_a_table_may_hold_lists_of_tokens_and_tags(tmp_path: Path) -> None:
+    rows = [
+        {"words": ["New York", "is", "big"], "ner": ["B-x", "O", "O"], "kind": "a"},
+        {"words": ["no"], "ner": ["O"], "kind": "b"},
+    ]
+    write_table(tmp_path, rows)
+    data = prepared(tmp_path, **LISTS, label="kind")
+    assert read(data) == [(["new york", "is", "big"], ["B-x", "O", "O"]), (["no"], ["O"])]
+    assert data.label_names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        ({"words": ["a"], "tags": ["O"]}, "line 1 has no column 'ner' (it has: words, tags)"),
+        ({"words": "a b", "ner": ["O"]}, "line 1, column 'words' holds \"a b\" and not a list"),
+        ({"words": ["a"], "ner": [3]}, "line 1, column 'ner' holds 3 and not text"),
+        ({"words": ["a", "b"], "ner": ["O"]}, "line 1 has 1 tag for 2 tokens"),
+        ({"words": [], "ner": []}, "line 1, column 'words' holds an empty list"),
+        ({"words": ["a", ""], "ner": ["O", "O"]}, "line 1, column 'words' holds an empty text"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said(row: dict[str, Any], line: str, tmp_path: Path) -> None:
+    write_table(tmp_path, [row])
+    assert refused(tmp_path, **LISTS).startswith(f"train.jsonl, {line}")
 
 
 @pytest.mark.parametrize(
