@@ -106,7 +106,7 @@ def recurrent(  # noqa: PLR0913 (what every stack of layers is made of)
     )
 
 
-def above(
+def layers_above(
     cell: CellName, hidden_size: int, *, layers: int, dropout: float, choices: Choices = PLAIN
 ) -> "Stack":
     """Return layers that go on from one of the same width: dropout, and a sum, before the first."""

@@ -95,7 +95,8 @@ class SequenceToSequence(TextTopology, Generic[M]):
         """
         for linear in (*others, self.readout, self.output):
             nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
         if tied:
             self.output.weight = self.target_embedding.weight
 

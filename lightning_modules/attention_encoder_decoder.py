@@ -26,11 +26,21 @@ from lightning_modules._attention import (
     remember,
     scan,
 )
-from lightning_modules._cells import CELLS, CellName, FusedRNN
+from lightning_modules._cells import CellName
 from lightning_modules._copying import Mixture, Sources
 from lightning_modules._coverage import attended_again
 from lightning_modules._decoding import Search
 from lightning_modules._losses import SymbolLosses, log_probabilities, symbol_losses
+from lightning_modules._recurrent import (
+    Choices,
+    LayerNorm,
+    RecurrentDropout,
+    Residual,
+    Variational,
+    layers_above,
+    recurrent,
+)
+from lightning_modules._scheduled_sampling import ScheduledSampling
 from lightning_modules._scores import SCORE_REFUSALS, ScoreName, ScoreSizes, make_score
 from lightning_modules._sequence_to_sequence import (
     SequenceToSequence,
@@ -176,6 +186,11 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
         layers: Size = 1,
         embedding_dropout: Share = 0.2,
         dropout: Share = 0.3,
+        variational: Variational = False,
+        recurrent_dropout: RecurrentDropout = 0.0,
+        layer_norm: LayerNorm = False,
+        residual: Residual = False,
+        scheduled_sampling: ScheduledSampling = 0.0,
         label_smoothing: Share = 0.1,
         tie_embeddings: bool = True,
         max_length_ratio: Annotated[float, Interval(ge=0, le=100)] = 2.0,
@@ -192,24 +207,38 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
             source_vocabulary_size, target_vocabulary_size, shared_vocabulary, feature_size
         )
         self.label_smoothing = label_smoothing
+        self.scheduled_sampling = scheduled_sampling
+        choices = Choices(variational, recurrent_dropout, layer_norm, residual)
         self.search = Search(max_length_ratio=max_length_ratio, max_length_extra=max_length_extra)
         width = embedding_size or hidden_size
-        self.add_embeddings(symbols, width, tied=tie_embeddings, dropout=embedding_dropout)
+        self.add_embeddings(
+            symbols,
+            width,
+            tied=tie_embeddings,
+            dropout=embedding_dropout,
+            variational=variational,
+        )
         self.dropout = nn.Dropout(dropout)
-        self.encoder = FusedRNN(
-            cell, width, hidden_size, layers=layers, bidirectional=bidirectional, dropout=dropout
+        self.encoder = recurrent(
+            cell,
+            width,
+            hidden_size,
+            layers=layers,
+            bidirectional=bidirectional,
+            dropout=dropout,
+            choices=choices,
         )
         annotation = self.encoder.output_size
-        self.cell = CELLS[cell](hidden_size)
+        self.cell = choices.cell(cell, hidden_size)
         sizes = ScoreSizes(
             hidden_size, annotation, attention_size, location_filters, location_reach, coverage
         )
         self.score = make_score(score, sizes)
-        self.drive = nn.Linear(width, self.cell.drive_size)
+        self.drive = nn.Linear(width, self.cell.drive_size, bias=not layer_norm)
         self.order = make_order(order, self.cell, annotation, hops=hops)
         self.coverage_weight = (1.0 if coverage_weight is None else coverage_weight) * coverage
         self.upper = (
-            FusedRNN(cell, hidden_size, hidden_size, layers=layers - 1, dropout=dropout)
+            layers_above(cell, hidden_size, layers=layers - 1, dropout=dropout, choices=choices)
             if layers > 1
             else None
         )
@@ -219,7 +248,8 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
         self.pointer = nn.Linear(features, 1) if copy else None
         linears = (self.drive, self.first_state, *([self.pointer] if self.pointer else []))
         self.initialise(*linears, tied=tie_embeddings)
-        self.drive.bias.data.copy_(self.cell.initial_bias())
+        if not layer_norm:  # with it the cell has a bias of its own
+            self.drive.bias.data.copy_(self.cell.initial_bias())
 
     @property
     def _state_size(self) -> int:
@@ -303,7 +333,7 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
         )
         tops = scanned.states
         if self.upper is not None:
-            tops, _ = self.upper(self.dropout(tops), state=above)
+            tops, _ = self.upper(tops, state=above)
         features = torch.cat([tops, embedded, scanned.contexts], dim=-1).flatten(0, 1)
         counted = target_mask(batch).flatten().nonzero().squeeze(1)
         return Written(features.index_select(0, counted), counted, scanned)

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from lightning_modules._attention import OrderName, make_order, remember, scan
 from lightning_modules._cells import Cell, CellName, FusedRNN, GateNorm, Recurrent
-from lightning_modules._recurrent import PLAIN, Choices, Looped, Stack, above, recurrent
+from lightning_modules._recurrent import PLAIN, Choices, Looped, Stack, layers_above, recurrent
 from lightning_modules._scores import ScoreSizes, make_score
 
 HIDDEN, INPUTS = 3, 2
@@ -299,7 +299,7 @@ def test_a_state_carries_everything_over_step_by_step(name: CellName, choices: C
 @each_cell
 def test_layers_above_go_on_as_if_they_were_of_one_stack(name: CellName) -> None:
     whole = build(name, Choices(layer_norm=True, residual=True), layers=3).eval()
-    rest = above(name, HIDDEN, layers=2, dropout=0.5, choices=whole.choices).double().eval()
+    rest = layers_above(name, HIDDEN, layers=2, dropout=0.5, choices=whole.choices).double().eval()
     rest.parts.load_state_dict(whole.parts[1:].state_dict())
     inputs, _ = sequences(5, 5)
     first, _ = whole.parts[0](inputs)
@@ -309,7 +309,7 @@ def test_layers_above_go_on_as_if_they_were_of_one_stack(name: CellName) -> None
 @each_cell
 def test_without_choices_layers_above_are_the_librarys_behind_dropout(name: CellName) -> None:
     torch.manual_seed(1)
-    rest = above(name, INPUTS, layers=2, dropout=0.5)
+    rest = layers_above(name, INPUTS, layers=2, dropout=0.5)
     (fused,) = rest.parts
     assert isinstance(fused, FusedRNN)
     inputs = sequences(5, 5)[0].float()
