@@ -147,6 +147,10 @@ class LineData(DataModule):
     #: Folders that lines may lead to which are paths; the runner sets it before `encode`.
     roots: tuple[Path, ...] = ()
 
+    def line_length(self, line: str) -> int:
+        """Return about how long the input of a line is: those of like length are run together."""
+        return len(line)
+
     @abstractmethod
     def encode(self, lines: Sequence[str]) -> Batch:
         """Return one batch of inputs without targets, its `index` the position in `lines`.

@@ -77,6 +77,14 @@ class Listening:
         """F."""
         return self.mels * (3 if self.deltas else 1) * self.stack
 
+    def length(self, samples: int) -> int:
+        """Return how many frames a recording of so many samples has."""
+        return -(-self._count(samples) // self.stack)
+
+    def _count(self, samples: int) -> int:
+        """Return how many frames there are before they are stacked: enough for all samples."""
+        return 1 + max(0, -(-(samples - self.window_samples) // self.hop_samples))
+
     @cached_property
     def filters(self) -> NDArray[np.float64]:
         """The triangles H (K / 2 + 1, M)."""
@@ -102,8 +110,7 @@ class Listening:
     def _powers(self, samples: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return P of every frame (T, K / 2 + 1)."""
         window, hop = self.window_samples, self.hop_samples
-        count = 1 + max(0, -(-(len(samples) - window) // hop))
-        padded = np.zeros((count - 1) * hop + window)
+        padded = np.zeros((self._count(len(samples)) - 1) * hop + window)
         # With a hop above the window the samples between two frames are in none.
         padded[: len(samples)] = samples[: len(padded)]
         frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]

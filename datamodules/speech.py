@@ -306,6 +306,12 @@ class Speech(TextData):
         inputs, lengths = self._scaled(Rows.of_frames(frames, listening.size), range(len(lines)))
         return Batch(inputs, lengths, extras={"index": torch.arange(len(lines))})
 
+    def line_length(self, line: str) -> int:
+        """Return how many frames the recording at this path has."""
+        if not line.strip():
+            return 1
+        return self._known.listening.length(read_head(at_path(line, self.roots).path, line).length)
+
     def _listen(self, line: str) -> Frames:
         return listen(at_path(line, self.roots), self._known.listening)
 

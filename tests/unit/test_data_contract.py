@@ -399,6 +399,7 @@ def test_lines_are_encoded_the_same_from_the_checkpoint_alone(sample):
     texts = sample.data.sources("val") if isinstance(sample.data, TextData) else []
     lines = [*sample.lines, *texts]
     batch = data.encode(lines)
+    assert all(data.line_length(line) >= 0 for line in lines)
     assert same(batch, sample.data.encode(lines))
     assert batch.targets is None
     assert batch.extras["index"].tolist() == list(range(len(lines)))

@@ -95,6 +95,7 @@ def test_stacked_frames_are_the_same_side_by_side(length, stack):
     listening = Listening(**SMALL, stack=stack)
     stacked = listening(sound(length))
     assert stacked.shape == (-(-len(plain) // stack), listening.size)
+    assert len(stacked) == listening.length(length)
     flat = stacked.reshape(-1, 4)
     assert np.array_equal(flat[: len(plain)], plain)
     assert (flat[len(plain) :] == plain[-1]).all()

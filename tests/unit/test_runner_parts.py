@@ -148,12 +148,12 @@ def test_processor_flags_are_read_where_the_kernel_tells_them(tmp_path: Path, ke
     assert cpu_flags(tmp_path / "absent") == frozenset()
 
 
-@given(st.lists(st.text(max_size=30), max_size=40), st.integers(1, 200))
+@given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 200))
 def test_every_line_is_searched_once_and_batches_are_bounded(
-    lines: list[str], at_once: int
+    lengths: list[int], at_once: int
 ) -> None:
-    batches = list(batches_by_length(lines, at_once))
-    assert sorted(row for batch in batches for row in batch) == list(range(len(lines)))
+    batches = list(batches_by_length(lengths, at_once))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     for batch in batches:
-        longest = max(len(lines[row]) + 1 for row in batch)
+        longest = max(lengths[row] + 1 for row in batch)
         assert len(batch) == 1 or len(batch) * longest <= at_once

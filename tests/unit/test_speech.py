@@ -289,6 +289,7 @@ def test_lines_are_paths_below_a_root(root, workspace):
     rows = data.collate("val", [0, 1])
     assert torch.equal(batch.inputs, rows.inputs)
     assert torch.equal(batch.lengths, rows.lengths)
+    assert [data.line_length(line) for line in names[:2]] == rows.lengths.tolist()
     assert batch.targets is None
 
 
@@ -312,7 +313,7 @@ def test_the_likeliest_labels_come_first_and_nothing_is_said_of_an_empty_line(ro
     assert (best.text, best.values, second.text) == ("1", {"label": "1"}, "2")
     assert best.score == pytest.approx(0.5)
     assert [each.text for each in data.answers(output, " ", 2)] == [""]
-    assert data.encode([""]).lengths.tolist() == [1]
+    assert data.encode([""]).lengths.tolist() == [data.line_length("")] == [1]
 
 
 def test_a_search_is_answered_with_text(root, workspace):

@@ -24,7 +24,7 @@ from worker.runner.picture import draw_attention
 from worker.runner.task import Task
 from worker.runner.train import load_weights
 
-#: Characters, padding counted, times the beam or the samples, that are searched at once.
+#: Symbols or frames (`line_length`), padding counted, times the beam, that are searched at once.
 _AT_ONCE: Final = 50_000
 
 
@@ -37,7 +37,8 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     task.reporter.phase("predicting")
     found: list[Any] = [None] * len(spec.lines)
     done = 0
-    for rows in batches_by_length(spec.lines, _AT_ONCE // width):
+    lengths = [data.line_length(line) for line in spec.lines]
+    for rows in batches_by_length(lengths, _AT_ONCE // width):
         with autocast, torch.no_grad():
             batch = _encode(data, spec.lines, rows).to(task.device)
             for row, output in zip(rows, model.predict(batch), strict=True):
@@ -106,14 +107,14 @@ def ask(model: Topology, spec: PredictSpec) -> None:
     set_search(model, replace(spec.search, n_best=1, beam=beam))
 
 
-def batches_by_length(lines: Sequence[str], at_once: int) -> Iterator[list[int]]:
-    """Yield row numbers, each once, lines of like length together; padded, at most `at_once`.
+def batches_by_length(lengths: Sequence[int], at_once: int) -> Iterator[list[int]]:
+    """Yield row numbers, each once, rows of like length together; padded, at most `at_once`.
 
-    A line that is longer by itself is a batch by itself.
+    A row that is longer by itself is a batch by itself.
     """
     batch: list[int] = []
-    for row in sorted(range(len(lines)), key=lambda row: len(lines[row])):
-        if batch and (len(batch) + 1) * (len(lines[row]) + 1) > at_once:
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * (lengths[row] + 1) > at_once:
             yield batch
             batch = []
         batch.append(row)
