@@ -3,8 +3,8 @@
 `inform(name='red door cafe';food=thai;kidsallowed=no)` is an act with three slots. Values that are
 names are taken out of a sentence ("[name] serves [food] food") and put back in after it is written,
 so that a model need not know them: Wen et al. 2015, "Stochastic language generation in dialogue
-using recurrent neural networks with convolutional sentence reranking", section 3.1, as in the files
-of shawnwun/RNNLG.
+using recurrent neural networks with convolutional sentence reranking", as in the files of
+shawnwun/RNNLG.
 """
 
 import re

@@ -36,7 +36,7 @@ class Captions(TextData):
 
     A meaning becomes a vector of 0 and 1: its act, and of each slot its kind (yes, no, none,
     dontcare, ? where it is asked for) or how many values it has. Names are taken out of the
-    sentences, "[name] serves [food] food", and put back in where they are read (Wen et al. 2015).
+    sentences, "[name] serves [food] food", and put back in where they are read (`_meanings.py`).
 
     Every sentence is a row, of evaluation too. The references of a row are all sentences of its
     split whose meanings are the same but for names, with its own names in them, each once; of
@@ -47,7 +47,8 @@ class Captions(TextData):
 
     Of the `candidates` that a search finds for a meaning the one with the fewest slot errors is
     taken, of equal ones the most probable. `slot_error` is, over a whole split, the slots that are
-    missing or too many, over those that should be there: Wen et al. 2015, section 5.2. A slot is
+    missing or too many, over those that should be there: ERR of Wen et al. 2015, "Semantically
+    conditioned LSTM-based natural language generation for spoken dialogue systems". A slot is
     counted by its name's place in the sentence, or by `mentions` where it has no name.
 
     Args:

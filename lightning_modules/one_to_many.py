@@ -52,15 +52,15 @@ class OneToMany(SequenceToSequence[Tensor]):
         s_i = f(s_{i-1}, y_{i-1}),     p(y_i) = softmax(g(y_{i-1}, s_i)):
 
     Vinyals, Toshev, Bengio & Erhan 2015, "Show and tell: a neural image caption generator",
-    section 3.1, where the input is seen once, before the first symbol; made a first state by one
-    layer as in Karpathy & Fei-Fei 2015 and Xu et al. 2015. With `feed="every_step"` it is a part
+    section 3.1, where the input is seen once, before the first symbol; one layer makes it the first
+    state, as in Xu et al. 2015, "Show, attend and tell", section 3.1.2. With `feed="every_step"` it is a part
     of what each step reads,
 
         s_i = f(s_{i-1}, y_{i-1}, x),  p(y_i) = softmax(g(y_{i-1}, s_i, x)):
 
     Wen et al. 2015, "Stochastic language generation in dialogue using recurrent neural networks
-    with convolutional sentence reranking", section 3.1, equation 1, whose feature vector stays as
-    it is here, and Karpathy & Fei-Fei 2015, section 3.2. In both
+    with convolutional sentence reranking", section 3, whose steps all read the control vector of
+    the meaning; there it loses what has been said, here it stays as it is. In both
 
         g(z) = W_o tanh(W_r z + b_r) + b_o, its arguments side by side in z;
 
