@@ -53,8 +53,8 @@ class OneToMany(SequenceToSequence[Tensor]):
 
     Vinyals, Toshev, Bengio & Erhan 2015, "Show and tell: a neural image caption generator",
     section 3.1, where the input is seen once, before the first symbol; one layer makes it the first
-    state, as in Xu et al. 2015, "Show, attend and tell", section 3.1.2. With `feed="every_step"` it is a part
-    of what each step reads,
+    state, as in Xu et al. 2015, "Show, attend and tell", section 3.1.2. With `feed="every_step"`
+    it is a part of what each step reads,
 
         s_i = f(s_{i-1}, y_{i-1}, x),  p(y_i) = softmax(g(y_{i-1}, s_i, x)):
 
