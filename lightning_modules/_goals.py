@@ -7,7 +7,7 @@ classes, V values of a step, K labels of which a step may have several, O number
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torchmetrics.classification import (
 from datamodules._base import DataModule
 from datamodules._batch import Batch
 from datamodules._classes import MISSED, UNKNOWN_CLASS
+from datamodules._refusals import Refusal
 from datamodules._values import ValueData
 from lightning_modules._errors import ModelError
 from lightning_modules._evaluation import EvaluatedTopology
@@ -374,6 +375,17 @@ class LabelsGoal(Goal[Tensor, LabelScores]):
         return {**metrics, "step_loss": metrics["loss"] * self.output_size}
 
 
+#: For a topology that learns a class or values of the whole input.
+WHOLE_REFUSALS: Final = (
+    Refusal(
+        when={"num_classes": (0,)},
+        unless={"label_smoothing": (0.0,)},
+        because="label_smoothing spreads the probability of one class over all, and this data has "
+        "no classes to choose one from: leave it out",
+    ),
+)
+
+
 def goal_of_the_whole(
     num_classes: int, value_size: int, value_steps: int, label_smoothing: float
 ) -> ClassGoal | ValueGoal:
@@ -385,14 +397,4 @@ def goal_of_the_whole(
         )
     if num_classes:
         return ClassGoal(num_classes, label_smoothing)
-    refuse_smoothing(label_smoothing)
     return ValueGoal(value_size, value_steps)
-
-
-def refuse_smoothing(label_smoothing: float) -> None:
-    """Raise ModelError where labels are to be smoothed and there are none to choose from."""
-    if label_smoothing:
-        raise ModelError(
-            "label_smoothing spreads the probability of one class over all; this data has no "
-            "classes to choose one from: leave it out"
-        )

@@ -44,8 +44,12 @@ class Inputs(nn.Module):
         self.dropout = LockedDropout(dropout) if locked else nn.Dropout(dropout)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return x of every step, (B, S, E); what stands behind a length is not to be read."""
-        read: Tensor = self.dropout(self.map(self._some_unknown(batch.inputs)))
+        """Return x of every step, (B, S, E); what stands behind a length is not to be read.
+
+        Never in half precision: what a state begins with would be so too.
+        """
+        mapped = self.map(self._some_unknown(batch.inputs))
+        read: Tensor = self.dropout(mapped.to(torch.promote_types(mapped.dtype, torch.float32)))
         return read
 
     def _some_unknown(self, inputs: Tensor) -> Tensor:

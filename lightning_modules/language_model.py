@@ -102,6 +102,17 @@ class LanguageModel(GoalTopology):
             because="tie_embeddings ties the embeddings of symbols, and this data has frames: "
             "leave it out",
         ),
+        Refusal(
+            when={"feature_size": (0,)},
+            unless={"frame_loss": ("auto",)},
+            because="frame_loss '{frame_loss}' is for frames, and this data has symbols: leave it "
+            "out",
+        ),
+        Refusal(
+            when={"frame_loss": ("bernoulli",), "binary_frames": (False,)},
+            because="frame_loss 'bernoulli' is for frames of 0 and 1, and this data has others: "
+            "choose 'squared'",
+        ),
     )
 
     def __init__(  # noqa: PLR0913 (the signature is the schema)
@@ -231,14 +242,6 @@ def _goal(
     symbols: int, features: int, frame_loss: FrameLoss, binary: bool
 ) -> SymbolGoal | LabelsGoal | ValueGoal:
     if symbols:
-        if frame_loss != "auto":
-            raise ModelError(
-                f"frame_loss {frame_loss!r} is for frames, this data has symbols: leave it out"
-            )
         return SymbolGoal(symbols)
-    if frame_loss == "bernoulli" and not binary:
-        raise ModelError(
-            "frame_loss 'bernoulli' is for frames of 0 and 1, and this data has others: choose "
-            "'squared'"
-        )
-    return LabelsGoal(features) if binary and frame_loss != "squared" else ValueGoal(features)
+    bernoulli = frame_loss == "bernoulli" or (frame_loss == "auto" and binary)
+    return LabelsGoal(features) if bernoulli else ValueGoal(features)

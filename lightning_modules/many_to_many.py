@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
+from datamodules._refusals import Refusal
 from lightning_modules._attention import padding_bias
 from lightning_modules._cells import CellName
 from lightning_modules._characters import CharacterConvolution, CharacterRNN
 from lightning_modules._dropout import dropout_of
 from lightning_modules._errors import ModelError
-from lightning_modules._goals import GoalTopology, LabelsGoal, ValueGoal, refuse_smoothing
+from lightning_modules._goals import GoalTopology, LabelsGoal, ValueGoal
 from lightning_modules._inputs import Inputs
 from lightning_modules._recurrent import (
     Choices,
@@ -86,6 +87,14 @@ class ManyToMany(GoalTopology):
     accepts: ClassVar[frozenset[Task]] = frozenset(
         {("tokens", "tags"), *product(("frames",), ("tags", "labels", "values"))}
     )
+    refusals: ClassVar[tuple[Refusal, ...]] = (
+        Refusal(
+            when={"num_tags": (0,)},
+            unless={"label_smoothing": (0.0,)},
+            because="label_smoothing spreads the probability of one tag over all, and this data "
+            "has no tags to choose one from: leave it out",
+        ),
+    )
     trainer_defaults: ClassVar[Mapping[str, Any]] = {"lr": 4e-3}
 
     def __init__(  # noqa: PLR0913 (the signature is the schema)
@@ -117,6 +126,7 @@ class ManyToMany(GoalTopology):
     ) -> None:
         super().__init__(_goal(num_tags, label_size, value_size, label_smoothing))
         self.save_hyperparameters()
+        self.refuse_misfits()
         choices = Choices(variational, recurrent_dropout, layer_norm, residual)
         self.inputs = Inputs(
             vocabulary_size,
@@ -187,7 +197,6 @@ def _goal(
         )
     if tags:
         return TagGoal(tags, label_smoothing)
-    refuse_smoothing(label_smoothing)
     return LabelsGoal(labels) if labels else ValueGoal(values)
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
+from datamodules._refusals import Refusal
 from lightning_modules._attention import padding_bias
 from lightning_modules._cells import CellName
-from lightning_modules._goals import GoalTopology, goal_of_the_whole
+from lightning_modules._goals import WHOLE_REFUSALS, GoalTopology, goal_of_the_whole
 from lightning_modules._inputs import Inputs
 from lightning_modules._recurrent import (
     Choices,
@@ -70,6 +71,7 @@ class ManyToOne(GoalTopology):
     accepts: ClassVar[frozenset[Task]] = frozenset(
         product(("tokens", "frames"), ("label", "value"))
     )
+    refusals: ClassVar[tuple[Refusal, ...]] = WHOLE_REFUSALS
     # A batch has one target a row, not one a symbol: far fewer than the general rate is made for.
     trainer_defaults: ClassVar[Mapping[str, Any]] = {"lr": 4e-3}
 
@@ -98,6 +100,7 @@ class ManyToOne(GoalTopology):
     ) -> None:
         super().__init__(goal_of_the_whole(num_classes, value_size, value_steps, label_smoothing))
         self.save_hyperparameters()
+        self.refuse_misfits()
         self.pooling = pooling
         choices = Choices(variational, recurrent_dropout, layer_norm, residual)
         self.inputs = Inputs(

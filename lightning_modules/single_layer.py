@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
+from datamodules._refusals import Refusal
 from lightning_modules._errors import ModelError
-from lightning_modules._goals import GoalTopology, goal_of_the_whole
+from lightning_modules._goals import WHOLE_REFUSALS, GoalTopology, goal_of_the_whole
 
 Reads = Literal["counts", "shares", "last"]
 
@@ -46,6 +47,7 @@ class SingleLayer(GoalTopology):
     accepts: ClassVar[frozenset[Task]] = frozenset(
         product(("tokens", "frames"), ("label", "value"))
     )
+    refusals: ClassVar[tuple[Refusal, ...]] = WHOLE_REFUSALS
     # Each row of W is met by few examples, so that it wants larger steps than a dense layer.
     trainer_defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-2}
 
@@ -63,6 +65,7 @@ class SingleLayer(GoalTopology):
     ) -> None:
         super().__init__(goal_of_the_whole(num_classes, value_size, value_steps, label_smoothing))
         self.save_hyperparameters()
+        self.refuse_misfits()
         if bool(vocabulary_size) == bool(feature_size):
             raise ModelError(
                 "the data must give symbols (vocabulary_size) or frames (feature_size)"

@@ -1,5 +1,6 @@
 """Every parameter of a topology works with every other, or the catalogue refuses the pair."""
 
+import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
@@ -114,22 +115,25 @@ def cases() -> Iterator[tuple[str, Task]]:
 def test_every_pair_of_choices_trains_or_is_refused(name: str, task: Task) -> None:
     found, data = topologies().find(name), DATA[task]()
     entry = found.entry
+    signature = inspect.signature(found.cls).parameters
+    # What the data does not have is 0.
+    dims = {name: signature[name].default for name in entry.from_data} | data.dims
 
     def refused(params: Params) -> bool:
-        known = {**data.dims, **params}
+        known = {**dims, **params}
         return any(each.applies(known) for each in entry.refusals)
 
     choices = {each.name: values_of(each) for each in entry.parameters}
     covered, hopeless = cover(choices, refused)
     assert covered
     for params in covered:
-        checked = entry.check(Component(name, params), data.dims)
+        checked = entry.check(Component(name, params), dims)
         given = {key: value for key, value in data.dims.items() if key in entry.from_data}
         torch.manual_seed(3)
         try_one(found.cls(**checked, **given), data, params)
     for pair in hopeless:
         with pytest.raises(SpecError) as caught:
-            entry.check(Component(name, pair), data.dims)
+            entry.check(Component(name, pair), dims)
         assert len(str(caught.value).splitlines()) == 1
 
 

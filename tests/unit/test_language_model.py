@@ -194,7 +194,7 @@ def test_the_next_frame_is_answered_as_it_would_be_scored() -> None:
 @pytest.mark.parametrize(
     ("dims", "options", "why"),
     [
-        (TEXT, {"frame_loss": "squared"}, "'squared' is for frames, this data has symbols"),
+        (TEXT, {"frame_loss": "squared"}, "'squared' is for frames, and this data has symbols"),
         ({"feature_size": 3}, {"frame_loss": "bernoulli"}, "frames of 0 and 1, .* 'squared'"),
         (ROLL, {"tie_embeddings": True, "embedding_size": None}, "ties the embeddings of symbols"),
     ],
