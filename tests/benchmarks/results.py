@@ -160,6 +160,7 @@ class Measuring:
         job = handle.record
         seed = training.spec.seed
         return {
+            "key": training.key,
             "epochs": job.progress.epochs,
             "seconds": round(job.ran, 1),
             "attempts": job.attempt,
@@ -204,7 +205,7 @@ def write(places: Places, row: Row, seeds: Mapping[str, Any], baselines: Mapping
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "version": metadata.version("unroll"),
-        "earlier": _earlier(old, row.digest(places.specs)),
+        "earlier": _earlier(old, seeds),
     }
     draft = places.of(row).with_suffix(".new")
     draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -216,11 +217,13 @@ def _means(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: mean(each[name] for each in scores) for name in names}
 
 
-def _earlier(old: Mapping[str, Any] | None, digest: str) -> list[Any]:
+def _earlier(old: Mapping[str, Any] | None, seeds: Mapping[str, Any]) -> list[Any]:
+    """Return what other recipes had read of test; a seed more is no other recipe."""
     if old is None:
         return []
     kept: list[Any] = old["earlier"]
-    if old["digest"] == digest:
+    known, now = ({each["key"] for each in some.values()} for some in (old["seeds"], seeds))
+    if known <= now:
         return kept
     return [*kept, {"date": old["date"], "digest": old["digest"], "mean": old["mean"]}]
 

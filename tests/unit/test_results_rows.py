@@ -44,9 +44,10 @@ def places(tmp_path: Path) -> Places:
     return places
 
 
-def seed(bleu: float, loss: float, beam: float) -> dict[str, Any]:
+def seed(bleu: float, loss: float, beam: float, key: str = "one") -> dict[str, Any]:
     """Return what came of one seed."""
     return {
+        "key": key,
         "epochs": 2,
         "seconds": 3.0,
         "attempts": 1,
@@ -180,13 +181,14 @@ def test_what_was_measured_stands_in_both_tables(places: Places) -> None:
 
 def test_a_recipe_that_changes_remembers_what_it_had_read_of_test(places: Places) -> None:
     write(places, row(), {"1": seed(30.0, 1.0, 31.0)}, {})
-    write(places, row(), {"1": seed(30.0, 1.0, 31.0)}, {})
+    more = {"1": seed(30.0, 1.0, 31.0), "2": seed(31.0, 1.0, 31.0, "two")}
+    write(places, row(), more, {})
     assert json.loads(places.of(row()).read_text())["earlier"] == []
     other = row(set=["model.layers=2"])
     assert state_of(places, other) == "changed"
-    write(places, other, {"1": seed(33.0, 1.0, 31.0)}, {})
+    write(places, other, {"1": seed(33.0, 1.0, 31.0, "other")}, {})
     found = json.loads(places.of(other).read_text())
-    assert [each["mean"]["test/bleu"] for each in found["earlier"]] == [30.0]
+    assert [each["mean"]["test/bleu"] for each in found["earlier"]] == [30.5]
     assert "earlier readings of test: " in full({"letters": other}, {"letters": found})
 
 
