@@ -36,12 +36,12 @@ def _fetched(root: str, cache: Path) -> Path:
     """Return the folder that holds the newest version of a data set, fetched if it is not there."""
     if not (found := _NAME.fullmatch(root)):
         raise DataPathError(f"{root!r} is neither hf://owner/name nor hf://owner/name/config")
-    splits = _load(root, *found.groups())
     if Path(found[1]).exists():
         raise DataPathError(
             f"{root} is also the name of {Path(found[1]).absolute()}, which the library would read"
             " instead: start the worker in another folder"
         )
+    splits = _load(root, *found.groups())
     # The library's own name for a version of a split; it has no public one.
     versions = {split: data._fingerprint for split, data in splits.items()}  # noqa: SLF001
     place = cache / f"{found[1].replace('/', '--')}.{key_of(versions)}"
