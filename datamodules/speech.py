@@ -4,20 +4,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
-import numpy as np
-import torch
 from annotated_types import Ge, Gt, Interval
-from torch import Tensor
 
 from datamodules._audio import read_head
-from datamodules._base import Answer, Task, TextData, TextScoring, Workspace
-from datamodules._batch import Batch
-from datamodules._bucketing import Sizes
+from datamodules._base import Task, TextScoring, Workspace
 from datamodules._cache import cached, key_of
-from datamodules._errors import DataError, DataMissingError
-from datamodules._mel import Frames, Listening
+from datamodules._errors import DataError
+from datamodules._mel import Listening
 from datamodules._name_patterns import NamePattern, NameRule
 from datamodules._paths import find_folder
 from datamodules._recordings import (
@@ -28,33 +23,31 @@ from datamodules._recordings import (
     Names,
     Recording,
     Spelling,
-    at_path,
     cut_recordings,
     digest_recordings,
 )
-from datamodules._rows import Rows
+from datamodules._refusals import Refusal, misfit
 from datamodules._speech import (
     Heard,
     Learned,
     SpeechSplit,
     from_prepared,
-    listen,
     not_too_long,
     to_prepared,
 )
+from datamodules._spoken import SpokenData
 from datamodules._targets import LabelTargets, TargetName, TextTargets
 from datamodules._values import Scaling
 from datamodules._vocab import Normalisation, TextForm, Tokens
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
 _VERSION: Final = 1
-_STATE_FORMAT: Final = 1
 _log = logging.getLogger(__name__)
 
 Share = Annotated[float, Interval(ge=0, lt=1)]
 
 
-class Speech(TextData):
+class Speech(SpokenData):
     """Recordings of speech with a label or a text each, as frames of log-mel energies.
 
     With `layout` manifests, a split is a table `root/{split}.jsonl`, `.tsv`, `.csv` or `.parquet`
@@ -107,6 +100,16 @@ class Speech(TextData):
         {"label": frozenset({("frames", "label")}), "text": frozenset({("frames", "tokens")})},
     )
 
+    refusals: ClassVar[tuple[Refusal, ...]] = tuple(
+        Refusal(
+            when={"layout": ("manifests", "classes")},
+            unless={parameter: ("",)},
+            because=f"{parameter} reads the names of recordings: set layout to names, or leave it"
+            " out",
+        )
+        for parameter in ("pattern", "val_where", "test_where")
+    )
+
     def __init__(  # noqa: PLR0913 - the signature is the schema
         self,
         *,
@@ -139,40 +142,32 @@ class Speech(TextData):
         vocabulary_size: Annotated[int, Ge(300)] = 6000,
     ) -> None:
         super().__init__()
+        rules = {"val": val_where, "test": test_where}
+        named = {"pattern": pattern, **{f"{split}_where": rule for split, rule in rules.items()}}
+        if why := misfit(self.refusals, {"layout": layout, **named}):
+            raise DataError(why)
         if val_share + test_share >= 1:
             raise DataError("'val_share' and 'test_share' leave nothing to train on: lower them")
         self._root = root
         self._target: TargetName = target
         self._spelling = Spelling(spelled or ())
         labelled = target == "label" or bool(spelled)
-        self._layout = _layout(
-            layout,
-            pattern,
-            {"val": val_where, "test": test_where},
-            (path, label if labelled else text),
-        )
+        self._layout = _layout(layout, pattern, rules, (path, label if labelled else text))
         self._by_label = labelled or layout != "manifests"
         self._names = {"train": train, "val": val, "test": test}
         self._shares = {"val": val_share, "test": test_share}
         self._split_seed = split_seed
         self._rate = rate
-        # At a rate of its own each is checked once more; what is wrong at any is wrong now.
         self._listening = partial(
             Listening, window=window, hop=hop, mels=mels, deltas=deltas, stack=stack
         )
-        if rate:
+        if rate:  # what does not go with it is refused before anything is read
             self._listening(rate)
         self._max_seconds = max_seconds
         self._text = TextForm(lowercase=lowercase, normalise=normalise), tokens, vocabulary_size
         if target == "text":
             self.scoring = TextScoring(lowercase=lowercase, metrics=("cer", "wer"))
             self.monitor = self.scoring.monitor
-        self._learned: Learned | None = None
-        self._splits: dict[str, SpeechSplit] = {}
-        self._absent: dict[str, DataMissingError] = {}
-        self._workspace: Workspace | None = None
-        #: How many training recordings were left out, by reason: "too_long", "unknown_label".
-        self.left_out: dict[str, int] = {}
 
     # --- preparing
 
@@ -205,20 +200,17 @@ class Speech(TextData):
     def _find(self, workspace: Workspace) -> dict[str, list[Recording]]:
         folder = Folder(find_folder(self._root, workspace.roots), self._root, workspace.roots)
         found, self._absent = self._layout.find(folder, self._names)
-        shares = {
-            split: share for split, share in self._shares.items() if split not in found and share
-        }
-        if shares and "train" in found:
+        cut = {split: share for split, share in self._shares.items() if split not in found}
+        if "train" in found and any(cut.values()):
+            shares = {split: share for split, share in cut.items() if share}
             found |= cut_recordings(
                 found["train"], shares, self._split_seed, by_label=self._by_label
             )
-            self._absent = {
-                split: why for split, why in self._absent.items() if split not in shares
-            }
+        self._absent = {split: why for split, why in self._absent.items() if split not in found}
         for split in () if self._learned else ("train", "val"):
             if split not in found:
                 raise self._absent.get(split) or DataError(
-                    "'val_share' must be above 0: there is no val"
+                    "there is no val: raise 'val_share' above 0"
                 )
         return found
 
@@ -258,149 +250,15 @@ class Speech(TextData):
                     "%d rows of %s have a label that training does not have", each.unknown, split
                 )
 
-    # --- what the trainer asks for
-
-    @property
-    def dims(self) -> dict[str, int | bool]:
-        """Return the size of a frame, and how many classes or symbols there are."""
-        return {"feature_size": self._known.listening.size, **self._known.targets.dims}
-
-    def sizes(self, split: str) -> Sizes:
-        """Return how many frames there are, and ids of the answer (N, 2)."""
-        return self._split(split).sizes
-
-    def collate(self, split: str, rows: Sequence[int]) -> Batch:
-        """Return the padded batch of these rows."""
-        data = self._split(split)
-        inputs, lengths = self._scaled(data.heard.frames, rows)
-        targets, target_lengths = self._known.targets.padded(data.answers, rows)
-        index = torch.tensor(rows, dtype=torch.int64)
-        return Batch(inputs, lengths, targets, target_lengths, {"index": index})
-
-    def facts(self, split: str) -> dict[str, int]:
-        """Return how many rows have a label that training did not have, or were left out of it."""
-        unknown = {"unknown_labels": self._split(split).unknown}
-        counts = {f"left_out_{reason}": count for reason, count in self.left_out.items()}
-        return {
-            name: count
-            for name, count in {**unknown, **(counts if split == "train" else {})}.items()
-            if count
-        }
-
-    def _scaled(self, frames: Rows, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return scaled frames (B, S, F), zero behind each length, and lengths (B,)."""
-        padded, lengths = frames.padded_frames(rows)
-        scaled = torch.from_numpy(self._known.scaling(padded.numpy()))
-        inside = torch.arange(scaled.shape[1]) < lengths[:, None]
-        return scaled * inside[..., None], lengths
-
-    # --- paths in, labels or text out
-
-    def encode(self, lines: Sequence[str]) -> Batch:
-        """Return one batch of the recordings at these paths; an empty line is a moment of silence.
-
-        Raise DataError for the first that is not right.
-        """
-        listening = self._known.listening
-        frames = [self._listen(line) if line.strip() else listening(np.zeros(1)) for line in lines]
-        inputs, lengths = self._scaled(Rows.of_frames(frames, listening.size), range(len(lines)))
-        return Batch(inputs, lengths, extras={"index": torch.arange(len(lines))})
-
-    def line_length(self, line: str) -> int:
-        """Return how many frames the recording at this path has."""
-        if not line.strip():
-            return 1
-        return self._known.listening.length(read_head(at_path(line, self.roots).path, line).length)
-
-    def _listen(self, line: str) -> Frames:
-        return listen(at_path(line, self.roots), self._known.listening)
-
-    def answers(self, output: Any, line: str, count: int) -> list[Answer]:
-        """Return the likeliest labels with their probabilities, or the best texts of a search."""
-        targets = self._known.targets
-        if isinstance(targets, LabelTargets):
-            return targets.answers(output, count) if line.strip() else [Answer("", 0.0)]
-        return super().answers(output, line, count)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The name of each class."""
-        targets = self._known.targets
-        return targets.labels if isinstance(targets, LabelTargets) else ()
-
-    def detokenise(self, ids: Sequence[int]) -> str:
-        """Return the text of these ids up to the end symbol."""
-        return self._written.vocabulary.decode(ids)
-
-    def source_symbols(self, line: str) -> list[str]:
-        """Return when each frame begins, in seconds."""
-        listening = self._known.listening
-        step = listening.hop_samples * listening.stack / listening.rate
-        return [f"{place * step:.2f}" for place in range(int(self.encode([line]).lengths))]
-
-    def target_symbols(self, ids: Sequence[int]) -> list[str]:
-        """Return the printable symbols of an output, one for each id."""
-        return self._written.vocabulary.symbols(ids)
-
-    def sources(self, split: str) -> Sequence[str]:
-        """Return the path of every row."""
-        return self._split(split).heard.names
-
-    def references(self, split: str) -> Sequence[Sequence[str]]:
-        """Return the text of every row, as its only reference."""
-        return [[self._written.form(text)] for text in self._split(split).heard.said]
-
-    # --- what the checkpoint keeps
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how recordings become frames and answers as plain values."""
-        return {"format": _STATE_FORMAT, **self._known.state()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over how recordings become frames and answers: that belongs to the model."""
-        if state_dict.get("format") != _STATE_FORMAT:
-            raise DataError("this checkpoint holds its features in a form this version cannot read")
-        if self._learned is not None and self.state_dict() == state_dict:
-            return
-        self._learned = Learned.from_state(state_dict)
-        if self._workspace is not None:
-            self.prepare(self._workspace)
-
-    @property
-    def _known(self) -> Learned:
-        if self._learned is None:
-            raise DataError("this data has learned nothing yet: prepare it or load a checkpoint")
-        return self._learned
-
-    @property
-    def _written(self) -> TextTargets:
-        targets = self._known.targets
-        if not isinstance(targets, TextTargets):
-            raise DataError("the recordings have labels and no text: set target to text")
-        return targets
-
-    def _split(self, split: str) -> SpeechSplit:
-        if split in self._absent:
-            raise self._absent[split]
-        if split not in self._splits:
-            known = ", ".join(self._splits) or "none; it was not prepared"
-            raise DataError(f"this data has no split {split!r} (it has: {known})")
-        return self._splits[split]
-
 
 def _layout(name: str, pattern: str, rules: Mapping[str, str], columns: tuple[str, str]) -> Layout:
-    given = {"pattern": pattern, **{f"{split}_where": rule for split, rule in rules.items()}}
-    if name == "names":
-        named = NamePattern(pattern)
-        chosen = {split: rule for split, rule in rules.items() if rule}
-        return Names(
-            named,
-            {
-                split: NameRule(rule, named.names, f"{split}_where")
-                for split, rule in chosen.items()
-            },
-        )
-    for parameter, value in given.items():
-        if value:
-            raise DataError(f"{parameter!r} is for the layout 'names', and the layout is {name!r}")
-    return Manifests(*columns) if name == "manifests" else Classes()
+    if name == "manifests":
+        return Manifests(*columns)
+    if name == "classes":
+        return Classes()
+    named = NamePattern(pattern)
+    given = {split: rule for split, rule in rules.items() if rule}
+    return Names(
+        named,
+        {split: NameRule(rule, named.names, f"{split}_where") for split, rule in given.items()},
+    )

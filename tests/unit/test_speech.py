@@ -408,7 +408,7 @@ def test_a_split_that_is_not_there_is_missed_when_it_is_used(root, workspace):
 
 def test_val_must_come_from_somewhere(root, workspace):
     named(root)
-    with pytest.raises(DataError, match="'val_share' must be above 0"):
+    with pytest.raises(DataError, match="there is no val: raise 'val_share'"):
         make(workspace, **NAMES, val_share=0)
 
 
@@ -447,8 +447,8 @@ def test_a_label_that_is_not_spelled_is_refused(root, workspace):
         ({"layout": "names", "pattern": "{label}_{}"}, "name each part once"),
         ({**NAMES, "test_where": "index"}, "'test_where' is 'index': it must be PART=VALUES"),
         ({**NAMES, "val_where": "room=3"}, r"'val_where' .*\(label, speaker, index\)"),
-        ({"pattern": "{label}"}, "'pattern' is for the layout 'names'"),
-        ({"layout": "classes", "test_where": "a=1"}, "'test_where' is for the layout 'names'"),
+        ({"pattern": "{label}"}, "pattern reads the names of recordings: set layout to names"),
+        ({"layout": "classes", "test_where": "a=1"}, "test_where reads the names"),
         ({"spelled": ["zero"]}, "'spelled' holds 'zero': it must be LABEL=TEXT"),
         ({"val_share": 0.5, "test_share": 0.5}, "leave nothing to train on"),
         ({"rate": 8000, "mels": 300}, "too many"),
