@@ -20,6 +20,7 @@ from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._files import check_encoding, digest_of
 from datamodules._moments import Cycle, phases
 from datamodules._paths import find_folder
+from datamodules._refusals import Refusal, misfit
 from datamodules._series import (
     Cut,
     Division,
@@ -84,6 +85,13 @@ class TimeSeries(ValueData, LineData):
     gives: ClassVar[frozenset[Task]] = frozenset({("frames", "value")})
     trainer_defaults: ClassVar[Mapping[str, Any]] = {"batch_tokens": 3072}
     monitor = ("val/mse", "min")
+    refusals: ClassVar[tuple[Refusal, ...]] = (
+        Refusal(
+            when={"time": ("",)},
+            unless={"calendar": ([],)},
+            because="'calendar' needs the column of the time: name it in 'time'",
+        ),
+    )
 
     def __init__(  # noqa: PLR0913 - the signature is the schema
         self,
@@ -116,8 +124,8 @@ class TimeSeries(ValueData, LineData):
         self._sizes = window, horizon
         self._relative = relative
         self._calendar = list(calendar)
-        if calendar and not time:
-            raise DataError("'calendar' needs the column of the time: name it in 'time'")
+        if line := misfit(self.refusals, {"time": time, "calendar": list(calendar)}):
+            raise DataError(line)
         shares = {"val": val_share, "test": test_share}
         self._division = Division.of(self._names, rows, shares)
         self._look_back = look_back
