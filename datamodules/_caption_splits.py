@@ -81,17 +81,18 @@ class Reader:
         vectors = np.zeros((len(lines), len(self)), dtype=np.float32)
         for row, line in enumerate(lines):
             if line.strip():
-                vectors[row] = self._encoded(line, f"line {row + 1}")
+                vectors[row] = self._encoded(line)
         return vectors
 
-    def _encoded(self, line: str, where: str) -> Vector:
+    def _encoded(self, line: str) -> Vector:
+        where = f"it ({line[:40]!r})"
         if self.inputs == "meanings":
-            return self.indicators([self.meaning(line, where)])[0]
+            return self.indicators([self.meaning(line, "it")])[0]
         try:
             held = json.loads(line)
         except (ValueError, RecursionError):
             held = line
-        vector = checked_vector(held, f"{where} ({line[:40]!r})")
+        vector = checked_vector(held, where)
         if len(vector) != len(self):
             raise DataFormatError(
                 f"{where} holds {len(vector)} numbers where the model was trained on {len(self)}"

@@ -270,7 +270,7 @@ class LabelledText(TextData):
         Raise DataError for a line that should be a label and is none.
         """
         if self._turned:
-            classes = [self._class(line, number) for number, line in enumerate(lines, 1)]
+            classes = list(map(self._class, lines))
             index = torch.arange(len(lines))
             inputs = torch.tensor(classes, dtype=torch.int64)[:, None]
             return Batch(inputs, torch.ones_like(index), extras={"index": index})
@@ -278,12 +278,12 @@ class LabelledText(TextData):
         inputs, lengths = rows.padded(range(len(lines)))
         return Batch(inputs, lengths, extras={"index": torch.arange(len(lines))})
 
-    def _class(self, line: str, number: int) -> int:
+    def _class(self, line: str) -> int:
         label = line.strip()
         if label and label not in self.labels:
             hint = get_close_matches(label, self.labels, 1)
             known = f"did you mean {hint[0]!r}?" if hint else f"there are: {', '.join(self.labels)}"
-            raise DataError(f"line {number}: the model knows no label {label!r}; {known}")
+            raise DataError(f"the model knows no label {label!r}; {known}")
         return self.labels.index(label) if label else 0
 
     def answers(self, output: Any, line: str, count: int) -> list[Answer]:

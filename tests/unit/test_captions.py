@@ -264,7 +264,7 @@ def test_a_missing_split_is_named_with_what_was_looked_for(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("line", "wrong"),
-    [("hello", "line 2 holds 'hello' where a meaning"), ("a(=1)", "line 2 holds the slot '=1'")],
+    [("hello", "it holds 'hello' where a meaning"), ("a(=1)", "it holds the slot '=1'")],
 )
 def test_a_line_that_is_no_meaning_is_refused(meanings: Captions, line: str, wrong: str) -> None:
     with pytest.raises(DataFormatError, match=wrong.replace("(", r"\(")):
@@ -274,7 +274,7 @@ def test_a_line_that_is_no_meaning_is_refused(meanings: Captions, line: str, wro
 @pytest.mark.parametrize("line", ["goodbye()", "[1, 2]", '"one.npy"', "[1, 2, Infinity]", "3"])
 def test_a_line_that_is_no_such_vector_is_refused(tmp_path: Path, line: str) -> None:
     write_vectors(tmp_path)
-    with pytest.raises(DataFormatError, match=r"^line 1 .*hold"):
+    with pytest.raises(DataFormatError, match=r"^it \(.*\) .*hold"):
         prepared(tmp_path, inputs="vectors").encode([line])
 
 

@@ -10,6 +10,7 @@ import torch
 
 from datamodules._base import Answer, LineData, TextData
 from datamodules._batch import Batch
+from datamodules._errors import DataError
 from jobs.errors import SpecError
 from jobs.spec import PredictSpec, TrainerOptions
 from lightning_modules._base import Topology
@@ -69,10 +70,23 @@ def widen(model: Topology, data: LineData) -> int:
 def _encode(data: LineData, lines: Sequence[str], rows: Sequence[int]) -> Batch:
     """Return the batch of some of the lines, each with its number among all of them.
 
-    By that number a line's samples are drawn, whatever other lines it is batched with.
+    By that number a line's samples are drawn, whatever other lines it is batched with. Raise
+    DataError for a line that this kind of data cannot read, with that number.
     """
-    batch = data.encode([lines[row] for row in rows])
+    try:
+        batch = data.encode([lines[row] for row in rows])
+    except DataError:
+        for row in rows:
+            _refuse_unreadable(data, lines[row], row + 1)
+        raise
     return replace(batch, extras={**batch.extras, "index": torch.tensor(rows)})
+
+
+def _refuse_unreadable(data: LineData, line: str, number: int) -> None:
+    try:
+        data.encode([line])
+    except DataError as error:
+        raise DataError(f"line {number}: {error}") from None
 
 
 def load(task: Task) -> tuple[Topology, LineData, torch.autocast]:
