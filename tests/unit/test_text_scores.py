@@ -1,16 +1,23 @@
 """Every family of scores of text counts as its definition does, one plain loop each."""
 
+import math
 import re
 import string
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import sacrebleu
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules._base import TextScoring
+from datamodules._base import TextScoring, Workspace
+from datamodules._vocab import EOS
+from datamodules.dates import Dates
+from lightning_modules._decoding import Search
 from lightning_modules._scoring import score_text
+from lightning_modules._text import TextTopology
 from lightning_modules._text_scores import FAMILIES
 
 WORDS = ["the", "a", "cat", "Cat", "sat,", "on", "mat.", "AN", "42", "é", "--"]
@@ -218,3 +225,44 @@ def test_models_are_chosen_by_a_metric_of_the_first_family(family):
 
 def test_without_scores_models_are_chosen_by_the_loss():
     assert TextScoring(metrics=()).monitor == ("val/loss", "min")
+
+
+# --- what a topology does with it
+
+
+class Writer(TextTopology):
+    """A topology that finds every symbol equally good, writes nothing, and counts its searches."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.read, self.searched, self.search = data, 0, Search()
+
+    @property
+    def data(self):
+        return self.read
+
+    def forward(self, batch, previous=None):
+        return torch.zeros(int(batch.target_lengths.sum()), 99)
+
+    def decoder(self, batch):
+        raise NotImplementedError
+
+    def generate(self, batch, how=None):
+        self.searched += 1
+        return [[SimpleNamespace(ids=[EOS], score=0.0)] for _ in range(len(batch))]
+
+
+@pytest.mark.parametrize(("metrics", "searches"), [((), 0), (("cer",), 1)])
+def test_where_no_score_is_asked_for_nothing_is_searched(metrics, searches, tmp_path):
+    data = Dates(examples=3, held_out=2, locales=["de"])
+    data.prepare(Workspace((), tmp_path))
+    data.scoring = TextScoring(metrics=metrics)
+    model = Writer(data)
+    gathered = model.nothing_yet()
+    model.gather(gathered, data.collate("val", [0, 1]))
+    found = model.scores(gathered, "val")
+    assert model.searched == searches
+    assert found["loss"] == pytest.approx(math.log(99))
+    assert (
+        ("cer" in found) == ("exact_match" in found) == ("val" in model.outputs) == bool(searches)
+    )
