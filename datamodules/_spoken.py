@@ -86,10 +86,11 @@ class SpokenData(TextData):
         return Batch(inputs, lengths, extras={"index": torch.arange(len(lines))})
 
     def line_length(self, line: str) -> int:
-        """Return how many frames the recording at this path has."""
-        if not line.strip():
+        """Return how many frames the recording at this path has; 1 where `encode` refuses it."""
+        try:
+            head = read_head(at_path(line, self.roots).path, line)
+        except DataError:
             return 1
-        head = read_head(at_path(line, self.roots).path, line)
         return self._known.listening.length(head.length)
 
     def answers(self, output: Any, line: str, count: int) -> list[Answer]:

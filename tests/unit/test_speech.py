@@ -298,6 +298,7 @@ def test_a_line_that_leads_nowhere_or_out_of_the_roots_is_refused(root, workspac
     data = loaded(make(workspace, **NAMES), workspace.roots)
     with pytest.raises(DataPathError, match=r"there is no file 'set/none.wav'"):
         data.encode(["set/0_ann_0.wav", "set/none.wav"])
+    assert data.line_length("set/none.wav") == 1
     with pytest.raises(DataPathError, match="outside the allowed data roots"):
         data.encode([str(sound(tmp_path / "out.wav"))])
     sound(root / "fast.wav", rate=16000)
