@@ -3,6 +3,7 @@
 import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -144,3 +145,6 @@ def try_one(model: Any, data: Toy, params: Params) -> None:
     gradients = [each.grad for each in model.parameters() if each.grad is not None]
     assert gradients, params
     assert all(each.isfinite().all() for each in gradients), params
+    with torch.inference_mode():
+        asked = replace(batches(data, "test")[0], targets=None, target_lengths=None)
+        assert len(model.eval().predict(asked)) == len(asked), params
