@@ -23,6 +23,8 @@ from worker.runner.resume import Position, Saved, set_counters
 Lay = Callable[..., AttemptFolder]
 Points = dict[tuple[str, int], tuple[float, int]]
 
+#: All that draws numbers in training: masks of recurrent layers, coins and symbols of its own.
+CHANCE = {"layers": 2, "variational": True, "recurrent_dropout": 0.3, "scheduled_sampling": 1.0}
 #: Dropout, three steps to a point and several epochs, so that every kind of state matters.
 SPEC: dict[str, Any] = {"trainer": {"max_epochs": 3, "log_every": 3, "patience": 3}}
 
@@ -110,7 +112,7 @@ def test_a_training_stopped_anywhere_goes_on_as_if_it_had_not(
 
 
 @pytest.mark.parametrize(
-    "model", [{"cell": "lstm", "layers": 2}, {"cell": "rnn", "tie_embeddings": False}]
+    "model", [{"cell": "lstm", "layers": 2}, {"cell": "rnn", "tie_embeddings": False}, CHANCE]
 )
 def test_every_cell_goes_on_exactly_in_half_precision_too(lay: Lay, model: dict[str, Any]) -> None:
     spec = {"model": model, "trainer": {**SPEC["trainer"], "precision": "bf16"}}
