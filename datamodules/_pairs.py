@@ -14,7 +14,7 @@ from datamodules._files import (
     texts_in,
     what_is_there,
 )
-from datamodules._text_files import Texts
+from datamodules._text_files import TextRows
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class PairFiles:
     #: Language suffixes or column names of source and target.
     columns: tuple[str, str]
 
-    def read(self) -> Texts:
+    def read(self) -> TextRows:
         """Return all pairs. Raise DataFormatError for the first thing that is wrong."""
         if len(self.paths) == 2:
             return _read_lines(*self.paths)
@@ -64,17 +64,17 @@ def _missing(folder: Path, split: str, columns: Sequence[str], half: Sequence[Pa
     )
 
 
-def _read_lines(source: Path, target: Path) -> Texts:
+def _read_lines(source: Path, target: Path) -> TextRows:
     sources, targets = lines_of(source), lines_of(target)
     if len(sources) != len(targets):
         raise DataFormatError(
             f"{source} has {len(sources)} lines but {target} has {len(targets)}: line n of one"
             " must be the translation of line n of the other"
         )
-    return Texts(sources, [[each] for each in targets])
+    return TextRows(sources, [[each] for each in targets])
 
 
-def _read_table(path: Path, columns: tuple[str, str]) -> Texts:
+def _read_table(path: Path, columns: tuple[str, str]) -> TextRows:
     sources: list[str] = []
     references: list[list[str]] = []
     source, target = columns
@@ -85,4 +85,4 @@ def _read_table(path: Path, columns: tuple[str, str]) -> Texts:
             raise DataFormatError(f"{where}, column {target!r} holds a list without any text")
     if not sources:
         raise DataFormatError(f"{path} holds no rows")
-    return Texts(sources, references)
+    return TextRows(sources, references)

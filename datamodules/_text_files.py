@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextRows:
     """The rows of one split: inputs, and one or more references of each."""
 
     sources: Sequence[str]
@@ -85,7 +85,7 @@ class TextFiles(TextPairs):
         """Return the files of a split. Raise DataMissingError where there are none."""
 
     @abstractmethod
-    def _texts(self, files: Mapping[str, Any]) -> tuple[dict[str, Texts], dict[str, int]]:
+    def _texts(self, files: Mapping[str, Any]) -> tuple[dict[str, TextRows], dict[str, int]]:
         """Return the rows of all splits in the form they are kept in, and what was left out."""
 
     @abstractmethod
@@ -96,7 +96,7 @@ class TextFiles(TextPairs):
         """Return the splits without which nothing can be trained."""
         return "train", "val"
 
-    def _taught(self, texts: Texts) -> tuple[Iterable[str], Iterable[str]]:
+    def _taught(self, texts: TextRows) -> tuple[Iterable[str], Iterable[str]]:
         """Return the texts of both sides that the symbols are learned from."""
         return texts.sources, chain(*texts.references)
 

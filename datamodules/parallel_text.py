@@ -10,7 +10,7 @@ from annotated_types import Ge
 from datamodules._base import TextFamily
 from datamodules._encoded import Reader, Vocabularies
 from datamodules._pairs import PairFiles, find_pairs
-from datamodules._text_files import Learning, TextFiles, Texts
+from datamodules._text_files import Learning, TextFiles, TextRows
 from datamodules._vocab import Normalisation, TextForm, Tokens
 
 #: A list, because that is what a spec can hold.
@@ -91,7 +91,7 @@ class ParallelText(TextFiles):
     def _find_split(self, folder: Path, name: str, roots: Sequence[Path]) -> PairFiles:
         return find_pairs(folder, name, self._columns, roots)
 
-    def _texts(self, files: Mapping[str, PairFiles]) -> tuple[dict[str, Texts], dict[str, int]]:
+    def _texts(self, files: Mapping[str, PairFiles]) -> tuple[dict[str, TextRows], dict[str, int]]:
         texts = {split: self._formed(each.read()) for split, each in files.items()}
         left_out = {"empty": 0}
         if "train" in texts:
@@ -99,10 +99,10 @@ class ParallelText(TextFiles):
             texts["train"], left_out["empty"] = _without_empty(train)
         return texts, left_out
 
-    def _formed(self, texts: Texts) -> Texts:
+    def _formed(self, texts: TextRows) -> TextRows:
         sources = list(map(self._form, texts.sources))
         references = [list(map(self._form, choices)) for choices in texts.references]
-        formed = Texts(sources, references)
+        formed = TextRows(sources, references)
         return _grouped(formed) if self._same_source == "references" else formed
 
     def _reader(self, vocabularies: Vocabularies) -> Reader:
@@ -110,25 +110,25 @@ class ParallelText(TextFiles):
         return lambda lines: [ids[:longest] for ids in encode(lines)]
 
 
-def _grouped(texts: Texts) -> Texts:
+def _grouped(texts: TextRows) -> TextRows:
     """Return each source once, in the order of the first, with all its references, each once."""
     found: dict[str, dict[str, None]] = {}
     for source, choices in zip(texts.sources, texts.references, strict=True):
         found.setdefault(source, {}).update(dict.fromkeys(choices))
-    return Texts(list(found), list(map(list, found.values())))
+    return TextRows(list(found), list(map(list, found.values())))
 
 
-def _one_by_one(texts: Texts) -> Texts:
+def _one_by_one(texts: TextRows) -> TextRows:
     """Return a row for each reference."""
     rows = [
         (source, [each])
         for source, choices in zip(texts.sources, texts.references, strict=True)
         for each in choices
     ]
-    return Texts([source for source, _ in rows], [choices for _, choices in rows])
+    return TextRows([source for source, _ in rows], [choices for _, choices in rows])
 
 
-def _without_empty(texts: Texts) -> tuple[Texts, int]:
+def _without_empty(texts: TextRows) -> tuple[TextRows, int]:
     """Return the rows both of whose sides hold more than blanks, and how many do not."""
     kept = [
         (source, choices)
@@ -136,4 +136,4 @@ def _without_empty(texts: Texts) -> tuple[Texts, int]:
         if source.strip() and choices[0].strip()
     ]
     left_out = len(texts.sources) - len(kept)
-    return Texts([source for source, _ in kept], [choices for _, choices in kept]), left_out
+    return TextRows([source for source, _ in kept], [choices for _, choices in kept]), left_out

@@ -13,7 +13,7 @@ from annotated_types import Ge, Interval
 from datamodules._base import Workspace
 from datamodules._encoded import Reader, Vocabularies
 from datamodules._questions import Columns, Question, QuestionFile, cut_stories, find_questions
-from datamodules._text_files import Files, Learning, TextFiles, Texts
+from datamodules._text_files import Files, Learning, TextFiles, TextRows
 from datamodules._vocab import Normalisation, TextForm, Tokens
 
 #: Between document and question, in a line of text and as a symbol of its own: neither has it.
@@ -121,7 +121,9 @@ class QuestionAnswer(TextFiles):
         """Say whether val is cut off from training."""
         return bool(self._val_share) and "train" in found and "val" not in found
 
-    def _texts(self, files: Mapping[str, QuestionFile]) -> tuple[dict[str, Texts], dict[str, int]]:
+    def _texts(
+        self, files: Mapping[str, QuestionFile]
+    ) -> tuple[dict[str, TextRows], dict[str, int]]:
         read = {split: file.read() for split, file in files.items()}
         if self._cuts(files):
             read["train"], read["val"] = cut_stories(
@@ -129,9 +131,9 @@ class QuestionAnswer(TextFiles):
             )
         return {split: self._formed(questions) for split, questions in read.items()}, {}
 
-    def _formed(self, questions: Sequence[Question]) -> Texts:
+    def _formed(self, questions: Sequence[Question]) -> TextRows:
         sources = [self._joined(each.document, each.question) for each in questions]
-        return Texts(sources, [list(map(self._form, each.answers)) for each in questions])
+        return TextRows(sources, [list(map(self._form, each.answers)) for each in questions])
 
     # --- what is read
 
@@ -141,7 +143,7 @@ class QuestionAnswer(TextFiles):
     def _joined(self, document: str, question: str) -> str:
         return _BETWEEN.join(" ".join(self._form(each).split()) for each in (document, question))
 
-    def _taught(self, texts: Texts) -> tuple[Iterable[str], Iterable[str]]:
+    def _taught(self, texts: TextRows) -> tuple[Iterable[str], Iterable[str]]:
         """Return documents, questions and the symbol between them as texts of their own."""
         parts = (part for source in texts.sources for part in (*source.split(_BETWEEN), _BETWEEN))
         return map(self._apart, parts), chain(*texts.references)

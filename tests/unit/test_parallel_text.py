@@ -549,6 +549,15 @@ def test_multi30k_makes_tight_batches_of_the_recipes_size(data_folder, tmp_path)
         assert decoded == [text for (text,) in data.references(split)[:200]]
 
 
+@pytest.mark.data
+def test_scitldr_has_its_sentences_joined_and_all_its_summaries(data_folder, tmp_path):
+    data = ParallelText(root="scitldr", source="source", target="target", val="dev")
+    data.prepare(Workspace(roots=(data_folder,), cache=tmp_path))
+    assert len(data.sizes("train")) == 1992 - data.left_out["too_long"]
+    assert len(data.references("val")) == 619
+    assert max(map(len, data.references("val"))) == 4
+
+
 def test_errors_are_of_the_kinds_the_runner_knows():
     assert issubclass(DataFormatError, DataError)
     assert str(DataError("a\nb")) == "a\\nb"
