@@ -2,15 +2,17 @@
 
 Shapes: B sentences, N = B * k rows in a search, S source positions, T target positions, E width
 of an embedding, H hidden units, C width of the context seen at every step (0 where it is not), W
-width of a state of all layers, V target symbols.
+width of a state of all layers, V target symbols, or values of a step.
 """
 
-from typing import Annotated, Literal
+from itertools import product
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
+from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from lightning_modules._cells import CellName
@@ -25,19 +27,15 @@ from lightning_modules._recurrent import (
     recurrent,
 )
 from lightning_modules._scheduled_sampling import ScheduledSampling
-from lightning_modules._sequence_to_sequence import (
-    SequenceToSequence,
-    Share,
-    Size,
-    Vocabularies,
-)
-from lightning_modules._text import previous_symbols, target_mask, targets_of
+from lightning_modules._sequence_to_sequence import Share, Size, Vocabularies
+from lightning_modules._text import target_mask
+from lightning_modules._value_writing import SymbolsOrValues
 
 Context = Literal["last", "transformed_last", "transformed_all"]
 Feed = Literal["initial", "every_step"]
 
 
-class EncoderDecoder(SequenceToSequence[Tensor]):
+class EncoderDecoder(SymbolsOrValues):
     """Read a sequence into one context vector c, and write another sequence from it.
 
     The encoder's states are h_1 ... h_S; of a bidirectional one h_j = [→h_j; ←h_j], each direction
@@ -77,12 +75,17 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
         layers: recurrent layers of the encoder, and of the decoder
         embedding_dropout: share of embedding values dropped in training
         dropout: share of readout values, and of values between layers, dropped in training
-        label_smoothing: share of the target's probability spread over the whole vocabulary
-        tie_embeddings: whether output and embeddings use one matrix
+        label_smoothing: share of the target's probability spread over the whole vocabulary; values
+            have none
+        tie_embeddings: whether output and embeddings use one matrix; values have none to tie
         max_length_ratio: symbols an output may have for each input symbol
         max_length_extra: symbols an output may have beyond that
 
     """
+
+    accepts: ClassVar[frozenset[Task]] = frozenset(
+        product(("tokens", "frames"), ("tokens", "value"))
+    )
 
     def __init__(  # noqa: PLR0913 (the signature is the schema)
         self,
@@ -107,14 +110,25 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
         max_length_extra: Size = 10,
         source_vocabulary_size: FromData[int] = 0,
         feature_size: FromData[int] = 0,
-        target_vocabulary_size: FromData[int],
+        target_vocabulary_size: FromData[int] = 0,
         shared_vocabulary: FromData[bool] = False,
+        value_size: FromData[int] = 0,
+        value_steps: FromData[int] = 1,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if bool(target_vocabulary_size) == bool(value_size):
+            raise ModelError(
+                "the data must give symbols (target_vocabulary_size) or values (value_size) to "
+                "write, " + ("not both" if value_size else "and gives neither")
+            )
         symbols = Vocabularies(
-            source_vocabulary_size, target_vocabulary_size, shared_vocabulary, feature_size
+            source_vocabulary_size,
+            target_vocabulary_size or value_size,
+            shared_vocabulary,
+            feature_size,
         )
+        tied = tie_embeddings and not value_size
         self.label_smoothing = label_smoothing
         self.scheduled_sampling = scheduled_sampling
         choices = Choices(variational, recurrent_dropout, layer_norm, residual)
@@ -124,10 +138,12 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
         self.add_embeddings(
             symbols,
             embedding_size,
-            tied=tie_embeddings,
+            tied=tied,
             dropout=embedding_dropout,
             variational=variational,
         )
+        if value_size:
+            self.write_values(value_size, value_steps, embedding_size)
         self.dropout = nn.Dropout(dropout)
         self.encoder = recurrent(
             cell,
@@ -149,19 +165,24 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
         )
         self.add_readout(hidden_size + seen, symbols, embedding_size)
         linears = [each for each in (self.transform, self.first_state) if each is not None]
-        self.initialise(*linears, tied=tie_embeddings)
+        self.initialise(*linears, tied=tied)
 
     def forward(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
-        """Return the logits of every target symbol given those before it, (M, V)."""
+        """Return the logits of every target symbol given those before it, (M, V).
+
+        Of values, all of them given those before each, (B, T, V).
+        """
         context, first = self.read(batch)
-        symbols = previous_symbols(targets_of(batch)[0], previous)
-        embedded = self.target_embedding(symbols)  # (B, T, E)
+        previous = self.previous(batch, previous)
+        embedded = self.target_embedding(previous)  # (B, T, E)
         repeated = context[:, None].expand(-1, embedded.shape[1], -1)
         seen = torch.cat([self.embedding_dropout(embedded), repeated], dim=-1)
         states, _ = self.writer(seen, state=first)
-        features = torch.cat([states, seen], dim=-1).flatten(0, 1)
+        features = torch.cat([states, seen], dim=-1)
+        if self.goal is not None:
+            return self.logits(features)
         counted = target_mask(batch).flatten().nonzero().squeeze(1)
-        return self.logits(features.index_select(0, counted))
+        return self.logits(features.flatten(0, 1).index_select(0, counted))
 
     def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the context that every step sees (B, C), and s_0 of all layers (B, W)."""
@@ -184,7 +205,10 @@ class EncoderDecoder(SequenceToSequence[Tensor]):
         return torch.tanh(self.transform(source))
 
     def write(self, kept: Tensor, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Do one step of all layers: symbols (N,), state (N, W) -> logits (N, V), state (N, W)."""
+        """Do one step of all layers: symbols (N,), state (N, W) -> logits (N, V), state (N, W).
+
+        Values (N, V) in place of the symbols give the next ones in place of the logits.
+        """
         context = kept.repeat_interleave(len(symbols) // len(kept), dim=0)
         seen = torch.cat([self.target_embedding(symbols), context], dim=-1)
         tops, moved = self.writer(seen[:, None], state=state)

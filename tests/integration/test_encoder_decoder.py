@@ -144,9 +144,29 @@ def reference(
     source: list[int],
     target: list[int],
 ) -> list[Row]:
+    xs = [model.inputs.map.weight.tolist()[symbol] for symbol in source]
+    c, state = handed_over(model, way, name, xs)
+    logits = []
+    for symbol in [BOS, *target[:-1]]:
+        seen = model.target_embedding.weight.tolist()[symbol] + c
+        logits.append(step(model, name, seen, state))
+    return logits
+
+
+def step(model: EncoderDecoder, name: CellName, seen: Row, state: list[list[Row]]) -> Row:
+    """Return what a step writes that sees this; the state moves on."""
+    top = seen
+    for layer in range(model.writer.layers):
+        (top,) = run(name, model.writer, f"l{layer}", [top], state[layer])
+    return affine(model.output, squash(affine(model.readout, top + seen)))
+
+
+def handed_over(
+    model: EncoderDecoder, way: tuple[str, str], name: CellName, xs: list[Row]
+) -> tuple[Row, list[list[Row]]]:
+    """Return what every step sees of the inputs x, and the decoder's first state."""
     context, feed = way
     layers, blocks = model.writer.layers, CELLS[name].blocks
-    xs = [model.inputs.map.weight.tolist()[symbol] for symbol in source]
     states, lasts = read(name, model.encoder, xs)
     mean = [sum(column) / len(states) for column in zip(*states, strict=True)]
     c: Row = []
@@ -159,16 +179,7 @@ def reference(
         c = made
     if feed == "every_step":
         state = unpack(squash(affine(model.first_state, c)), layers, blocks)
-    else:
-        c = []
-    logits = []
-    for symbol in [BOS, *target[:-1]]:
-        seen = model.target_embedding.weight.tolist()[symbol] + c
-        top = seen
-        for layer in range(layers):
-            (top,) = run(name, model.writer, f"l{layer}", [top], state[layer])
-        logits.append(affine(model.output, squash(affine(model.readout, top + seen))))
-    return logits
+    return (c if feed == "every_step" else []), state
 
 
 @each_cell

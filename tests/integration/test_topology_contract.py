@@ -238,7 +238,7 @@ def test_learns_a_few_batches_by_heart(topology: type[Topology], data: Toy) -> N
     model = build(topology, data, label_smoothing=0.0)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     few = batches(data)[:2]
-    for _ in range(50):
+    for _ in range(75):
         for batch in few:
             optimiser.zero_grad()
             output = model.training_step(batch, 0)
