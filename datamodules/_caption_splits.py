@@ -4,7 +4,7 @@ Shapes: N sentences, F features of a vector.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -240,5 +240,5 @@ class CaptionSplit:
             for row, (key, text) in enumerate(zip(keys, texts, strict=True))
         ]
 
-    def _filled(self, row: int) -> Any:
+    def _filled(self, row: int) -> Callable[[str], str]:
         return self.sentences.meanings[row].relexicalise if self.sentences.meanings else str

@@ -17,7 +17,7 @@ from datamodules._captions import CaptionFiles, Inputs
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._meanings import Meaning
 from datamodules._paths import find_folder
-from datamodules._vocab import KINDS, Normalisation, TextForm, Tokens, Vocabulary
+from datamodules._vocab import KINDS, Normalisation, TextForm, Tokens, Vocabulary, printable
 
 _STATE_FORMAT: Final = 1
 _log = logging.getLogger(__name__)
@@ -246,7 +246,7 @@ class Captions(TextData):
 
     def source_symbols(self, line: str) -> list[str]:
         """Return the line itself: an input has one position."""
-        return ["".join(c if c.isprintable() else "\ufffd" for c in line)]
+        return [printable(line)]
 
     def target_symbols(self, ids: Sequence[int]) -> list[str]:
         """Return the printable symbols of an output, one for each id."""
