@@ -200,6 +200,20 @@ def lay(tmp_path: Path, data_root: Path) -> Callable[..., AttemptFolder]:
     return make
 
 
+@pytest.fixture
+def lay_plain(tmp_path: Path) -> Callable[..., AttemptFolder]:
+    """Return a function that lays an attempt folder of any spec over `tmp_path / "data"`."""
+    (tmp_path / "data").mkdir()
+
+    def make(name: str, spec: dict[str, Any], **attempt: Any) -> AttemptFolder:
+        folder = AttemptFolder(tmp_path / name)
+        fixed = {"roots": (str(tmp_path / "data"),), "cache": str(tmp_path / "cache")}
+        folder.lay(spec_from_dict(spec), Attempt(job="job-1", attempt=1, **fixed, **attempt))
+        return folder
+
+    return make
+
+
 class Hand:
     """Play the worker by the store's own worker side: take jobs and say what came of them."""
 

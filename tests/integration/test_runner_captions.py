@@ -5,12 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from jobs.job import Reason
-from jobs.spec import spec_from_dict
 from worker.events import EventReader, MetricEvent
-from worker.folder import Attempt, AttemptFolder
+from worker.folder import AttemptFolder
 from worker.runner.__main__ import run
 from worker.runner.commands import Commands
 
@@ -47,20 +44,6 @@ def spec(data: dict[str, Any], epochs: int) -> dict[str, Any]:
             "lr": 1e-2,
         },
     }
-
-
-@pytest.fixture
-def lay_plain(tmp_path: Path) -> Lay:
-    """Return a function that lays an attempt folder of any spec over `data`."""
-    (tmp_path / "data").mkdir()
-
-    def make(name: str, plain: dict[str, Any], **attempt: Any) -> AttemptFolder:
-        made = AttemptFolder(tmp_path / name)
-        fixed = {"roots": (str(tmp_path / "data"),), "cache": str(tmp_path / "cache")}
-        made.lay(spec_from_dict(plain), Attempt(job="job-1", attempt=1, **fixed, **attempt))
-        return made
-
-    return make
 
 
 def trained(lay_plain: Lay, plain: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from jobs.job import Reason
-from jobs.spec import spec_from_dict
 from worker.events import EventReader, MetricEvent
-from worker.folder import Attempt, AttemptFolder
+from worker.folder import AttemptFolder
 from worker.runner.__main__ import run
 from worker.runner.commands import Commands
 
@@ -30,36 +29,31 @@ MODELS = {
 
 
 @pytest.fixture
-def lay_plain(tmp_path: Path) -> Lay:
+def lay_letters(tmp_path: Path, lay_plain: Lay) -> Lay:
     """Return a function that lays an attempt folder of any spec over a folder of letters."""
     folder = tmp_path / "data" / "letters"
-    folder.mkdir(parents=True)
+    folder.mkdir()
     chance = random.Random(2)
     for name, letters in (("low", "abcd"), ("high", "wxyz")):
         words = ["".join(chance.choices(letters, k=chance.randint(2, 7))) for _ in range(150)]
         (folder / f"{name}.txt").write_text("".join(f"{word}\n" for word in words))
-
-    def make(name: str, spec: dict[str, Any], **attempt: Any) -> AttemptFolder:
-        made = AttemptFolder(tmp_path / name)
-        fixed = {"roots": (str(folder.parent),), "cache": str(tmp_path / "cache")}
-        made.lay(spec_from_dict(spec), Attempt(job="job-1", attempt=1, **fixed, **attempt))
-        return made
-
-    return make
+    return lay_plain
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_classifier_is_trained_scored_and_used(lay_plain: Lay, name: str, tmp_path: Path) -> None:
+def test_a_classifier_is_trained_scored_and_used(
+    lay_letters: Lay, name: str, tmp_path: Path
+) -> None:
     spec = {**SPEC, "model": {"name": name, **MODELS[name]}}
     spec["data"] = {**SPEC["data"], "tokens": "characters"}
-    training = lay_plain("train", spec)
+    training = lay_letters("train", spec)
     end = run(training, Commands())
     assert end.reason == Reason.SUCCEEDED, end.traceback
     assert end.result["val/accuracy"] == end.result["val/macro_f1"] == 1.0
     trained = {"checkpoint": str(next(training.checkpoints.iterdir())), "trained": spec}
 
     (tmp_path / "data" / "letters" / "none.txt").write_text("abcd\nwxyz\nabab\n")
-    strange = lay_plain("strange", {"kind": "evaluate", "job": "job-1"}, **trained)
+    strange = lay_letters("strange", {"kind": "evaluate", "job": "job-1"}, **trained)
     end = run(strange, Commands())
     assert end.reason == Reason.SUCCEEDED, end.traceback
     named = {e.name for e in EventReader(strange.events_file).read() if isinstance(e, MetricEvent)}
@@ -69,7 +63,7 @@ def test_a_classifier_is_trained_scored_and_used(lay_plain: Lay, name: str, tmp_
     assert not list(strange.files.iterdir() if strange.files.exists() else [])
 
     asked = {"kind": "predict", "job": "job-1", "lines": ["abba", "", "zyx"]}
-    prediction = lay_plain("asked", {**asked, "search": {"beam": 2, "n_best": 2}}, **trained)
+    prediction = lay_letters("asked", {**asked, "search": {"beam": 2, "n_best": 2}}, **trained)
     assert run(prediction, Commands()).result == {"lines": 3}
     answers = json.loads((prediction.files / "predictions.json").read_text())["lines"]
     assert [len(each) for each in answers] == [2, 2, 2]
@@ -83,6 +77,6 @@ def test_a_classifier_is_trained_scored_and_used(lay_plain: Lay, name: str, tmp_
         ({"search": {"beam": 4}}, "writes no text"),
         ({"attention": True}, "no attention to show"),
     ):
-        refused = run(lay_plain(message[:4], {**asked, **wish}, **trained), Commands())
+        refused = run(lay_letters(message[:4], {**asked, **wish}, **trained), Commands())
         assert refused.reason == Reason.USER_ERROR
         assert message in refused.message

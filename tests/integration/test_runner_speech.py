@@ -10,8 +10,7 @@ import pytest
 import soundfile
 
 from jobs.job import Reason
-from jobs.spec import spec_from_dict
-from worker.folder import Attempt, AttemptFolder
+from worker.folder import AttemptFolder
 from worker.runner.__main__ import run
 from worker.runner.commands import Commands
 
@@ -35,22 +34,15 @@ def tone(hertz: float, seconds: float) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 @pytest.fixture
-def lay(tmp_path: Path) -> Lay:
+def lay(tmp_path: Path, lay_plain: Lay) -> Lay:
     """Return a function that lays an attempt folder over a folder of low and high tones."""
     folder = tmp_path / "data" / "tones"
-    folder.mkdir(parents=True)
+    folder.mkdir()
     for label, hertz in (("l", 300), ("h", 2000)):
         for index in range(30):
             samples = tone(hertz + 5 * index, 0.1 + 0.01 * (index % 4))
             soundfile.write(folder / f"{label}_{index}.flac", samples, RATE)
-
-    def make(name: str, spec: dict[str, Any], **attempt: Any) -> AttemptFolder:
-        made = AttemptFolder(tmp_path / name)
-        fixed = {"roots": (str(folder.parent),), "cache": str(tmp_path / "cache")}
-        made.lay(spec_from_dict(spec), Attempt(job="job-1", attempt=1, **fixed, **attempt))
-        return made
-
-    return make
+    return lay_plain
 
 
 def trained(lay: Lay, model: dict[str, Any], data: dict[str, Any], epochs: int) -> dict[str, Any]:
