@@ -1,7 +1,7 @@
 """A series as it lies in a table, and the windows that are cut out of it.
 
-Shapes: n rows in the order of time, C columns, N windows, B windows of a batch, S rows of a window,
-T rows of the horizon, F features of a row, V target columns.
+Shapes: n rows in the order of time, C columns, N windows, B windows of a batch, S steps in which a
+window is read, T rows of the horizon, F features of a step, V target columns.
 """
 
 import json
@@ -202,10 +202,13 @@ class Cut:
 
     window: int
     horizon: int
+    #: How many rows are read as one step.
+    segment: int
     #: Places of the columns that go in, and of those that are to be told (V,).
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
-    #: Places of columns that go in as they are: with those above they are the F features.
+    #: Places of columns of which a step reads only its last row, as it is. With the columns that go
+    #: in, a segment of them side by side, they are the F features of a step.
     phases: tuple[int, ...]
     #: Whether all values are differences from the window's last row.
     relative: bool
@@ -226,14 +229,25 @@ class Cut:
         self, values: NDArray[np.float32], starts: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """Return the windows before these rows, (B, S, F)."""
-        places = starts[:, None] + np.arange(-self.window, 0)  # (B, S)
-        read: NDArray[np.float32] = values[
-            places[..., None], np.array([*self.inputs, *self.phases])
-        ]
+        places = starts[:, None] + np.arange(-self.window, 0)  # (B, S * segment)
+        read: NDArray[np.float32] = values[places[..., None], np.array(self.inputs)]
         if self.relative:
-            valued = read[..., : len(self.inputs)]
-            valued -= valued[:, -1:].copy()
-        return read
+            read -= read[:, -1:].copy()
+        steps = read.reshape(len(starts), self.steps, -1)
+        if not self.phases:
+            return steps
+        ends = places[:, self.segment - 1 :: self.segment]  # (B, S)
+        return np.concatenate([steps, values[ends[..., None], np.array(self.phases)]], axis=-1)
+
+    @property
+    def steps(self) -> int:
+        """How many steps a window is read in (S)."""
+        return self.window // self.segment
+
+    @property
+    def features(self) -> int:
+        """How many numbers a step reads (F)."""
+        return self.segment * len(self.inputs) + len(self.phases)
 
     def targets_of(
         self, values: NDArray[np.float32], starts: NDArray[np.int64]

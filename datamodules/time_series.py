@@ -46,7 +46,9 @@ class TimeSeries(ValueData, LineData):
 
     A model reads `window` rows of the input columns and tells the next `horizon` rows of the
     target columns. Every column is scaled to mean 0 and deviation 1 of the training rows. With
-    `relative`, what is read and told is the difference from the newest value.
+    `relative`, what is read and told is the difference from the newest value. Rows are read one by
+    one, or a `segment` of them side by side as one step, which makes long windows cheap (Lin et al.
+    2023, "SegRNN: segment recurrent neural network for long-term time series forecasting").
 
     The table is `root/train`: CSV, TSV, JSONL or Parquet, gzip or not. Splits without a file of
     their own are cut off its end: rows 1 to n are train, those behind them val, then test. Their
@@ -69,6 +71,7 @@ class TimeSeries(ValueData, LineData):
         targets: columns that are told; those that are read if not given
         window: rows that are read
         horizon: rows that are told
+        segment: rows that are read side by side as one step; the window is a multiple of it
         relative: whether values are differences from the newest one
         calendar: cycles whose phase at each row is read beside the columns, as sine and cosine
         rows: how many rows are train, then val, then test, of those without a file of their own;
@@ -106,6 +109,7 @@ class TimeSeries(ValueData, LineData):
         targets: list[str] = [],  # noqa: B006 - likewise
         window: Annotated[int, Ge(1)] = 96,
         horizon: Annotated[int, Ge(1)] = 24,
+        segment: Annotated[int, Ge(1)] = 1,
         relative: bool = True,
         calendar: list[Cycle] = [],  # noqa: B006 - likewise
         rows: list[Annotated[int, Ge(1)]] = [],  # noqa: B006 - likewise
@@ -121,7 +125,9 @@ class TimeSeries(ValueData, LineData):
         self._names = {"train": train, "val": val, "test": test}
         self._table = SeriesTable(time, time_format, missing, check_encoding(encoding))
         self._inputs, self._targets = list(inputs), list(targets)
-        self._sizes = window, horizon
+        self._sizes = window, horizon, segment
+        if window % segment:
+            raise DataError(f"'window' is {window}, which is no multiple of 'segment', {segment}")
         self._relative = relative
         self._calendar = list(calendar)
         if line := misfit(self.refusals, {"time": time, "calendar": list(calendar)}):
@@ -231,7 +237,7 @@ class TimeSeries(ValueData, LineData):
         stride = self._stride if split == "train" else 1
         found = self._windowing.windows(values, rows, stride=stride, look_back=self._look_back)
         if not len(found):
-            window, horizon = self._sizes
+            window, horizon, _ = self._sizes
             raise DataFormatError(
                 f"{path}: rows {rows[0] + 1} to {rows[1]} (split {split!r}) are too few for a"
                 f" window of {window} rows and a horizon of {horizon}: lower these, or give more"
@@ -271,14 +277,16 @@ class TimeSeries(ValueData, LineData):
     def dims(self) -> dict[str, int | bool]:
         """Return how many features go in and values come out, and how many rows are told."""
         return {
-            "feature_size": len(self._inputs) + 2 * len(self._calendar),
+            "feature_size": self._windowing.features,
             "value_size": len(self._targets),
             "value_steps": self._sizes[1],
         }
 
     def sizes(self, split: str) -> Sizes:
-        """Return window and horizon, the same for all windows, (N, 2)."""
-        return np.tile(np.array(self._sizes, dtype=np.int64), (len(self._split(split)), 1))
+        """Return the steps that are read and told, the same for all windows, (N, 2)."""
+        cut = self._windowing
+        sizes = np.array([cut.steps, cut.horizon], dtype=np.int64)
+        return np.tile(sizes, (len(self._split(split)), 1))
 
     def collate(self, split: str, rows: Sequence[int]) -> Batch:
         """Return these windows, cut out of the series."""
@@ -299,7 +307,7 @@ class TimeSeries(ValueData, LineData):
         full = torch.full_like(index, 1)
         return Batch(
             inputs=torch.from_numpy(cut.inputs_of(values, starts)),
-            lengths=full * cut.window,
+            lengths=full * cut.steps,
             targets=torch.from_numpy(cut.targets_of(values, starts)) if told else None,
             target_lengths=full * cut.horizon if told else None,
             extras={"index": index, BEFORE: torch.zeros_like(base) if cut.relative else base},
@@ -350,8 +358,8 @@ class TimeSeries(ValueData, LineData):
         if self._scaling is not None and self.state_dict() == state_dict:
             return
         self._inputs, self._targets = list(state_dict["inputs"]), list(state_dict["targets"])
-        window, horizon = state_dict["sizes"]
-        self._sizes = window, horizon
+        window, horizon, segment = state_dict["sizes"]
+        self._sizes = window, horizon, segment
         self._relative = state_dict["relative"]
         self._calendar = list(state_dict["calendar"])
         time, time_format = state_dict["time"]

@@ -454,6 +454,25 @@ def test_the_phase_of_each_row_is_read_beside_the_columns(tmp_path: Path) -> Non
         data.encode([json.dumps([row[1:] for row in rows])])
 
 
+def test_a_segment_of_rows_is_read_side_by_side(tmp_path: Path) -> None:
+    write(tmp_path, waves())
+    arguments = {"window": 6, "calendar": ["day"], "rows": [40, 10, 10]}
+    one, three = (series(tmp_path, segment=size, **arguments) for size in (1, 3))
+    assert three.dims == {"feature_size": 3 * 2 + 2, "value_size": 2, "value_steps": 2}
+    rows, steps = (each.collate("val", [0, 5]) for each in (one, three))
+    assert steps.lengths.tolist() == [2, 2]
+    assert three.sizes("val")[0].tolist() == [2, 2]
+    for at in range(2):
+        beside = rows.inputs[:, 3 * at : 3 * at + 3, :2].flatten(1)
+        last = rows.inputs[:, 3 * at + 2, 2:]
+        assert torch.equal(steps.inputs[:, at], torch.cat([beside, last], dim=1))
+    assert rows.targets is not None
+    assert steps.targets is not None
+    assert torch.equal(steps.targets, rows.targets)
+    with pytest.raises(DataError, match="'window' is 6, which is no multiple of 'segment', 4"):
+        TimeSeries(root=".", window=6, segment=4)
+
+
 def test_the_clock_on_the_wall_counts_not_the_sun(tmp_path: Path) -> None:
     table(tmp_path, [f"2021-03-28T0{at // 6}:{at % 6}0:00+05:00" for at in range(30)])
     phase = series(tmp_path, calendar=["day"]).collate("train", [0]).inputs[0, 0, 1:]
