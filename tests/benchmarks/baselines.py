@@ -11,6 +11,7 @@ from typing import Final
 
 from datamodules._base import TextScoring
 from lightning_modules._scoring import score_text
+from tests.benchmarks.forecasts import naive
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -27,4 +28,16 @@ def first_sentence(data: Path) -> Scores:
     return {"first sentence": {f"test/{name}": value for name, value in scored.metrics.items()}}
 
 
-BASELINES: Final[Mapping[str, Callable[[Path], Scores]]] = {"first_sentence": first_sentence}
+def ett(data: Path) -> Scores:
+    """Return the errors of forecasts of ETTh1's oil temperature that need no network."""
+    found = naive(data / "ett" / "ETTh1.csv")
+    return {
+        name: {f"test/{error}": value for error, value in errors.items()}
+        for name, errors in found.items()
+    }
+
+
+BASELINES: Final[Mapping[str, Callable[[Path], Scores]]] = {
+    "first_sentence": first_sentence,
+    "ett": ett,
+}
