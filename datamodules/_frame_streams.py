@@ -8,7 +8,7 @@ F features, B parallel streams.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,10 @@ from datamodules._rows import Rows
 from datamodules._stream import FOLLOWS
 
 
+def _single(frames: NDArray[np.floating]) -> NDArray[np.float32]:
+    return frames.astype(np.float32, copy=False)
+
+
 @dataclass(frozen=True)
 class FrameStreams:
     """Hold one split as windows, numbered sequence by sequence."""
@@ -30,6 +34,8 @@ class FrameStreams:
     frames: Rows
     #: L.
     window: int
+    #: What a model sees of frames (..., F); what it sees before a sequence's first is zero.
+    scaled: Callable[[NDArray[np.floating]], NDArray[np.float32]] = _single
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -75,9 +81,13 @@ class FrameStreams:
         known = (inside & (within > 0))[..., None]
         zero = np.float32(0)
         return Batch(
-            inputs=torch.from_numpy(np.where(known, self.frames.values[places - 1], zero)),
+            inputs=torch.from_numpy(
+                np.where(known, self.scaled(self.frames.values[places - 1]), zero)
+            ),
             lengths=torch.from_numpy(lengths),
-            targets=torch.from_numpy(np.where(inside[..., None], self.frames.values[places], zero)),
+            targets=torch.from_numpy(
+                np.where(inside[..., None], self.scaled(self.frames.values[places]), zero)
+            ),
             target_lengths=torch.from_numpy(lengths.copy()),
             extras={
                 "index": torch.from_numpy(windows.copy()),

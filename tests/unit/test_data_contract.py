@@ -116,11 +116,41 @@ def small_speech(folder):
     return {"root": ".", "target": "text", **names, "mels": 4, "hop": 2.0}
 
 
+def small_feature_frames(target):
+    said = {
+        "label": lambda row: {"label": row % 3},
+        "value": lambda row: {"value": [row, 1 / (1 + row)]},
+        "tags": lambda row: {"labels": [place % 2 for place in range(1 + row % 7)]},
+        "labels": lambda row: {"labels": [["a", "b"][: place % 3] for place in range(1 + row % 7)]},
+        "values": lambda row: {"values": [row * place for place in range(1 + row % 7)]},
+        "next": lambda row: {},
+        "text": lambda row: {"text": "ab" * (1 + row % 3) + " c"},
+    }[target]
+
+    def write(folder):
+        chance = np.random.default_rng(0)
+        rows = []
+        for row in range(130):
+            np.save(folder / f"{row}.npy", chance.normal(3, 2, (1 + row % 7, 4)))
+            rows.append(json.dumps({"path": f"{row}.npy", **said(row)}))
+        (folder / "train.jsonl").write_text("\n".join(rows))
+        return {"root": ".", "target": target, "bptt": 3}
+
+    return write
+
+
 #: Arguments that make little data of each kind that has no small defaults.
 ARGUMENTS = {
     "captions": small_captions,
     "char_text": small_char_text,
     "dates": small_dates,
+    "feature_frames": small_feature_frames("text"),
+    "feature_frames, label": small_feature_frames("label"),
+    "feature_frames, value": small_feature_frames("value"),
+    "feature_frames, tags": small_feature_frames("tags"),
+    "feature_frames, labels": small_feature_frames("labels"),
+    "feature_frames, values": small_feature_frames("values"),
+    "feature_frames, next": small_feature_frames("next"),
     "question_answer": small_question_answer,
     "parallel_text": small_parallel_text,
     "labelled_text": small_labelled_text,
@@ -133,6 +163,7 @@ ARGUMENTS = {
 #: Lines that a kind of data can read, where that is not any line.
 LINES = {
     "labelled_text, turned": ["", " ", "odd", " even "],
+    **{name: ["", " ", "7.npy"] for name in ARGUMENTS if name.startswith("feature_frames")},
     "speech": ["", " "],
     "captions": ["", " ", "goodbye()", " ?request( food ) ", "x(name='a ☃\u202f';c=no;a b=2)"],
     "time_series": [
@@ -411,7 +442,7 @@ def test_lines_are_encoded_the_same_from_the_checkpoint_alone(sample):
 
 
 #: Kinds that give labels where nothing else is asked of them.
-LABELS = {"labelled_text"}
+LABELS = {"labelled_text", *(each for each in SAMPLES if each.startswith("feature_frames, "))}
 TEXTS = [each for each in SAMPLES if issubclass(kind_of(each), TextData) and each not in LABELS]
 gives_text = pytest.mark.parametrize("sample", TEXTS, indirect=True)
 
