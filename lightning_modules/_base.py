@@ -45,7 +45,9 @@ class Topology(LightningModule):
         """Return one output for each row, of the kind that `LineData.answers` reads.
 
         That is for a target of tokens the hypotheses, best first; of a label the log-probabilities
-        of all classes (C,); of tags a `Tagging`. Called without gradients, in evaluation mode.
+        of all classes (C,); of tags a `Tagging`; of labels their probabilities at each step (S, K);
+        of a value or of values these, (T, V); of the next the log-probabilities of all symbols, or
+        the frame. Called without gradients, in evaluation mode.
         """
         raise ModelError(f"{type(self).__name__} answers no lines")
 

@@ -18,6 +18,7 @@ from datamodules._batch import Batch
 from datamodules._classes import UNKNOWN_CLASS
 from datamodules._vocab import PAD
 from datamodules.tagged_text import TaggedText
+from lightning_modules._errors import ModelError
 from lightning_modules.many_to_many import ManyToMany
 
 WORDS, LETTERS, TAGS, LABELS, HIDDEN = 9, 8, 4, 3, 3
@@ -164,6 +165,77 @@ def test_is_its_equations(cell: Any, kind: Any, layers: int, bidirectional: bool
         for step, values in enumerate(expected):
             assert close(tags[row, step].tolist(), values)
         assert close(labels[row].tolist(), label)
+
+
+# --- frames in, labels or values out
+
+FRAMES = [[[math.sin(word), math.cos(3 * word)] for word in row] for row in ROWS]
+#: For each frame two labels, 0 or 1, or two values.
+SAID = [[[float(tag > 1), float(tag % 2)] for tag in row] for row in TRUTH]
+
+
+def frames_of(extra: int = 0) -> Batch:
+    """Return the frames of all rows; what lies behind a length is not to be looked at."""
+    width = 4 + extra
+    lengths = torch.tensor(list(map(len, FRAMES)))
+    inputs, targets = (
+        torch.tensor(
+            [[*row, *[[9.0, 9.0]] * (width - len(row))] for row in rows], dtype=torch.float64
+        )
+        for rows in (FRAMES, SAID)
+    )
+    extras = {"index": torch.arange(3)}
+    return Batch(inputs, lengths, targets, lengths, extras)
+
+
+def on_frames(cell: str, **dims: int) -> ManyToMany:
+    torch.manual_seed(1)
+    model = ManyToMany(hidden_size=HIDDEN, embedding_size=2, cell=cell, feature_size=2, **dims)  # type: ignore[arg-type]
+    for each in model.parameters():
+        torch.nn.init.normal_(each, std=0.6)
+    return model.double().eval()
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("goal", ["label_size", "value_size"])
+def test_on_frames_is_its_equations_too(cell: str, goal: str) -> None:
+    model = on_frames(cell, **{goal: 2})
+    batch, losses = frames_of(extra=1), []
+    outputs = model(batch)
+    for row, frames in enumerate(FRAMES):
+        weight, bias = model.inputs.map.weight, model.inputs.map.bias.tolist()
+        states = [plus(times(weight, frame), bias) for frame in frames]
+        for step, h in enumerate(both_ways(model.encoder.rnn, cell, 0, states)):
+            o = plus(times(model.output.weight, h), model.output.bias.tolist())
+            assert close(outputs[row, step].tolist(), o)
+            for each, y in zip(o, SAID[row][step], strict=True):
+                chance = sigma(each if y else -each)
+                losses.append((each - y) ** 2 if goal == "value_size" else -math.log(chance))
+    output = model.training_step(batch, 0)
+    assert close(output["loss"].item(), math.fsum(losses) / len(losses))
+    assert close(output["nll_sum"].item(), math.fsum(losses))
+    assert output["tokens"] == len(losses) == 16
+    answers = model.predict(batch)
+    assert [each.shape for each in answers] == [(len(row), 2) for row in FRAMES]
+    last = sigma(o[0]) if goal == "label_size" else o[0]
+    assert answers[-1][-1, 0].item() == pytest.approx(last, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dims", "why"),
+    [
+        ({}, "one thing to say at every step"),
+        ({"num_tags": 2, "value_size": 1}, "one thing to say at every step"),
+        ({"label_size": 2, "label_smoothing": 0.1}, "no tags to choose one from: leave it out"),
+        ({"value_size": 2, "vocabulary_size": 5}, "not both"),
+    ],
+)
+def test_what_data_and_parameters_must_agree_on(dims: dict[str, Any], why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        ManyToMany(feature_size=2, **dims)
+
+
+# --- tags
 
 
 def log_softmax(values: Vector) -> Vector:

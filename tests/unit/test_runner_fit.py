@@ -1,5 +1,6 @@
 """What the callbacks of a fit compute, without a fit."""
 
+import math
 import random
 import resource
 from pathlib import Path
@@ -207,6 +208,12 @@ def test_a_gradient_that_is_no_number_is_stopped_before_the_weights(
 def test_the_sums_of_a_step_keep_every_digit() -> None:
     outputs = {"nll_sum": torch.tensor(3.5), "tokens": 2**25 + 1, "correct": torch.tensor(3)}
     assert sums_of(outputs).tolist() == [3.5, 2**25 + 1, 3]
+
+
+def test_a_step_that_chose_nothing_was_neither_right_nor_wrong() -> None:
+    nll, tokens, correct = sums_of({"nll_sum": torch.tensor(3.5), "tokens": 2}).tolist()
+    assert (nll, tokens) == (3.5, 2)
+    assert math.isnan(correct)
 
 
 class Fit:
