@@ -6,7 +6,7 @@ Shapes: B sentences, T target positions, S source positions, M target symbols th
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NotRequired, TypedDict
+from typing import Any, ClassVar, Literal, NotRequired, TypedDict, TypeGuard
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from datamodules._base import Task, TextData
 from datamodules._batch import Batch
 from datamodules._vocab import BOS, PAD
+from lightning_modules._base import Topology
 from lightning_modules._decoding import Hypothesis, Search, StepDecoder, search
 from lightning_modules._errors import ModelError
 from lightning_modules._evaluation import EvaluatedTopology
@@ -75,6 +76,8 @@ class TextTopology(EvaluatedTopology[_Running]):
     monitor = "val/bleu"
     monitor_mode: Literal["min", "max"] = "max"
 
+    #: Whether this one does write text: a topology may write values where the data has these.
+    writes_text: bool = True
     #: How validation, test and `generate` search.
     search: Search
     #: Label smoothing ε of the training loss.
@@ -204,3 +207,8 @@ class TextTopology(EvaluatedTopology[_Running]):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[list[Hypothesis]]:  # noqa: ARG002 (Lightning)
         """Return the outputs of a batch."""
         return self.generate(batch)
+
+
+def writes_text(model: Topology) -> TypeGuard[TextTopology]:
+    """Return whether what the model answers is text, which a search finds."""
+    return isinstance(model, TextTopology) and model.writes_text

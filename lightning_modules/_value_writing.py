@@ -43,6 +43,7 @@ class SymbolsOrValues(SequenceToSequence[Tensor]):
         """Read and write values; call it after `add_embeddings`."""
         self.goal = ValueGoal(columns, steps)
         self._steps = steps
+        self.writes_text = False
         self.monitor, self.monitor_mode = self.goal.monitor, self.goal.monitor_mode
         linear = nn.Linear(columns, width)
         nn.init.xavier_uniform_(linear.weight)

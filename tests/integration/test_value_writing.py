@@ -10,11 +10,15 @@ from torch import Tensor
 
 from datamodules._batch import Batch
 from datamodules._values import BEFORE
+from jobs.errors import SpecError
+from jobs.spec import PredictSpec, SearchOptions
 from lightning_modules._cells import CellName
 from lightning_modules._errors import ModelError
 from lightning_modules._recipe import Recipe
 from lightning_modules.encoder_decoder import Context, EncoderDecoder, Feed
 from tests.integration.test_encoder_decoder import Row, affine, handed_over, step
+from worker.runner.evaluate import set_search
+from worker.runner.predict import ask
 
 FEATURES, COLUMNS, STEPS = 3, 2, 4
 each_way = pytest.mark.parametrize(
@@ -198,3 +202,11 @@ def test_its_own_values_are_read_more_and_more(monkeypatch: pytest.MonkeyPatch) 
     model.eval()
     for loss, told in zip(losses, (model(batch), model.run_free(batch)), strict=True):
         assert loss == pytest.approx(((told - batch.targets) ** 2).mean().item())
+
+
+def test_where_values_are_written_there_is_nothing_to_search() -> None:
+    model = build("last", "initial")
+    with pytest.raises(SpecError, match=r"writes no text: leave out \[search\]"):
+        set_search(model, SearchOptions(beam=3))
+    with pytest.raises(SpecError, match="writes no text: it has no attention"):
+        ask(model, PredictSpec(job="1", lines=("[]",), attention=True))

@@ -10,7 +10,7 @@ from jobs.spec import Component, EvaluateSpec, SearchOptions, TrainerOptions
 from lightning_modules._base import Topology
 from lightning_modules._sampling import Sampling
 from lightning_modules._scoring import one_line
-from lightning_modules._text import TextTopology
+from lightning_modules._text import writes_text
 from worker.folder import write_atomically
 from worker.runner import catalog, precision
 from worker.runner.build import build_data, rebuild_model
@@ -51,7 +51,7 @@ def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
 
 def set_search(model: Topology, search: SearchOptions) -> None:
     """Tell the model how to search. Raise SpecError if it writes no text but a search was asked."""
-    if isinstance(model, TextTopology):
+    if writes_text(model):
         model.search = replace(
             model.search,
             beam=search.beam,
@@ -75,7 +75,7 @@ def _sampling(search: SearchOptions) -> Sampling | None:
 
 def _write_text(folder: Path, model: Topology, data: DataModule, split: str) -> None:
     """Write inputs, outputs and first references, one a line, as sacrebleu's command reads them."""
-    if not isinstance(model, TextTopology) or split not in model.outputs:
+    if not writes_text(model) or split not in model.outputs:
         return
     texts = {"hypotheses": model.outputs[split].hypotheses}
     if isinstance(data, TextData):

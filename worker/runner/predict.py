@@ -15,7 +15,7 @@ from jobs.errors import SpecError
 from jobs.spec import PredictSpec, TrainerOptions
 from lightning_modules._base import Topology
 from lightning_modules._decoding import Hypothesis
-from lightning_modules._text import TextTopology
+from lightning_modules._text import writes_text
 from worker.events import ProgressEvent
 from worker.folder import write_atomically
 from worker.runner import catalog, precision
@@ -60,7 +60,7 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
 
 def widen(model: Topology, data: LineData) -> int:
     """Let a search find as many as the data chooses from; return how many it follows at once."""
-    if not isinstance(model, TextTopology):
+    if not writes_text(model):
         return 1
     if isinstance(data, TextData):
         model.search = model.search.at_least(data.candidates)
@@ -109,7 +109,7 @@ def load(task: Task) -> tuple[Topology, LineData, torch.autocast]:
 
 def ask(model: Topology, spec: PredictSpec) -> None:
     """Tell the model what is asked of it. Raise SpecError where it cannot give that."""
-    if isinstance(model, TextTopology):
+    if writes_text(model):
         set_search(model, spec.search)
         model.search = replace(model.search, attention=spec.attention)
         return
