@@ -100,6 +100,10 @@ class DataModule(LightningDataModule, ABC):
     def collate(self, split: str, rows: Sequence[int]) -> Batch:
         """Return the padded batch of these rows."""
 
+    def altered(self, batch: Batch, epoch: int) -> Batch:  # noqa: ARG002 (for those that alter some)
+        """Return a batch of training changed by chance: a pure function of (feed, epoch, rows)."""
+        return batch
+
     def facts(self, split: str) -> dict[str, int]:  # noqa: ARG002 (for those that have some)
         """Return what the reader of a split's scores should know of it; part of the result."""
         return {}
@@ -117,7 +121,7 @@ class DataModule(LightningDataModule, ABC):
         """
         epoch = self.trainer.current_epoch if self.trainer else self.feed.start_epoch
         start = self.feed.start_batch if epoch == self.feed.start_epoch else 0
-        return BatchLoader(self, "train", epoch, start)
+        return BatchLoader(self, "train", epoch, start, alter=True)
 
     def val_dataloader(self) -> "list[BatchLoader]":
         """Return the batches of each of `validation_splits`, in their order."""
@@ -281,8 +285,11 @@ class BatchLoader:
     (`Batch.idle`).
     """
 
-    def __init__(self, data: DataModule, split: str, epoch: int, start: int = 0) -> None:
-        self.data, self.split, self.start = data, split, start
+    def __init__(
+        self, data: DataModule, split: str, epoch: int, start: int = 0, *, alter: bool = False
+    ) -> None:
+        self.data, self.split, self.epoch, self.start = data, split, epoch, start
+        self._alter = alter
         self.plan = data.plan(split, epoch)
         if not 0 <= start <= len(self.plan):
             raise ValueError(f"epoch {epoch} has {len(self.plan)} batches and no batch {start}")
@@ -297,6 +304,7 @@ class BatchLoader:
     def _share(self, rows: Sequence[int]) -> Batch:
         feed = self.data.feed
         mine = rows[feed.rank :: feed.world_size]
-        if not mine:
-            return self.data.collate(self.split, rows[:1]).idle()
-        return self.data.collate(self.split, mine)
+        batch = self.data.collate(self.split, mine or rows[:1])
+        if self._alter:
+            batch = self.data.altered(batch, self.epoch)
+        return batch if mine else batch.idle()

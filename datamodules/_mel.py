@@ -7,7 +7,8 @@ A frame is `window` samples x under a Hann window w, the next begins `hop` sampl
 
 H_m are triangles whose feet are the peaks of their neighbours; the peaks lie equally far apart
 between 0 Hz and half the rate on the mel scale, mel(f) = 2595 log10(1 + f / 700) (O'Shaughnessy
-1987). Deltas are slopes over two frames on either side, their deltas those of the slopes (Young et
+1987). Centred, each band has mean 0 over the recording, so that what a microphone, a room or a
+voice adds to all of it is not heard (Atal 1974, of the cepstrum, a linear map of E). Deltas are slopes over two frames on either side, their deltas those of the slopes (Young et
 al., The HTK Book, 5.9):
 
     d_t = Σ_j j (E_{t+j} - E_{t-j}) / (2 Σ_j j²)            j = 1, 2; outside, the nearest frame
@@ -43,6 +44,8 @@ class Listening:
     window: float = 25.0
     hop: float = 10.0
     mels: int = 40
+    #: Whether the mean of each band over the recording is taken off.
+    centred: bool = True
     #: Whether a frame also holds its slopes and theirs.
     deltas: bool = False
     #: How many frames side by side make one.
@@ -102,6 +105,8 @@ class Listening:
         Behind the last sample there is silence, so that each sample is in a frame.
         """
         energies = np.log(_FLOOR + self._powers(samples) @ self.filters)  # (T, M)
+        if self.centred:
+            energies -= energies.mean(axis=0)
         if self.deltas:
             slopes = _slopes(energies)
             energies = np.concatenate([energies, slopes, _slopes(slopes)], axis=1)

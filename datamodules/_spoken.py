@@ -4,6 +4,7 @@ Shapes: B recordings, S frames, F numbers of a frame, N recordings of a split, C
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from datamodules._base import Answer, TextData, Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._errors import DataError, DataMissingError
+from datamodules._masking import Masking
 from datamodules._recordings import at_path
 from datamodules._rows import Rows
 from datamodules._speech import Learned, SpeechSplit, listen
@@ -33,6 +35,8 @@ class SpokenData(TextData):
         #: Why there is no such split, for who uses it nevertheless.
         self._absent: dict[str, DataMissingError] = {}
         self._workspace: Workspace | None = None
+        #: What is hidden of recordings in training.
+        self.masking = Masking()
         #: How many training recordings were left out, by reason: "too_long", "unknown_label".
         self.left_out: dict[str, int] = {}
 
@@ -54,6 +58,17 @@ class SpokenData(TextData):
         targets, target_lengths = self._known.targets.padded(data.answers, rows)
         index = torch.tensor(rows, dtype=torch.int64)
         return Batch(inputs, lengths, targets, target_lengths, {"index": index})
+
+    def altered(self, batch: Batch, epoch: int) -> Batch:
+        """Return a batch of training with parts of each recording hidden, others each epoch."""
+        if not self.masking:
+            return batch
+        # The 1 tells row 0 from the plan of the epoch, which is drawn by the first two.
+        keys = [[self.feed.seed, epoch, row, 1] for row in batch.extras["index"].tolist()]
+        mels = self._known.listening.mels
+        parts = batch.inputs.view(*batch.inputs.shape[:2], -1, mels)  # (B, S, P, M)
+        hidden = self.masking(parts, batch.lengths.tolist(), keys)
+        return replace(batch, inputs=hidden.flatten(-2))
 
     def facts(self, split: str) -> dict[str, int]:
         """Return how many rows have a label that training did not have, or were left out of it."""

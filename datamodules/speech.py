@@ -12,6 +12,7 @@ from datamodules._audio import read_head
 from datamodules._base import Task, TextScoring, Workspace
 from datamodules._cache import cached, key_of
 from datamodules._errors import DataError
+from datamodules._masking import Masking
 from datamodules._mel import Listening
 from datamodules._name_patterns import NamePattern, NameRule
 from datamodules._paths import find_folder
@@ -84,8 +85,11 @@ class Speech(SpokenData):
         window: length of a frame in milliseconds
         hop: from the beginning of a frame to that of the next, in milliseconds
         mels: bands of a frame
+        centred: whether the mean of each band over the recording is taken off
         deltas: whether a frame also holds the slopes of its bands, and the slopes of these
         stack: frames that are put side by side as one, so that sequences are shorter
+        mask_bands: share of the bands that is hidden in training, at most, others each epoch
+        mask_frames: share of the frames that is hidden in training, at most, others each epoch
         max_seconds: training recordings that are longer are left out
         lowercase: whether texts are lower-cased, and scored so
         normalise: the Unicode normalisation of texts
@@ -133,8 +137,11 @@ class Speech(SpokenData):
         window: Annotated[float, Gt(0)] = 25.0,
         hop: Annotated[float, Gt(0)] = 10.0,
         mels: Annotated[int, Ge(1)] = 40,
+        centred: bool = True,
         deltas: bool = False,
         stack: Annotated[int, Ge(1)] = 2,
+        mask_bands: Share = 0.0,
+        mask_frames: Share = 0.0,
         max_seconds: Annotated[float, Gt(0)] = 30.0,
         lowercase: bool = False,
         normalise: Normalisation = "none",
@@ -159,10 +166,17 @@ class Speech(SpokenData):
         self._split_seed = split_seed
         self._rate = rate
         self._listening = partial(
-            Listening, window=window, hop=hop, mels=mels, deltas=deltas, stack=stack
+            Listening,
+            window=window,
+            hop=hop,
+            mels=mels,
+            centred=centred,
+            deltas=deltas,
+            stack=stack,
         )
         if rate:  # what does not go with it is refused before anything is read
             self._listening(rate)
+        self.masking = Masking(mask_bands, mask_frames)
         self._max_seconds = max_seconds
         self._text = TextForm(lowercase=lowercase, normalise=normalise), tokens, vocabulary_size
         if target == "text":

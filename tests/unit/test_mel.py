@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from datamodules._errors import DataError
 from datamodules._mel import Listening
 
-SMALL = {"rate": 1000, "window": 20.0, "hop": 8.0, "mels": 4}
+SMALL = {"rate": 1000, "window": 20.0, "hop": 8.0, "mels": 4, "centred": False}
 
 
 def energies_in_plain_loops(samples, listening):
@@ -79,6 +79,13 @@ def test_frames_are_those_of_the_formulas(length, seed):
     np.testing.assert_allclose(listening(samples), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_centred_bands_have_no_mean_and_do_not_hear_how_loud_it_is():
+    samples, listening = sound(80), Listening(**{**SMALL, "centred": True})
+    plain = np.array(energies_in_plain_loops(samples, listening))
+    np.testing.assert_allclose(listening(samples), plain - plain.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(listening(3 * samples), listening(samples), atol=1e-4)
+
+
 @pytest.mark.parametrize("length", [1, 30, 70])
 def test_slopes_stand_beside_the_energies_and_their_slopes_beside_them(length):
     samples = sound(length)
@@ -102,12 +109,12 @@ def test_stacked_frames_are_the_same_side_by_side(length, stack):
 
 
 def test_silence_has_finite_energies():
-    frames = Listening(rate=8000)(np.zeros(8000))
+    frames = Listening(rate=8000, centred=False)(np.zeros(8000))
     assert np.array_equal(frames, np.full((99, 40), np.log(1e-6), np.float32))
 
 
 def test_a_tone_is_heard_in_the_band_of_its_pitch():
-    listening = Listening(rate=8000)
+    listening = Listening(rate=8000, centred=False)
     tone = np.sin(2 * np.pi * 1000 * np.arange(8000) / 8000)
     loudest = int(listening(tone).mean(axis=0).argmax())
     peak = 700 * (10 ** ((loudest + 1) * 2595 * math.log10(1 + 4000 / 700) / 41 / 2595) - 1)

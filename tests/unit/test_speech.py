@@ -232,6 +232,42 @@ def test_training_leaves_out_what_is_too_long_and_counts_it(root, workspace, cap
         make(workspace, test_share=0, max_seconds=0.01)
 
 
+# --- what is hidden in training
+
+
+def training_batches(data, epoch, start=0):
+    data.feed = Feed(batch_tokens=20, seed=1, start_epoch=epoch, start_batch=start)
+    return [batch.inputs for batch in data.train_dataloader()]
+
+
+def all_equal(first, second):
+    return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+def test_training_hides_others_each_epoch_and_resumes_exactly(root, workspace):
+    named(root)
+    masks = {"mask_bands": 0.5, "mask_frames": 0.5}
+    data, again, plain = (make(workspace, **NAMES, **each) for each in (masks, masks, {}))
+    first = training_batches(data, 1)
+    assert len(first) > 3
+    assert all_equal(first, training_batches(again, 1))
+    assert all_equal(first[2:], training_batches(again, 1, start=2))
+    assert not all_equal(first, training_batches(plain, 1))
+    batch = data.collate("train", [0, 1, 2])
+    assert not torch.equal(data.altered(batch, 1).inputs, data.altered(batch, 2).inputs)
+
+
+def test_nothing_is_hidden_where_scores_are_made(root, workspace):
+    named(root)
+    data, plain = (
+        make(workspace, **NAMES, mask_bands=0.9, mask_frames=0.9),
+        make(workspace, **NAMES),
+    )
+    data.validation_splits = plain.validation_splits = ("train", "val")
+    for masked, whole in zip(data.val_dataloader(), plain.val_dataloader(), strict=True):
+        assert all_equal([b.inputs for b in masked], [b.inputs for b in whole])
+
+
 # --- labels that training does not have
 
 
