@@ -17,6 +17,7 @@ from datamodules._captions import CaptionFiles, Inputs
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._meanings import Meaning
 from datamodules._paths import find_folder
+from datamodules._refusals import Refusal, misfit
 from datamodules._vocab import KINDS, Normalisation, TextForm, Tokens, Vocabulary, printable
 
 _STATE_FORMAT: Final = 1
@@ -60,8 +61,8 @@ class Captions(TextData):
         val: name of the validation split
         test: name of the test split; it may be missing while a model is trained
         mentions: words by which a slot without a name is recognised, "kidsallowed: kid child"
-        candidates: sentences written for each meaning, of which one is taken
-        standardise: whether features of vectors are brought to mean 0 and deviation 1
+        candidates: sentences written for each meaning, of which one is taken; for a vector just one
+        standardise: whether vectors' features get mean 0 and deviation 1; a meaning stays 0 and 1
         lowercase: whether all text is lower-cased, and scored so
         normalise: the Unicode normalisation of all text
         tokens: what a symbol is; words are what stands between blanks
@@ -73,6 +74,14 @@ class Captions(TextData):
 
     gives: ClassVar[frozenset[Task]] = frozenset({("vector", "tokens")})
     trainer_defaults: ClassVar[Mapping[str, Any]] = {"batch_tokens": 600}
+    refusals: ClassVar[tuple[Refusal, ...]] = (
+        Refusal(
+            when={"inputs": ("vectors",)},
+            unless={"mentions": ([],)},
+            because="mentions are words for slots, and vectors have none: leave out mentions, or"
+            " choose inputs = 'meanings'",
+        ),
+    )
 
     def __init__(  # noqa: PLR0913 - the signature is the schema
         self,
@@ -95,6 +104,8 @@ class Captions(TextData):
         bleu_tokens: Literal["13a", "intl", "zh", "char", "none"] = "13a",
     ) -> None:
         super().__init__()
+        if line := misfit(self.refusals, {"inputs": inputs, "mentions": list(mentions)}):
+            raise DataError(line)
         self._root = root
         self._inputs: Inputs = inputs
         self._columns = (input or {"meanings": "meaning", "vectors": "vector"}[inputs], text)

@@ -278,6 +278,11 @@ def test_a_line_that_is_no_such_vector_is_refused(tmp_path: Path, line: str) -> 
         prepared(tmp_path, inputs="vectors").encode([line])
 
 
+def test_words_for_slots_are_of_meanings_only() -> None:
+    with pytest.raises(DataError, match="vectors have none: leave out mentions"):
+        Captions(root=".", inputs="vectors", mentions=["kidsallowed: kid"])
+
+
 @pytest.mark.parametrize("mention", ["kids", "kids:", ":a b"])
 def test_words_of_a_slot_are_given_behind_its_name(mention: str) -> None:
     with pytest.raises(DataError, match="'mentions' holds"):
