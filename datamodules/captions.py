@@ -15,8 +15,8 @@ from datamodules._bucketing import Sizes
 from datamodules._caption_splits import CaptionSplit, Learned, Reader, Sentences
 from datamodules._captions import CaptionFiles, Inputs
 from datamodules._errors import DataError, DataFormatError, DataMissingError
+from datamodules._hub import open_root
 from datamodules._meanings import Meaning
-from datamodules._paths import find_folder
 from datamodules._refusals import Refusal, misfit
 from datamodules._vocab import KINDS, Normalisation, TextForm, Tokens, Vocabulary, printable
 
@@ -53,7 +53,8 @@ class Captions(TextData):
     counted by its name's place in the sentence, or by `mentions` where it has no name.
 
     Args:
-        root: folder of the data, absolute or relative to a data root of the worker
+        root: folder of the data, absolute or relative to a data root of the worker; or a data set
+            of the Hugging Face hub: `hf://owner/name`, `hf://owner/name/config`
         inputs: whether sentences are written for meanings or for vectors
         input: column of a table with meaning or vector; meaning or vector if not given
         text: column of a table with the sentence or sentences
@@ -135,8 +136,8 @@ class Captions(TextData):
         """
         self._workspace = workspace
         self._splits, self._references, self._absent = {}, {}, {}
-        folder = find_folder(self._root, workspace.roots)
-        files = CaptionFiles(folder, workspace.roots, self._inputs, self._columns)
+        folder, roots = open_root(self._root, workspace)
+        files = CaptionFiles(folder, roots, self._inputs, self._columns)
         needed = () if self._learned else ("train", "val")
         found: dict[str, tuple[Path, ...]] = {}
         for split, name in self._names.items():

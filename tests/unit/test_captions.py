@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 
+from datamodules import _hub
 from datamodules._base import Feed, Workspace
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules.captions import Captions
@@ -180,6 +183,18 @@ def test_a_cell_holds_numbers_or_names_a_file_with_them(tmp_path: Path) -> None:
     data = prepared(tmp_path, inputs="vectors", standardise=False)
     read = data.collate("val", [0, 1, 2]).inputs[:, 0]
     assert torch.equal(read, torch.from_numpy(VECTORS[[0, 0, 1]]))
+
+
+def test_a_data_set_of_the_hub_is_read_as_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"meaning": ["hello(name=bo)"], "text": [["hi bo", "hello bo"]]})
+    for split in ("train", "val"):
+        parquet.write_table(table, tmp_path / f"{split}.parquet")
+    monkeypatch.setattr(_hub, "_fetched", lambda root, cache: tmp_path)
+    data = Captions(root="hf://owner/name")
+    data.prepare(Workspace(roots=(), cache=tmp_path / "cache"))
+    assert data.references("val")[0] == ["hi bo", "hello bo"]
 
 
 # --- what is wrong
