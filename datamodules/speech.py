@@ -15,10 +15,9 @@ from datamodules._errors import DataError
 from datamodules._masking import Masking
 from datamodules._mel import Listening
 from datamodules._name_patterns import NamePattern, NameRule
-from datamodules._paths import find_folder
+from datamodules._paths import Folder, find_folder
 from datamodules._recordings import (
     Classes,
-    Folder,
     Layout,
     Manifests,
     Names,
@@ -72,7 +71,7 @@ class Speech(SpokenData):
         text: column of a manifest with the text
         label: column of a manifest with the label
         pattern: how names hold labels, suffix left out, such as {label}_{speaker}_{index}
-        val_where: which names belong to val, as PART=VALUES, such as speaker=theo,lucas
+        val_where: which names belong to val unless to test, as PART=VALUES, such as speaker=theo
         test_where: which names belong to test, as PART=VALUES, such as index=0-4
         spelled: the text of each label, as LABEL=TEXT, where labels are to be written as texts
         train: name of the training split
@@ -149,7 +148,7 @@ class Speech(SpokenData):
         vocabulary_size: Annotated[int, Ge(300)] = 6000,
     ) -> None:
         super().__init__()
-        rules = {"val": val_where, "test": test_where}
+        rules = {"test": test_where, "val": val_where}  # who fits both is kept for test
         named = {"pattern": pattern, **{f"{split}_where": rule for split, rule in rules.items()}}
         if why := misfit(self.refusals, {"layout": layout, **named}):
             raise DataError(why)

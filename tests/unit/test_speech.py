@@ -117,6 +117,14 @@ def test_a_speaker_can_be_kept_for_a_split(root, workspace):
     assert len(data.sources("train")) == len(data.sources("val")) == 18
 
 
+def test_a_name_that_fits_both_rules_is_kept_for_test(root, workspace):
+    named(root)
+    data = make(workspace, **NAMES, val_where="speaker=ann", test_where="index=0-1")
+    assert len(data.sources("test")) == 3 * 2 * 2
+    assert len(data.sources("val")) == 3 * 4
+    assert not set(data.sources("test")) & set(data.sources("val"))
+
+
 def test_what_is_cut_off_follows_from_the_seed(root, workspace):
     named(root)
     cuts = [sorted(make(workspace, **NAMES, split_seed=seed).sources("val")) for seed in (0, 0, 1)]
