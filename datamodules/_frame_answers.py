@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from datamodules._errors import DataFormatError
 from datamodules._files import cell_of, checked_text
-from datamodules._frame_files import Folder, Row, read_array
+from datamodules._frame_files import Row, read_array
+from datamodules._paths import Folder
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
 

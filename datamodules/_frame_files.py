@@ -4,7 +4,7 @@ Shapes: S frames of a sequence, F features of a frame.
 """
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from datamodules._errors import DataFormatError, DataPathError
 from datamodules._files import cell_of, checked_text, find_any, table_rows
-from datamodules._paths import inside, is_file
+from datamodules._paths import Folder
 
 #: Frames, float32 (S, F).
 Frames = NDArray[np.float32]
@@ -22,24 +22,6 @@ Frames = NDArray[np.float32]
 _SUFFIXES: Final = (".npy", ".npz")
 #: The array of a .npz that is read, where it holds several.
 _NAME: Final = "frames"
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder of manifests and of the files that they name."""
-
-    #: Where it lies, links resolved.
-    path: Path
-    #: How the spec names it.
-    name: str
-    roots: Sequence[Path]
-
-    def file(self, name: str, where: str) -> Path:
-        """Return the file of this name. Raise DataFormatError where there is none."""
-        path = inside(self.path / name, self.roots)
-        if not is_file(path):
-            raise DataFormatError(f"{where}: there is no file {name!r} (looked for {path})")
-        return path
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared
 from datamodules._errors import DataFormatError
 from datamodules._frame_answers import READERS, VALUES, TargetName
-from datamodules._frame_files import Folder, Frames, Row, read_frames
+from datamodules._frame_files import Frames, Row, read_frames
 from datamodules._frame_targets import FrameTargets, frame_targets_from_state
+from datamodules._paths import Folder
 from datamodules._rows import Rows, Texts, arrays_of, rows_of
 from datamodules._values import Scaling
 

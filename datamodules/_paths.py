@@ -3,9 +3,28 @@
 import os
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules._errors import DataPathError
+from datamodules._errors import DataFormatError, DataPathError
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of manifests and of the files that they name."""
+
+    #: Where it lies, links resolved.
+    path: Path
+    #: How the spec names it.
+    name: str
+    roots: Sequence[Path]
+
+    def file(self, name: str, where: str, called: str = "file") -> Path:
+        """Return the file of this name. Raise DataFormatError where there is none."""
+        path = inside(self.path / name, self.roots)
+        if not is_file(path):
+            raise DataFormatError(f"{where}: there is no {called} {name!r} (looked for {path})")
+        return path
 
 
 def find_folder(name: str, roots: Sequence[Path]) -> Path:

@@ -19,18 +19,7 @@ from datamodules._files import (
 )
 from datamodules._labelled import Example, cut_off
 from datamodules._name_patterns import LABEL, NamePattern, NameRule
-from datamodules._paths import find_path, inside, is_file
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder of recordings."""
-
-    #: Where it lies, links resolved.
-    path: Path
-    #: How the spec names it.
-    name: str
-    roots: Sequence[Path]
+from datamodules._paths import Folder, find_path, inside, is_file
 
 
 @dataclass(frozen=True)
@@ -85,9 +74,7 @@ class Manifests(Layout):
 
     def _recording(self, folder: Folder, where: str, row: Mapping[str, Any]) -> Recording:
         name = checked_text(cell_of(where, row, self.path), f"{where}, column {self.path!r}")
-        path = inside(folder.path / name, folder.roots)
-        if not is_file(path):
-            raise DataFormatError(f"{where}: there is no recording {name!r} (looked for {path})")
+        path = folder.file(name, where, "recording")
         said = cell_of(where, row, self.said)
         # A label may well be a number.
         said = str(said) if type(said) is int else said

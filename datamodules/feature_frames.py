@@ -13,7 +13,7 @@ from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._files import digest_of
 from datamodules._frame_answers import READERS, TargetName
 from datamodules._frame_data import FrameData
-from datamodules._frame_files import Folder, Row, manifest_rows
+from datamodules._frame_files import Row, manifest_rows
 from datamodules._frame_streams import FrameStreams
 from datamodules._frame_targets import (
     AnyOf,
@@ -26,7 +26,7 @@ from datamodules._frame_targets import (
 )
 from datamodules._framed import Framed, FrameSplit, Learned, from_prepared, to_prepared
 from datamodules._labelled import Example, cut_off
-from datamodules._paths import find_folder
+from datamodules._paths import Folder, find_folder
 from datamodules._targets import LabelTargets, TextTargets
 from datamodules._values import Scaling
 from datamodules._vocab import Normalisation, TextForm, Tokens
