@@ -68,7 +68,7 @@ class Reader:
 
     def scaled(self, vectors: Vectors) -> Vectors:
         """Return vectors (N, F) as the model reads them."""
-        scaled = (vectors - np.array(self.shift)) / np.array(self.scale)
+        scaled: Vectors = (vectors - np.array(self.shift)) / np.array(self.scale)
         return scaled.astype(np.float32)
 
     def unknown(self, meanings: Sequence[Meaning]) -> int:
@@ -87,7 +87,8 @@ class Reader:
     def _encoded(self, line: str) -> Vector:
         where = f"it ({line[:40]!r})"
         if self.inputs == "meanings":
-            return self.indicators([self.meaning(line, "it")])[0]
+            meant: Vector = self.indicators([self.meaning(line, "it")])[0]
+            return meant
         try:
             held = json.loads(line)
         except (ValueError, RecursionError):
@@ -97,7 +98,8 @@ class Reader:
             raise DataFormatError(
                 f"{where} holds {len(vector)} numbers where the model was trained on {len(self)}"
             )
-        return self.scaled(vector[None])[0]
+        scaled: Vector = self.scaled(vector[None])[0]
+        return scaled
 
     def state(self) -> dict[str, Any]:
         """Return everything as plain values."""

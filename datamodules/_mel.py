@@ -8,8 +8,9 @@ A frame is `window` samples x under a Hann window w, the next begins `hop` sampl
 H_m are triangles whose feet are the peaks of their neighbours; the peaks lie equally far apart
 between 0 Hz and half the rate on the mel scale, mel(f) = 2595 log10(1 + f / 700) (O'Shaughnessy
 1987). Centred, each band has mean 0 over the recording, so that what a microphone, a room or a
-voice adds to all of it is not heard (Atal 1974, of the cepstrum, a linear map of E). Deltas are slopes over two frames on either side, their deltas those of the slopes (Young et
-al., The HTK Book, 5.9):
+voice adds to all of it is not heard (Atal 1974, of the cepstrum, a linear map of E). Deltas are
+slopes over two frames on either side, their deltas those of the slopes (Young et al., The HTK Book,
+5.9):
 
     d_t = Σ_j j (E_{t+j} - E_{t-j}) / (2 Σ_j j²)            j = 1, 2; outside, the nearest frame
 
