@@ -58,6 +58,7 @@ class QuestionAnswer(TextFiles):
         vocabulary_size: symbols at most, special ones counted; characters are all kept
         shared_vocabulary: whether documents and answers have one vocabulary
         max_length: training rows with more symbols on a side are left out
+        chosen_by: what models are chosen by; the loss is finer where val has few questions
 
     """
 
@@ -82,6 +83,7 @@ class QuestionAnswer(TextFiles):
         vocabulary_size: Annotated[int, Ge(300)] = 6000,
         shared_vocabulary: bool = True,
         max_length: Annotated[int, Ge(1)] = 512,
+        chosen_by: Literal["answer_f1", "loss"] = "answer_f1",
     ) -> None:
         names = {"train": train, "val": val, "test": test}
         learning = Learning(tokens, vocabulary_size, shared_vocabulary, max_length)
@@ -93,7 +95,7 @@ class QuestionAnswer(TextFiles):
         self._document_length = document_length
         self._document_part = document_part
         self.scoring = replace(self.scoring, metrics=("answer",))
-        self.monitor = self.scoring.monitor
+        self.monitor = self.scoring.monitor if chosen_by == "answer_f1" else ("val/loss", "min")
 
     # --- the rows
 

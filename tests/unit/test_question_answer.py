@@ -160,6 +160,7 @@ def test_scores_are_those_of_answers(root, workspace):
     data = QuestionAnswer(root=".")
     assert data.scoring.metrics == ("answer",)
     assert data.monitor == ("val/answer_f1", "max")
+    assert QuestionAnswer(root=".", chosen_by="loss").monitor == ("val/loss", "min")
 
 
 # --- splits
