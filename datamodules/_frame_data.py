@@ -4,40 +4,34 @@ Shapes: B sequences, S frames, F features, N sequences of a split, n windows of 
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 
-from datamodules._base import Answer, Plan, TextData, Workspace
+from datamodules._base import Answer, Plan, TextData
 from datamodules._batch import Batch
 from datamodules._bucketing import EVALUATION_SCALE, Sizes
-from datamodules._errors import DataError, DataMissingError
+from datamodules._errors import DataError
 from datamodules._frame_files import Frames, read_frames
 from datamodules._frame_streams import FrameStreams
 from datamodules._frame_targets import Measured, NextFrame, OneEach, OneOf, Written
 from datamodules._framed import FrameSplit, Learned
+from datamodules._learned import LearnedData
 from datamodules._paths import find_path
 from datamodules._rows import Rows
 from datamodules._tags import TagData
 from datamodules._targets import TextTargets
 from datamodules._values import ValueData
 
-_STATE_FORMAT: Final = 1
 
-
-class FrameData(TextData, TagData, ValueData):
+class FrameData(LearnedData[Learned, FrameSplit], TextData, TagData, ValueData):
     """Frames in, anything out. A subclass fills the attributes below in `prepare`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._learned: Learned | None = None
-        self._splits: dict[str, FrameSplit] = {}
         #: The same as windows, where the next frame is to be told.
         self._streams: dict[str, FrameStreams] = {}
-        #: Why there is no such split, for who uses it nevertheless.
-        self._absent: dict[str, DataMissingError] = {}
-        self._workspace: Workspace | None = None
         #: How many training sequences were left out, by reason: "too_long", "unknown_label".
         self.left_out: dict[str, int] = {}
 
@@ -191,30 +185,8 @@ class FrameData(TextData, TagData, ValueData):
 
     # --- what the checkpoint keeps
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return how frames are scaled and what is said of them, as plain values."""
-        return {"format": _STATE_FORMAT, **self._known.state()}
+    def _state(self) -> dict[str, Any]:
+        return self._known.state()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over scales and what is said: that belongs to the model."""
-        if state_dict.get("format") != _STATE_FORMAT:
-            raise DataError("this checkpoint holds its features in a form this version cannot read")
-        if self._learned is not None and self.state_dict() == state_dict:
-            return
-        self._learned = Learned.from_state(state_dict)
-        if self._workspace is not None:
-            self.prepare(self._workspace)
-
-    @property
-    def _known(self) -> Learned:
-        if self._learned is None:
-            raise DataError("this data has learned nothing yet: prepare it or load a checkpoint")
-        return self._learned
-
-    def _split(self, split: str) -> FrameSplit:
-        if split in self._absent:
-            raise self._absent[split]
-        if split not in self._splits:
-            known = ", ".join(self._splits) or "none; it was not prepared"
-            raise DataError(f"this data has no split {split!r} (it has: {known})")
-        return self._splits[split]
+    def _take_over(self, state: dict[str, Any]) -> None:
+        self._learned = Learned.from_state(state)

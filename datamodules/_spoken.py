@@ -5,36 +5,30 @@ Shapes: B recordings, S frames, F numbers of a frame, N recordings of a split, C
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules._audio import read_head
-from datamodules._base import Answer, TextData, Workspace
+from datamodules._base import Answer, TextData
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
-from datamodules._errors import DataError, DataMissingError
+from datamodules._errors import DataError
+from datamodules._learned import LearnedData
 from datamodules._masking import Masking
 from datamodules._recordings import at_path
 from datamodules._rows import Rows
 from datamodules._speech import Learned, SpeechSplit, listen
 from datamodules._targets import LabelTargets, TextTargets
 
-_STATE_FORMAT: Final = 1
 
-
-class SpokenData(TextData):
+class SpokenData(LearnedData[Learned, SpeechSplit], TextData):
     """Recordings in, labels or texts out. A subclass fills the attributes below in `prepare`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._learned: Learned | None = None
-        self._splits: dict[str, SpeechSplit] = {}
-        #: Why there is no such split, for who uses it nevertheless.
-        self._absent: dict[str, DataMissingError] = {}
-        self._workspace: Workspace | None = None
         #: What is hidden of recordings in training.
         self.masking = Masking()
         #: How many training recordings were left out, by reason: "too_long", "unknown_label".
@@ -145,25 +139,11 @@ class SpokenData(TextData):
 
     # --- what the checkpoint keeps
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return how recordings become frames and answers, as plain values."""
-        return {"format": _STATE_FORMAT, **self._known.state()}
+    def _state(self) -> dict[str, Any]:
+        return self._known.state()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over how recordings become frames and answers: that belongs to the model."""
-        if state_dict.get("format") != _STATE_FORMAT:
-            raise DataError("this checkpoint holds its features in a form this version cannot read")
-        if self._learned is not None and self.state_dict() == state_dict:
-            return
-        self._learned = Learned.from_state(state_dict)
-        if self._workspace is not None:
-            self.prepare(self._workspace)
-
-    @property
-    def _known(self) -> Learned:
-        if self._learned is None:
-            raise DataError("this data has learned nothing yet: prepare it or load a checkpoint")
-        return self._learned
+    def _take_over(self, state: dict[str, Any]) -> None:
+        self._learned = Learned.from_state(state)
 
     @property
     def _written(self) -> TextTargets:
@@ -171,11 +151,3 @@ class SpokenData(TextData):
         if not isinstance(targets, TextTargets):
             raise DataError("these recordings have labels and no texts: set target to text")
         return targets
-
-    def _split(self, split: str) -> SpeechSplit:
-        if split in self._absent:
-            raise self._absent[split]
-        if split not in self._splits:
-            known = ", ".join(self._splits) or "none; it was not prepared"
-            raise DataError(f"this data has no split {split!r} (it has: {known})")
-        return self._splits[split]

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,15 +13,14 @@ from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared, cached, kept, key_of
 from datamodules._encoded import LAYOUT, Encoded, PairSplit, Reader, Vocabularies, read_lines
-from datamodules._errors import DataError, DataMissingError
+from datamodules._learned import LearnedData
 from datamodules._rows import Texts
 from datamodules._vocab import TextForm
 
-_STATE_FORMAT: Final = 1
 _log = logging.getLogger(__name__)
 
 
-class TextPairs(TextData):
+class TextPairs(LearnedData[Vocabularies, PairSplit], TextData):
     """Text in, text out. A subclass calls `_keep` in `prepare`.
 
     Both sides end with EOS, so that an empty line still has one symbol.
@@ -30,21 +29,11 @@ class TextPairs(TextData):
     gives: ClassVar[frozenset[Task]] = frozenset({("tokens", "tokens")})
 
     _form: TextForm = TextForm()
-    _vocabularies: Vocabularies | None = None
-    _workspace: Workspace | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._splits: dict[str, PairSplit] = {}
-        #: Splits that have no file, and how to say so to whoever asks for one.
-        self._absent: dict[str, DataMissingError] = {}
 
     @property
     def vocabularies(self) -> Vocabularies:
         """The vocabularies, learned by `prepare` or loaded from a checkpoint."""
-        if self._vocabularies is None:
-            raise DataError("this data has no vocabulary yet: prepare it or load a checkpoint")
-        return self._vocabularies
+        return self._known
 
     @property
     def dims(self) -> dict[str, int | bool]:
@@ -96,33 +85,15 @@ class TextPairs(TextData):
         """Return the reference texts of every row, that which is learned first."""
         return self._split(split).references
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the vocabularies and the form of the text as plain values."""
-        return {
-            "format": _STATE_FORMAT,
-            "form": self._form.state(),
-            "vocabularies": self.vocabularies.state(),
-        }
+    def _state(self) -> dict[str, Any]:
+        return {"form": self._form.state(), "vocabularies": self.vocabularies.state()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over vocabularies and form: how text is read belongs to the model.
-
-        `prepare` then learns none of its own. Where it ran before with others, it runs again.
-        """
-        if state_dict.get("format") != _STATE_FORMAT:
-            raise DataError(
-                "this checkpoint holds its vocabulary in a form this version cannot read"
-            )
-        same = self._vocabularies is not None and self.state_dict() == state_dict
-        if same:
-            return
-        form = TextForm(**state_dict["form"])
+    def _take_over(self, state: dict[str, Any]) -> None:
+        form = TextForm(**state["form"])
         if form != self._form:
             _log.warning("the text is read as the model learned it: %s", form)
         self._read_as(form)
-        self._vocabularies = Vocabularies.from_state(state_dict["vocabularies"])
-        if self._workspace is not None:
-            self.prepare(self._workspace)
+        self._learned = Vocabularies.from_state(state["vocabularies"])
 
     def _source(self, line: str) -> str:
         """Return an input line as `sources` has it; once more makes no difference."""
@@ -148,7 +119,7 @@ class TextPairs(TextData):
         prepared = self._prepared(workspace.cache / "text", {**settings, **form}, encode)
         made = Encoded.from_prepared(prepared)
         self._splits = dict(made.splits)
-        self._vocabularies = self._vocabularies or made.vocabularies
+        self._learned = self._learned or made.vocabularies
         return made.notes
 
     def _prepared(
@@ -157,7 +128,7 @@ class TextPairs(TextData):
         settings: Mapping[str, Any],
         encode: Callable[[Vocabularies | None], Encoded],
     ) -> Prepared:
-        loaded = self._vocabularies
+        loaded = self._learned
         if loaded is not None:
             own = kept(folder, key_of({**settings, "loaded": None}))
             if own is not None and own.facts["vocabularies"] == loaded.state():
@@ -168,11 +139,3 @@ class TextPairs(TextData):
     def _read_as(self, form: TextForm) -> None:
         self._form = form
         self.scoring = replace(self.scoring, lowercase=form.lowercase)
-
-    def _split(self, split: str) -> PairSplit:
-        if split in self._absent:
-            raise self._absent[split]
-        if split not in self._splits:
-            known = ", ".join(self._splits) or "none; it was not prepared"
-            raise DataError(f"this data has no split {split!r} (it has: {known})")
-        return self._splits[split]

@@ -126,7 +126,7 @@ class TextFiles(TextPairs):
 
     def _find(self, workspace: Workspace) -> dict[str, Files]:
         folder, roots = open_root(self._root, workspace)
-        needed = self._needed() if self._vocabularies is None else ()
+        needed = self._needed() if self._learned is None else ()
         found: dict[str, Files] = {}
         self._absent = {}
         for split, name in self._names.items():

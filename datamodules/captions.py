@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,15 +16,15 @@ from datamodules._caption_splits import CaptionSplit, Learned, Reader, Sentences
 from datamodules._captions import CaptionFiles, Inputs
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._hub import open_root
+from datamodules._learned import LearnedData
 from datamodules._meanings import Meaning
 from datamodules._refusals import Refusal, misfit
 from datamodules._vocab import KINDS, Normalisation, TextForm, Tokens, Vocabulary, printable
 
-_STATE_FORMAT: Final = 1
 _log = logging.getLogger(__name__)
 
 
-class Captions(TextData):
+class Captions(LearnedData[Learned, CaptionSplit], TextData):
     """Sentences with the meaning that each says, or the vector of features that each tells of.
 
     Of meanings, such as `inform(name='red door cafe';food=thai)`, a split is `root/{split}.json`, a
@@ -119,11 +119,7 @@ class Captions(TextData):
         self._max_length = max_length
         self._form = TextForm(lowercase=lowercase, normalise=normalise)
         self.scoring = TextScoring(tokenize=bleu_tokens, lowercase=lowercase)
-        self._learned: Learned | None = None
-        self._splits: dict[str, CaptionSplit] = {}
         self._references: dict[str, list[list[str]]] = {}
-        self._absent: dict[str, DataMissingError] = {}
-        self._workspace: Workspace | None = None
         #: How many training sentences were left out, by reason: "empty", "too_long".
         self.left_out: dict[str, int] = {}
 
@@ -276,38 +272,16 @@ class Captions(TextData):
 
     # --- what the checkpoint keeps
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return vocabulary, features and scaling as plain values."""
-        return {"format": _STATE_FORMAT, **self._known.state()}
+    def _state(self) -> dict[str, Any]:
+        return self._known.state()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what was learned: how inputs and text are read belongs to the model."""
-        if state_dict.get("format") != _STATE_FORMAT:
-            raise DataError("this checkpoint holds its data in a form this version cannot read")
-        if self._learned is not None and self.state_dict() == state_dict:
-            return
-        self._learned = Learned.from_state(state_dict)
+    def _take_over(self, state: dict[str, Any]) -> None:
+        self._learned = Learned.from_state(state)
         self._form, self._inputs = self._learned.reader.form, self._learned.reader.inputs
-        if self._workspace is not None:
-            self.prepare(self._workspace)
-
-    @property
-    def _known(self) -> Learned:
-        if self._learned is None:
-            raise DataError("this data has no vocabulary yet: prepare it or load a checkpoint")
-        return self._learned
 
     @property
     def _vocabulary(self) -> Vocabulary:
         return self._known.vocabulary
-
-    def _split(self, split: str) -> CaptionSplit:
-        if split in self._absent:
-            raise self._absent[split]
-        if split not in self._splits:
-            known = ", ".join(self._splits) or "none; it was not prepared"
-            raise DataError(f"this data has no split {split!r} (it has: {known})")
-        return self._splits[split]
 
 
 def _mention(line: str) -> tuple[str, frozenset[str]]:

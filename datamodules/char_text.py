@@ -20,6 +20,7 @@ from datamodules._cache import Prepared, cached, key_of
 from datamodules._encoded import encode_lines
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._files import check_encoding, digest_of, find_file, text_of, what_is_there
+from datamodules._learned import LearnedData
 from datamodules._paths import find_folder, inside, is_file
 from datamodules._stream import Stream, parallel_plan, reading_plan
 from datamodules._vocab import (
@@ -36,13 +37,12 @@ from datamodules._vocab import (
 
 #: Part of the cache's key: to be raised when the same files and settings give other symbols.
 _VERSION: Final = 1
-_STATE_FORMAT: Final = 1
 #: Windows of splits that are only read: no gradient is kept, so they are at least so long.
 _READING_WINDOW: Final = 256
 _SUFFIXES: Final = (".txt", ".txt.gz")
 
 
-class CharText(ProseData):
+class CharText(LearnedData[Vocabulary, Stream], ProseData):
     r"""One or more text files, read one after the other as a single stream.
 
     A line's end is a symbol too. Without files of their own, val and then test are cut off the end
@@ -99,10 +99,6 @@ class CharText(ProseData):
         self._bptt = bptt
         self._form = TextForm(lowercase=lowercase, normalise=normalise)
         self._encoding = check_encoding(encoding)
-        self._vocabulary: Vocabulary | None = None
-        self._workspace: Workspace | None = None
-        self._streams: dict[str, Stream] = {}
-        self._absent: dict[str, DataMissingError] = {}
 
     # --- reading
 
@@ -112,7 +108,7 @@ class CharText(ProseData):
         With a loaded vocabulary none is learned, and a file may be missing until it is used.
         """
         self._workspace = workspace
-        files, loaded = self._find(workspace), self._vocabulary
+        files, loaded = self._find(workspace), self._learned
         settings = {
             "version": _VERSION,
             "kind": type(self).__name__,
@@ -126,8 +122,8 @@ class CharText(ProseData):
         made = cached(
             workspace.cache / "streams", key_of(settings), partial(self._encoded, files, loaded)
         )
-        self._vocabulary = loaded or from_state(made.facts["vocabulary"])
-        self._streams = {
+        self._learned = loaded or from_state(made.facts["vocabulary"])
+        self._splits = {
             split: Stream(symbols, self._window(split)) for split, symbols in made.arrays.items()
         }
 
@@ -147,7 +143,7 @@ class CharText(ProseData):
                     others = [*self._names["val"], *self._names["test"]]
                     found[split] = _all_texts(folder, others, workspace.roots)
             except DataMissingError as error:
-                if split != "test" and self._vocabulary is None:
+                if split != "test" and self._learned is None:
                     raise
                 self._absent[split] = error
         return {split: paths for split, paths in found.items() if paths}
@@ -156,7 +152,7 @@ class CharText(ProseData):
         texts = {split: self._text(paths) for split, paths in files.items()}
         if "train" in texts:
             texts |= self._parts(texts["train"], ", ".join(map(str, files["train"])))
-        vocabulary = loaded or self._learned(texts["train"])
+        vocabulary = loaded or self._vocabulary_of(texts["train"])
         arrays = {split: _symbols(text, vocabulary) for split, text in texts.items()}
         return Prepared(arrays, {"vocabulary": vocabulary.state()})
 
@@ -193,7 +189,7 @@ class CharText(ProseData):
         after = (text.find(blank, place) + 1 for blank in (" ", "\n"))
         return min((end for end in after if end), default=len(text)) if place < len(text) else place
 
-    def _learned(self, text: str) -> Vocabulary:
+    def _vocabulary_of(self, text: str) -> Vocabulary:
         tokens, size = self._learn
         return KINDS[tokens].train(text.split("\n"), size)
 
@@ -202,9 +198,7 @@ class CharText(ProseData):
     @property
     def vocabulary(self) -> Vocabulary:
         """The vocabulary, learned by `prepare` or loaded from a checkpoint."""
-        if self._vocabulary is None:
-            raise DataError("this data has no vocabulary yet: prepare it or load a checkpoint")
-        return self._vocabulary
+        return self._known
 
     @property
     def dims(self) -> dict[str, int | bool]:
@@ -213,16 +207,16 @@ class CharText(ProseData):
 
     def facts(self, split: str) -> dict[str, int]:
         """Return how many symbols a split has, and how many that training did not know."""
-        symbols = self._stream(split).symbols
+        symbols = self._split(split).symbols
         return {"symbols": len(symbols), "unknown_symbols": int((symbols == UNK).sum())}
 
     def sizes(self, split: str) -> Sizes:
         """Return the length of every window, (N, 1)."""
-        return self._stream(split).sizes
+        return self._split(split).sizes
 
     def plan(self, split: str, epoch: int) -> Plan:
         """Return parallel streams of windows to learn from, else one that is read as it stands."""
-        windows = len(self._stream(split))
+        windows = len(self._split(split))
         if split != "train":
             return reading_plan(windows)
         streams = max(1, self.feed.batch_tokens // self._bptt)
@@ -230,7 +224,7 @@ class CharText(ProseData):
 
     def collate(self, split: str, rows: Sequence[int]) -> Batch:
         """Return these windows, and which ones they follow."""
-        return self._stream(split).collate(rows)
+        return self._split(split).collate(rows)
 
     # --- text from outside
 
@@ -261,33 +255,19 @@ class CharText(ProseData):
                 lines[-1].append(symbol)
         return "\n".join(map(self.vocabulary.decode, lines))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the vocabulary and the form of the text as plain values."""
-        return {
-            "format": _STATE_FORMAT,
-            "form": self._form.state(),
-            "vocabulary": self.vocabulary.state(),
-        }
+    def _state(self) -> dict[str, Any]:
+        return {"form": self._form.state(), "vocabulary": self.vocabulary.state()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over vocabulary and form: how text is read belongs to the model."""
-        if state_dict.get("format") != _STATE_FORMAT:
-            raise DataError(
-                "this checkpoint holds its vocabulary in a form this version cannot read"
-            )
-        if self._vocabulary is not None and self.state_dict() == state_dict:
-            return
-        self._form = TextForm(**state_dict["form"])
-        self._vocabulary = from_state(state_dict["vocabulary"])
-        if self._workspace is not None:
-            self.prepare(self._workspace)
+    def _take_over(self, state: dict[str, Any]) -> None:
+        self._form = TextForm(**state["form"])
+        self._learned = from_state(state["vocabulary"])
 
-    def _stream(self, split: str) -> Stream:
-        if split in self._streams:
-            return self._streams[split]
+    def _split(self, split: str) -> Stream:
+        if split in self._splits:
+            return self._splits[split]
         if missing := self._absent.get(split) or self._absent.get("train"):
             raise missing
-        known = ", ".join(self._streams) or "none; it was not prepared"
+        known = ", ".join(self._splits) or "none; it was not prepared"
         mend = "; name a file for it or set test_fraction" if split == "test" else ""
         raise DataError(f"this data has no split {split!r} (it has: {known}){mend}")
 

@@ -20,6 +20,7 @@ from datamodules._encoded import encode_lines
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._hub import open_root
 from datamodules._labelled import Example, LabelledFiles, Layout, classes_of, cut_off
+from datamodules._learned import LearnedData
 from datamodules._vocab import (
     KINDS,
     UNKNOWN_TEXT,
@@ -31,14 +32,13 @@ from datamodules._vocab import (
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
 _VERSION: Final = 1
-_STATE_FORMAT: Final = 1
 _log = logging.getLogger(__name__)
 
 Share = Annotated[float, Interval(ge=0, lt=1)]
 Direction = Literal["text_to_label", "label_to_text"]
 
 
-class LabelledText(TextData):
+class LabelledText(LearnedData[Learned, ClassSplit], TextData):
     """Texts with a label each, in tables, in lines that begin with their label, or a file a class.
 
     With `layout` splits, a split is a table `root/{split}.tsv`, `.csv`, `.jsonl` or `.parquet`, or
@@ -126,12 +126,8 @@ class LabelledText(TextData):
         self._tokens: Tokens = tokens
         self._vocabulary_size = vocabulary_size
         self._max_length = max_length
-        self._learned: Learned | None = None
-        self._splits: dict[str, ClassSplit] = {}
         #: How many rows of each split have a label that training does not have.
         self._unknown: dict[str, int] = {}
-        self._absent: dict[str, DataMissingError] = {}
-        self._workspace: Workspace | None = None
         #: How many training texts were left out, by reason: "too_long", "unknown_label".
         self.left_out: dict[str, int] = {}
 
@@ -333,33 +329,9 @@ class LabelledText(TextData):
 
     # --- what the checkpoint keeps
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return vocabulary, labels and the form of the text as plain values."""
-        return {"format": _STATE_FORMAT, "form": self._form.state(), **self._known.state()}
+    def _state(self) -> dict[str, Any]:
+        return {"form": self._form.state(), **self._known.state()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over vocabulary, labels and form: how text is read belongs to the model."""
-        if state_dict.get("format") != _STATE_FORMAT:
-            raise DataError(
-                "this checkpoint holds its vocabulary in a form this version cannot read"
-            )
-        if self._learned is not None and self.state_dict() == state_dict:
-            return
-        self._form = TextForm(**state_dict["form"])
-        self._learned = Learned.from_state(state_dict)
-        if self._workspace is not None:
-            self.prepare(self._workspace)
-
-    @property
-    def _known(self) -> Learned:
-        if self._learned is None:
-            raise DataError("this data has no vocabulary yet: prepare it or load a checkpoint")
-        return self._learned
-
-    def _split(self, split: str) -> ClassSplit:
-        if split in self._absent:
-            raise self._absent[split]
-        if split not in self._splits:
-            known = ", ".join(self._splits) or "none; it was not prepared"
-            raise DataError(f"this data has no split {split!r} (it has: {known})")
-        return self._splits[split]
+    def _take_over(self, state: dict[str, Any]) -> None:
+        self._form = TextForm(**state["form"])
+        self._learned = Learned.from_state(state)

@@ -19,6 +19,7 @@ from datamodules._cache import Prepared, cached, key_of
 from datamodules._classes import UNKNOWN_CLASS
 from datamodules._errors import DataError, DataMissingError
 from datamodules._hub import open_root
+from datamodules._learned import LearnedData
 from datamodules._rows import Rows, Texts, arrays_of, rows_of
 from datamodules._tag_files import Names, Sentences, TagFiles, find_tagged, split_blanks
 from datamodules._tags import Index, TagData
@@ -26,7 +27,6 @@ from datamodules._vocab import PAD, SPECIALS, UNK, Normalisation, TextForm
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
 _VERSION: Final = 1
-_STATE_FORMAT: Final = 1
 #: Between the tags of a row: what no format of files lets stand inside one.
 _BETWEEN: Final = "\t"
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class _Indexes:
         return {name: each.names for name, each in vars(self).items()}
 
 
-class TaggedText(TagData):
+class TaggedText(LearnedData[_Indexes, _Split], TagData):
     """Words with a tag each: slots, names of persons and places, parts of speech.
 
     A split is a folder `root/{split}` with a file of tokens and one of tags, line for line and
@@ -79,9 +79,6 @@ class TaggedText(TagData):
 
     trainer_defaults: ClassVar[Mapping[str, Any]] = {"batch_tokens": 600}
 
-    _workspace: Workspace | None = None
-    _indexes: _Indexes | None = None
-
     def __init__(  # noqa: PLR0913 - the signature is the schema
         self,
         *,
@@ -106,32 +103,28 @@ class TaggedText(TagData):
         self._form = TextForm(lowercase=lowercase, normalise=normalise)
         self._min_count = min_count
         self._characters = characters
-        self._splits: dict[str, _Split] = {}
-        self._absent: dict[str, DataMissingError] = {}
 
     # --- what it is
 
     @property
     def indexes(self) -> _Indexes:
         """The names with an id, learned by `prepare` or loaded from a checkpoint."""
-        if self._indexes is None:
-            raise DataError("this data has no vocabulary yet: prepare it or load a checkpoint")
-        return self._indexes
+        return self._known
 
     @property
     def tag_names(self) -> Sequence[str]:
         """The tags of training."""
-        return self.indexes.tags.names
+        return self._known.tags.names
 
     @property
     def label_names(self) -> Sequence[str]:
         """The labels of training; none where sequences have no label."""
-        return self.indexes.labels.names
+        return self._known.labels.names
 
     @property
     def dims(self) -> dict[str, int | bool]:
         """Return how many words, characters (0: not given), tags and labels (0: none) there are."""
-        known = self.indexes
+        known = self._known
         return {
             "vocabulary_size": len(known.words),
             "character_vocabulary_size": len(known.characters) if self._characters else 0,
@@ -179,7 +172,7 @@ class TaggedText(TagData):
 
     def encode(self, lines: Sequence[str]) -> Batch:
         """Return one batch of these lines; an empty one is read as one unknown word."""
-        parts = self._input_parts([self.words(line) or [""] for line in lines], self.indexes)
+        parts = self._input_parts([self.words(line) or [""] for line in lines], self._known)
         batch = self._inputs(parts, range(len(lines)))
         return replace(batch, extras={**batch.extras, "index": torch.arange(len(lines))})
 
@@ -190,38 +183,24 @@ class TaggedText(TagData):
 
     # --- what travels with the checkpoint
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the vocabularies and the form of the text as plain values."""
+    def _state(self) -> dict[str, Any]:
         return {
-            "format": _STATE_FORMAT,
             "form": self._form.state(),
             "with_characters": self._characters,
-            "names": self.indexes.state(),
+            "names": self._known.state(),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over vocabularies and form: how text is read belongs to the model.
-
-        `prepare` then learns none of its own. Where it ran before with others, it runs again.
-        """
-        if state_dict.get("format") != _STATE_FORMAT:
-            raise DataError(
-                "this checkpoint holds its vocabulary in a form this version cannot read"
-            )
-        if self._indexes is not None and self.state_dict() == state_dict:
-            return
-        self._form = TextForm(**state_dict["form"])
-        self._characters = state_dict["with_characters"]
-        self._indexes = _Indexes(state_dict["names"])
-        if self._workspace is not None:
-            self.prepare(self._workspace)
+    def _take_over(self, state: dict[str, Any]) -> None:
+        self._form = TextForm(**state["form"])
+        self._characters = state["with_characters"]
+        self._learned = _Indexes(state["names"])
 
     # --- reading
 
     def prepare(self, workspace: Workspace) -> None:
         """Find, check and encode all splits, or take them from the cache."""
         self._workspace = workspace
-        loaded = self._indexes
+        loaded = self._learned
         if loaded and loaded.labels.names and self._names.label is None:
             raise DataError("the model of this checkpoint learned labels: say by 'label' where")
         files = self._find(workspace)
@@ -238,11 +217,11 @@ class TaggedText(TagData):
             workspace.cache / "tags", key_of(settings), lambda: self._prepared(files, loaded)
         )
         self._splits = {split: rows_of(prepared.arrays, split) for split in files}
-        self._indexes = loaded or _Indexes(prepared.facts)
+        self._learned = loaded or _Indexes(prepared.facts)
 
     def _find(self, workspace: Workspace) -> dict[str, TagFiles]:
         folder, roots = open_root(self._root, workspace)
-        needed = ("train", "val") if self._indexes is None else ()
+        needed = ("train", "val") if self._learned is None else ()
         found: dict[str, TagFiles] = {}
         self._absent = {}
         for split, name in self._splits_by_name.items():
@@ -256,11 +235,11 @@ class TaggedText(TagData):
 
     def _prepared(self, files: Mapping[str, TagFiles], loaded: _Indexes | None) -> Prepared:
         read = {split: each.read() for split, each in files.items()}
-        indexes = loaded or self._learned(read["train"])
+        indexes = loaded or self._indexes_of(read["train"])
         splits = {split: self._encoded(each, indexes) for split, each in read.items()}
         return Prepared(arrays_of(splits), indexes.state())
 
-    def _learned(self, train: Sentences) -> _Indexes:
+    def _indexes_of(self, train: Sentences) -> _Indexes:
         forms = [self._form(word) for row in train.tokens for word in row]
         counts = Counter(forms)
         letters = self._spelling(word for row in train.tokens for word in row)
@@ -293,14 +272,6 @@ class TaggedText(TagData):
 
     def _spelling(self, words: Iterable[str]) -> Iterable[str]:
         return map(replace(self._form, lowercase=False), words)
-
-    def _split(self, split: str) -> _Split:
-        if split in self._absent:
-            raise self._absent[split]
-        if split not in self._splits:
-            known = ", ".join(self._splits) or "none; it was not prepared"
-            raise DataError(f"this data has no split {split!r} (it has: {known})")
-        return self._splits[split]
 
 
 def _spelled(parts: _Split, rows: Sequence[int], width: int) -> Tensor:

@@ -18,6 +18,7 @@ from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared, cached, key_of
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._files import check_encoding, digest_of
+from datamodules._learned import LearnedData
 from datamodules._moments import Cycle, phases
 from datamodules._paths import find_folder
 from datamodules._refusals import Refusal, misfit
@@ -36,12 +37,11 @@ from datamodules._values import BEFORE, Scaling, ValueData, value_answer
 
 #: Part of the cache's key: to be raised when the same file and settings give other values.
 _VERSION: Final = 1
-_STATE_FORMAT: Final = 1
 
 Share = Annotated[float, Interval(ge=0, lt=1)]
 
 
-class TimeSeries(ValueData, LineData):
+class TimeSeries(LearnedData[Scaling, Windows], ValueData, LineData):
     """A table with a row for each moment, from which windows are cut as they are needed.
 
     A model reads `window` rows of the input columns and tells the next `horizon` rows of the
@@ -136,10 +136,6 @@ class TimeSeries(ValueData, LineData):
         self._division = Division.of(self._names, rows, shares)
         self._look_back = look_back
         self._stride = stride
-        self._scaling: Scaling | None = None
-        self._workspace: Workspace | None = None
-        self._splits: dict[str, Windows] = {}
-        self._absent: dict[str, DataMissingError] = {}
         for name, columns in (("inputs", inputs), ("targets", targets)):
             if len(set(columns)) < len(columns):
                 raise DataError(f"'{name}' has a column twice: {', '.join(columns)}")
@@ -162,7 +158,7 @@ class TimeSeries(ValueData, LineData):
             values = read["train"][0]
             ranges |= self._division.ranges(found["train"], len(values))
             low, high = ranges["train"]
-            self._scaling = self._scaling or self._scaled(values[low:high], found["train"])
+            self._learned = self._learned or self._scaled(values[low:high], found["train"])
         scaled = {split: self._seen(*read[split], str(path)) for split, path in found.items()}
         self._splits = {}
         for split, rows in ranges.items():
@@ -182,7 +178,7 @@ class TimeSeries(ValueData, LineData):
                     others = [each for each in self._names.values() if each]
                     found[split] = only_table(folder, others, workspace.roots)
             except DataMissingError as error:
-                if split != "test" and self._scaling is None:
+                if split != "test" and self._learned is None:
                     raise
                 self._absent[split] = error
         return found
@@ -263,12 +259,6 @@ class TimeSeries(ValueData, LineData):
         )
 
     @property
-    def _known(self) -> Scaling:
-        if self._scaling is None:
-            raise DataError("this data has no scaling yet: prepare it or load a checkpoint")
-        return self._scaling
-
-    @property
     def value_scale(self) -> Sequence[float]:
         """Return the standard deviation in training of each target column."""
         return [self._known.scale[place] for place in self._windowing.targets]
@@ -338,10 +328,8 @@ class TimeSeries(ValueData, LineData):
 
     # --- what the checkpoint keeps
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return columns, windows and scaling as plain values."""
+    def _state(self) -> dict[str, Any]:
         return {
-            "format": _STATE_FORMAT,
             "inputs": list(self._inputs),
             "targets": list(self._targets),
             "sizes": list(self._sizes),
@@ -351,22 +339,15 @@ class TimeSeries(ValueData, LineData):
             "scaling": self._known.state(),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over columns, windows and scaling: what is read and told belongs to the model."""
-        if state_dict.get("format") != _STATE_FORMAT:
-            raise DataError("this checkpoint holds its scaling in a form this version cannot read")
-        if self._scaling is not None and self.state_dict() == state_dict:
-            return
-        self._inputs, self._targets = list(state_dict["inputs"]), list(state_dict["targets"])
-        window, horizon, segment = state_dict["sizes"]
+    def _take_over(self, state: dict[str, Any]) -> None:
+        self._inputs, self._targets = list(state["inputs"]), list(state["targets"])
+        window, horizon, segment = state["sizes"]
         self._sizes = window, horizon, segment
-        self._relative = state_dict["relative"]
-        self._calendar = list(state_dict["calendar"])
-        time, time_format = state_dict["time"]
+        self._relative = state["relative"]
+        self._calendar = list(state["calendar"])
+        time, time_format = state["time"]
         self._table = replace(self._table, time=time, time_format=time_format)
-        self._scaling = Scaling.from_state(state_dict["scaling"])
-        if self._workspace is not None:
-            self.prepare(self._workspace)
+        self._learned = Scaling.from_state(state["scaling"])
 
     def _split(self, split: str) -> Windows:
         if split in self._splits:

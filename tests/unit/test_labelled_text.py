@@ -356,7 +356,7 @@ def test_training_texts_that_are_all_too_long_are_an_error(root, workspace):
 
 
 def test_nothing_is_known_before_it_is_prepared():
-    with pytest.raises(DataError, match="no vocabulary yet"):
+    with pytest.raises(DataError, match="learned nothing yet"):
         _ = LabelledText(root="set").dims
 
 

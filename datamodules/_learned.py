@@ -1,0 +1,74 @@
+"""What kinds of data share that learn from training: what a checkpoint keeps of them."""
+
+from abc import abstractmethod
+from typing import Any, Final, Generic, TypeVar
+
+from datamodules._base import DataModule, Workspace
+from datamodules._errors import DataError, DataMissingError
+
+#: Of `state_dict`: to be raised when a kind of data keeps things otherwise.
+_STATE_FORMAT: Final = 1
+
+#: What is learned: vocabularies, names of labels, scaling.
+L = TypeVar("L")
+#: What is kept of a split.
+S = TypeVar("S")
+
+
+class LearnedData(DataModule, Generic[L, S]):
+    """A kind of data that learns something once and keeps it with the model.
+
+    `prepare` of a subclass fills the attributes below. With a `_learned` that a checkpoint brought
+    it learns nothing, and any split may be missing until it is used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: What was learned by `prepare`, or loaded from a checkpoint.
+        self._learned: L | None = None
+        self._splits: dict[str, S] = {}
+        #: Why there is no such split, for who uses it nevertheless.
+        self._absent: dict[str, DataMissingError] = {}
+        #: Where `prepare` ran.
+        self._workspace: Workspace | None = None
+
+    @abstractmethod
+    def _state(self) -> dict[str, Any]:
+        """Return what was learned, and how data is read, as plain values."""
+
+    @abstractmethod
+    def _take_over(self, state: dict[str, Any]) -> None:
+        """Undo `_state`: how data is read belongs to the model."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learned, and how data is read, as plain values."""
+        return {"format": _STATE_FORMAT, **self._state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what a model's data had learned.
+
+        `prepare` then learns none of its own. Where it ran before with others, it runs again.
+        """
+        if state_dict.get("format") != _STATE_FORMAT:
+            raise DataError(
+                "this checkpoint holds what its data learned in a form this version cannot read"
+            )
+        if self._learned is not None and self.state_dict() == state_dict:
+            return
+        self._take_over(state_dict)
+        if self._workspace is not None:
+            self.prepare(self._workspace)
+
+    @property
+    def _known(self) -> L:
+        if self._learned is None:
+            raise DataError("this data has learned nothing yet: prepare it or load a checkpoint")
+        return self._learned
+
+    def _split(self, split: str) -> S:
+        if split in self._splits:
+            return self._splits[split]
+        if split in self._absent:
+            raise self._absent[split]
+        known = ", ".join(self._splits) or "none; it was not prepared"
+        raise DataError(f"this data has no split {split!r} (it has: {known})")
