@@ -129,7 +129,8 @@ def test_predictions_keep_the_order_of_the_lines_and_carry_the_n_best(
     together = lay("together", {**spec, "lines": lines}, **trained)
     assert run(together, Commands()).result == {"lines": len(lines)}
     found = read_json(together.files / "predictions.json")["lines"]
-    assert [len(each) for each in found] == [3] * len(lines)
+    assert [len(each) for each in found] == [3, 3, 1, 3, 3, 3]  # nothing is said of nothing
+    assert found[2] == [{"text": "", "score": 0.0}]
     for hypotheses in found:
         scores = [each["score"] for each in hypotheses]
         assert scores == sorted(scores, reverse=True)
