@@ -1,7 +1,6 @@
 """All six ways to hand one vector over are their equations, and learn."""
 
 import itertools
-import math
 from dataclasses import replace
 from typing import get_args
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules._batch import Batch
 from datamodules._vocab import BOS, EOS, PAD, SPECIALS
@@ -17,11 +16,11 @@ from lightning_modules._cells import CELLS, CellName, FusedRNN
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
 from lightning_modules.encoder_decoder import Context, EncoderDecoder, Feed
+from tests.doubles.plain import Row, affine, dot, squash, unit
 
 NAMES: list[CellName] = ["rnn", "gru", "lstm"]
 WAYS = list(itertools.product(get_args(Context), get_args(Feed)))
 SOURCES, TARGETS, HIDDEN = 9, 8, 4
-Row = list[float]
 
 each_way = pytest.mark.parametrize(("context", "feed"), WAYS)
 each_cell = pytest.mark.parametrize("name", NAMES)
@@ -62,35 +61,6 @@ EXAMPLE = make_batch([source for source, _ in PAIRS], [target for _, target in P
 
 
 # The reference: the whole model over Python lists, one number at a time.
-
-
-def dot(a: Row, b: Row) -> float:
-    return sum(x * y for x, y in zip(a, b, strict=True))
-
-
-def affine(layer: nn.Linear, x: Row) -> Row:
-    rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
-    return [dot(w, x) + b for w, b in rows]
-
-
-def squash(values: Row) -> Row:
-    return [math.tanh(v) for v in values]
-
-
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
-
-
-def unit(name: CellName, x: Row, u: Row, state: Row) -> Row:
-    """Return the next state of one unit from W x + b and U s + c, a number for each gate."""
-    if name == "rnn":
-        return [math.tanh(x[0] + u[0])]
-    if name == "gru":
-        r, z = sigmoid(x[0] + u[0]), sigmoid(x[1] + u[1])
-        return [(1 - z) * math.tanh(x[2] + r * u[2]) + z * state[0]]
-    i, f, g, o = (a + b for a, b in zip(x, u, strict=True))
-    memory = sigmoid(f) * state[1] + sigmoid(i) * math.tanh(g)
-    return [sigmoid(o) * math.tanh(memory), memory]
 
 
 def run(name: CellName, rnn: FusedRNN, end: str, xs: list[Row], state: list[Row]) -> list[Row]:

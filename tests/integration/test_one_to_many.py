@@ -1,7 +1,6 @@
 """Both ways to write a sequence from one input are their equations, and learn."""
 
 import itertools
-import math
 from typing import get_args
 
 import pytest
@@ -17,11 +16,11 @@ from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
 from lightning_modules._sampling import Sampling
 from lightning_modules.one_to_many import Feed, OneToMany
+from tests.doubles.plain import Row, affine, dot, squash, unit
 
 NAMES: list[CellName] = ["rnn", "gru", "lstm"]
 CLASSES, FEATURES, TARGETS, HIDDEN, WIDTH = 3, 2, 8, 4, 3
 WAYS = list(itertools.product(get_args(Feed), ("label", "vector")))
-Row = list[float]
 
 each_way = pytest.mark.parametrize(("feed", "given"), WAYS)
 each_cell = pytest.mark.parametrize("name", NAMES)
@@ -63,35 +62,6 @@ def example(given: str) -> Batch:
 
 
 # The reference: the whole model over Python lists, one number at a time.
-
-
-def dot(a: Row, b: Row) -> float:
-    return sum(x * y for x, y in zip(a, b, strict=True))
-
-
-def affine(layer: nn.Linear, x: Row) -> Row:
-    rows = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
-    return [dot(w, x) + b for w, b in rows]
-
-
-def squash(values: Row) -> Row:
-    return [math.tanh(v) for v in values]
-
-
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
-
-
-def unit(name: CellName, x: Row, u: Row, state: Row) -> Row:
-    """Return the next state of one unit from W x + b and U s + c, a number for each gate."""
-    if name == "rnn":
-        return [math.tanh(x[0] + u[0])]
-    if name == "gru":
-        r, z = sigmoid(x[0] + u[0]), sigmoid(x[1] + u[1])
-        return [(1 - z) * math.tanh(x[2] + r * u[2]) + z * state[0]]
-    i, f, g, o = (a + b for a, b in zip(x, u, strict=True))
-    memory = sigmoid(f) * state[1] + sigmoid(i) * math.tanh(g)
-    return [sigmoid(o) * math.tanh(memory), memory]
 
 
 def step(name: CellName, rnn: nn.Module, layer: int, x: Row, state: list[Row]) -> list[Row]:
