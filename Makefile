@@ -3,7 +3,7 @@ PYTHON ?= python3
 DATA ?= data
 BIN := .venv/bin
 
-.PHONY: help install demo test unit check results lint types contracts format clean
+.PHONY: help install demo test unit check results bench lint types contracts format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -29,6 +29,9 @@ unit: install  ## the quick tests: no service, no process
 
 results: install  ## measure the table of README.md: DATA=folder, ROWS="trec names", ARGS=--list; resumable
 	$(BIN)/python -m tests.benchmarks.results --data "$(DATA)" --rows "$(ROWS)" $(ARGS)
+
+bench: install  ## measure the speed: THEMES="step search", all if not given; a table, and bench.jsonl
+	$(BIN)/python -m tests.benchmarks.speed $(THEMES)
 
 check: lint types contracts test  ## what CI runs
 
