@@ -13,8 +13,8 @@ translate", with its names:
 An `Order` may attend with s_i instead, and look more than once (`Hops`); a `Score` (`_scores.py`)
 is any a.
 What does not depend on s_{i-1} is computed before the loop: the keys (what `a` sees of h_j) once a
-sentence, W_y y + b of all steps in one product. `scan` is the plain loop that autograd
-differentiates: the reference for any faster one.
+sentence, W_y y + b of all steps in one product. `scan` runs a loop with a backward by hand
+(`_scan.py`) where it can; `plain_scan`, which autograd differentiates, is its reference.
 """
 
 from abc import ABC, abstractmethod
@@ -28,16 +28,18 @@ from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from lightning_modules._cells import Cell, Move, product_dtype
 from lightning_modules._errors import ModelError
+from lightning_modules._scan import Attended, Chain, Look, Scan, ScanAfter, ScanBefore
 from lightning_modules._scores import Energies, Past, Score
+from lightning_modules._steps import Product
 
 
 @dataclass(frozen=True)
 class Memory:
     """Hold what is attended to, computed once a sentence."""
 
-    #: Annotations h_j, (B, S, C), in the dtype of the products.
+    #: Annotations h_j, (B, S, C); bound to a step they are in the dtype of the products.
     values: Tensor
-    #: What the score sees of them, (B, S, A), in the dtype of the products.
+    #: What the score sees of them, (B, S, A), likewise.
     keys: Tensor
     #: 0 at a symbol, -inf at padding, (B, S) float32 or wider.
     bias: Tensor
@@ -183,6 +185,10 @@ class Order(nn.Module, ABC):
     def bind(self, dtype: torch.dtype) -> Advance:
         """Return the step, its weights cast to `dtype` once."""
 
+    @abstractmethod
+    def scan(self, chain: Chain, look: Look, drives: Tensor, dtype: torch.dtype) -> Scan:
+        """Return the loop with a backward by hand, products in `dtype`; drives (T, B, G*H)."""
+
 
 class AttendWithPrevious(Order):
     """Attend with s_{i-1}, then move: c_i is part of what makes s_i (Bahdanau et al. 2015)."""
@@ -203,6 +209,10 @@ class AttendWithPrevious(Order):
             return parts.join(parts.move(drive, own), fed, past, weights), context, weights
 
         return advance
+
+    def scan(self, chain: Chain, look: Look, drives: Tensor, dtype: torch.dtype) -> Scan:
+        """Return the same for all steps."""
+        return ScanBefore(chain, look, drives, Product(self.weight.to(dtype), *drives.shape[:2]))
 
 
 class AttendWithNew(Order):
@@ -240,6 +250,12 @@ class AttendWithNew(Order):
 
         return advance
 
+    def scan(self, chain: Chain, look: Look, drives: Tensor, dtype: torch.dtype) -> Scan:
+        """Return the same for all steps."""
+        entering = Product(self.weight.to(dtype), *drives.shape[:2])
+        combine = self.combine.weight.to(dtype)
+        return ScanAfter(chain, look, drives, entering, combine=combine, bias=self.combine.bias)
+
 
 def make_order(name: OrderName, cell: Cell, value_size: int, *, hops: int = 1) -> Order:
     """Return the order of this name for a cell that reads contexts (N, C). Raise ModelError."""
@@ -258,11 +274,12 @@ def make_order(name: OrderName, cell: Cell, value_size: int, *, hops: int = 1) -
 def bind(
     cell: Cell, score: Score, order: Order, memory: Memory, mask: Tensor | None = None
 ) -> Parts:
-    """Cast all weights of the step to the dtype of the memory, once a batch.
+    """Cast the memory and all weights of the step to the dtype of the products, once a batch.
 
     The mask (B, H) is what recurrent dropout leaves of the states, at every step.
     """
-    dtype = memory.values.dtype
+    dtype = product_dtype(memory.values.device, memory.values.dtype)
+    memory = replace(memory, values=memory.values.to(dtype), keys=memory.keys.to(dtype))
     with torch.autocast(memory.values.device.type, enabled=False):
         return Parts(
             energies=score.bind(memory.keys),
@@ -279,12 +296,11 @@ def bind(
 
 
 def remember(score: Score, values: Tensor, lengths: Tensor) -> Memory:
-    """Project the keys of annotations (B, S, C) and mask their padding."""
-    dtype = product_dtype(values.device, values.dtype)
+    """Project the keys of annotations (B, S, C) and mask their padding; all float32 or wider."""
     wide = torch.promote_types(values.dtype, torch.float32)
     return Memory(
-        values=values.to(dtype),
-        keys=score.keys(values).to(dtype),
+        values=values.to(wide),
+        keys=score.keys(values).to(wide),
         bias=padding_bias(lengths, values.shape[1], wide),
     )
 
@@ -308,13 +324,32 @@ def scan(
 
     drives (B, T, G*H) is W_y y_{i-1} + b, state (B, W) is s_0. With layer norm b is the cell's, and
     LN(W_y y_{i-1} + W_c c_i; γ_x) + b is made in the loop: c_i depends on the state.
+
+    Coverage and hops take the plain loop, all else the one whose backward is written by hand.
     """
+    if score.covers or order.hops:
+        return plain_scan(cell, score, order, memory=memory, drives=drives, state=state)
+    wide, steps = memory.values.dtype, drives.shape[1]
+    dtype = product_dtype(drives.device, wide)
+    drives, state = drives.transpose(0, 1).to(wide), state.to(wide)
+    look = Look(score.step(memory.keys, steps, dtype), Attended(memory.values, memory.bias), steps)
+    weight, mask = cell.weight.to(dtype), cell.mask(len(state))
+    chain = Chain(cell.step(raw=True), weight, state, steps, mask)
+    states, contexts, weights = order.scan(chain, look, drives, dtype).run()
+    first = (each.transpose(0, 1) for each in (cell.visible(states), contexts, weights))
+    return Scanned(*first)
+
+
+def plain_scan(
+    cell: Cell, score: Score, order: Order, *, memory: Memory, drives: Tensor, state: Tensor
+) -> Scanned:
+    """Do what `scan` does by a plain loop that autograd differentiates: the reference."""
     states, contexts, weights = [], [], []
     # Everything is cast and drawn here, once.
     parts = bind(cell, score, order, memory, cell.mask(len(state)))
     state = parts.start(state)
     with torch.autocast(drives.device.type, enabled=False):
-        for drive in drives.to(memory.values.dtype).transpose(0, 1).contiguous():
+        for drive in drives.to(parts.memory.values.dtype).transpose(0, 1).contiguous():
             state, context, weight = parts.step(drive, state)
             states.append(cell.visible(parts.split(state)[0]))
             contexts.append(context)

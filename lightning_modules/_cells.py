@@ -37,6 +37,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from lightning_modules._steps import (
+    CellStep,
+    GRUStep,
+    LSTMStep,
+    NormedStep,
+    NormStep,
+    TanhStep,
+)
+
 CellName = Literal["rnn", "gru", "lstm"]
 
 #: s_i = move(drive (N, G*H), s_{i-1} (N, W)) -> (N, W)
@@ -114,6 +123,10 @@ class GateNorm(nn.Module):
         scaled = normed * self.gain
         return scaled if self.bias is None else scaled + self.bias
 
+    def step(self) -> NormStep:
+        """Return the same for one step, with a backward by hand."""
+        return NormStep(self.sizes, self.gain, self.bias)
+
 
 class Cell(nn.Module, ABC):
     """Hold the recurrent weights of one cell."""
@@ -174,6 +187,18 @@ class Cell(nn.Module, ABC):
             return move
         return lambda drive, state: move(self.ready(drive), state)
 
+    def step(self, *, raw: bool) -> CellStep:
+        """Return the step with a backward by hand; with `raw` it makes the drive ready itself."""
+        step = self._step()
+        if self.product_norm is None:
+            return step
+        drive = self.drive_norm.step() if raw and self.drive_norm else None
+        return NormedStep(step, self.product_norm.step(), drive)
+
+    @abstractmethod
+    def _step(self) -> CellStep:
+        """Return the step without what is normalised before it."""
+
     def pull(self, dtype: torch.dtype, mask: Tensor | None) -> Pull:
         """Return the recurrent product of every gate, with what was chosen for it."""
         weight = self.weight.to(dtype)
@@ -204,6 +229,9 @@ class TanhCell(Cell):
         """Return `rnn_step` on these weights."""
         return partial(rnn_step, pull=self.pull(dtype, mask))
 
+    def _step(self) -> CellStep:
+        return TanhStep()
+
 
 class GRUCell(Cell):
     """The gated recurrent unit."""
@@ -220,6 +248,9 @@ class GRUCell(Cell):
     def bind(self, dtype: torch.dtype, mask: Tensor | None = None) -> Move:
         """Return `gru_step` on these weights."""
         return partial(gru_step, pull=self.pull(dtype, mask), bias=self.bias)
+
+    def _step(self) -> CellStep:
+        return GRUStep(self.bias)
 
 
 class LSTMCell(Cell):
@@ -241,6 +272,9 @@ class LSTMCell(Cell):
         if norm is None:
             return partial(lstm_step, pull=pull)
         return partial(lstm_step, pull=pull, look=lambda memory: torch.tanh(norm(memory)))
+
+    def _step(self) -> CellStep:
+        return LSTMStep(self.memory_norm.step() if self.memory_norm else None)
 
     def initial_bias(self) -> Tensor:
         """Return zeros, but 1 for the forget gate."""

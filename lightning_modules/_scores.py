@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from datamodules._refusals import Refusal
 from lightning_modules._errors import ModelError
+from lightning_modules._score_steps import AdditiveStep, DotStep, LocationStep, ScoreStep
 
 ScoreName = Literal["additive", "dot", "scaled_dot", "general", "location"]
 
@@ -65,6 +66,13 @@ class Score(nn.Module, ABC):
     def bind(self, keys: Tensor) -> Energies:
         """Return the energies against these keys, weights cast to their dtype once."""
 
+    @abstractmethod
+    def step(self, keys: Tensor, steps: int, dtype: torch.dtype) -> ScoreStep:
+        """Return the energies of so many steps against these keys, with a backward by hand.
+
+        Products are done in `dtype`. Coverage has none.
+        """
+
 
 class AdditiveScore(Score):
     """a(s, h) = v · tanh(W s + U h + b), Bahdanau et al. 2015, appendix A.1.2.
@@ -104,6 +112,10 @@ class AdditiveScore(Score):
 
         return energies
 
+    def step(self, keys: Tensor, steps: int, dtype: torch.dtype) -> ScoreStep:
+        """Return the same for a scan."""
+        return AdditiveStep(keys, steps, (2 * self.query.weight).to(dtype), 2 * self.vector)
+
     def additions(self, keys: Tensor) -> list[Added]:
         """Return what the past adds to these keys: 2w C_ij with coverage, else nothing."""
         if self.covering is None:
@@ -134,6 +146,12 @@ class LocationScore(AdditiveScore):
         self.feature = nn.Linear(filters, size, bias=False)
         nn.init.xavier_uniform_(self.filters)
         nn.init.xavier_uniform_(self.feature.weight)
+
+    def step(self, keys: Tensor, steps: int, dtype: torch.dtype) -> ScoreStep:
+        """Return the same for a scan."""
+        weight = (2 * self.query.weight).to(dtype)
+        located = self.filters, 2 * self.feature.weight
+        return LocationStep(keys, steps, weight, 2 * self.vector, located)
 
     def additions(self, keys: Tensor) -> list[Added]:
         """Return 2 V f, and what coverage adds."""
@@ -176,6 +194,10 @@ class DotScore(Score):
 
         return covered_energies
 
+    def step(self, keys: Tensor, steps: int, dtype: torch.dtype) -> ScoreStep:  # noqa: ARG002 (no product)
+        """Return the same for a scan."""
+        return DotStep(keys, steps)
+
 
 class GeneralScore(DotScore):
     """a(s, h) = s · W h, Luong, Pham & Manning 2015, equation 8."""
@@ -211,6 +233,10 @@ class ScaledDotScore(DotScore):
         """Return (W s) · (keys + w C_ij / √A)."""
         weight, compare = self.state.weight.to(keys.dtype), super().bind(keys)
         return lambda visible, past: compare(F.linear(visible.to(weight.dtype), weight), past)
+
+    def step(self, keys: Tensor, steps: int, dtype: torch.dtype) -> ScoreStep:
+        """Return the same for a scan."""
+        return DotStep(keys, steps, self.state.weight.to(dtype))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,304 @@
+"""The loop that attends, as one differentiable function with a backward written by hand.
+
+Shapes: T target positions, B sentences, S source positions, C width of an annotation h_j, H hidden
+units, G*H a cell's drive, W a cell's state.
+
+The equations are those of `_attention.py`, whose plain loop is the reference. One driver serves
+every cell (`_steps.py`), every score (`_score_steps.py`) and both orders: each of these gives its
+own step forward and backward. Nothing stands inside the loop that does not depend on the state, and
+gradients of weights, of annotations and of what was fed are products over all steps, made after it.
+
+Products are in the dtype of their weights; states, energies, contexts and all that is elementwise
+is float32 or wider.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from lightning_modules._score_steps import ScoreStep
+from lightning_modules._steps import CellStep, Product, Saved
+
+_softmax_backward: Any = torch.ops.aten._softmax_backward_data  # noqa: SLF001 (an operator's name)
+_tanh_backward: Any = torch.ops.aten.tanh_backward
+
+
+@dataclass(frozen=True)
+class Attended:
+    """Hold what is attended to, float32 or wider."""
+
+    #: h_j, (B, S, C).
+    values: Tensor
+    #: 0 at a symbol, -inf at padding, (B, S).
+    bias: Tensor
+
+
+class Look:
+    """Attend at every step: α_i = softmax(e_i), c_i = Σ_j α_ij h_j."""
+
+    def __init__(self, score: ScoreStep, attended: Attended, steps: int) -> None:
+        self._score, self._attended = score, attended
+        values = attended.values
+        self.parameters = (values, *score.parameters)
+        #: c_i of every step, (T, B, C), and α_i, (T, B, S).
+        self.contexts = values.new_empty(steps, len(values), values.shape[2])
+        self.weights = values.new_empty(steps, *values.shape[:2])
+
+    def forward(self, at: int, visible: Tensor) -> Tensor:
+        """Return c_i for the state that attends (B, H)."""
+        energies = self._score.forward(at, visible, self._before(at)) + self._attended.bias
+        weights = torch.softmax(energies, dim=1, out=self.weights[at])
+        context = self.contexts[at, :, None]
+        torch.bmm(weights[:, None], self._attended.values, out=context)
+        return self.contexts[at]
+
+    def _before(self, at: int) -> Tensor:
+        """Return α_{i-1}; before the first step attention stands on the first position."""
+        if at or not self._score.looks_back:
+            return self.weights[at - 1]
+        first = torch.zeros_like(self.weights[0])
+        first[:, 0] = 1.0
+        return first
+
+    def begin_backward(self, of_weights: Tensor | None) -> None:
+        """Make room for the gradients; α may have some from outside, (T, B, S)."""
+        self._score.begin_backward()
+        self._of_contexts = torch.empty_like(self.contexts)
+        self._of_weights = of_weights
+        #: What the step after this one asks of these weights.
+        self._asked: Tensor | None = None
+
+    def backward(self, at: int, grad: Tensor) -> Tensor:
+        """Return the gradient of the state (B, H) for dc_i (B, C)."""
+        self._of_contexts[at] = grad
+        weights = torch.bmm(self._attended.values, grad[..., None])[..., 0]
+        for more in (self._asked, None if self._of_weights is None else self._of_weights[at]):
+            if more is not None:
+                weights += more
+        energies = _softmax_backward(weights, self.weights[at], 1, weights.dtype)
+        visible, self._asked = self._score.backward(at, energies)
+        return visible
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        """Return those of h_j and of the score's parameters."""
+        values = torch.bmm(self.weights.permute(1, 2, 0), self._of_contexts.transpose(0, 1))
+        return values, *self._score.gradients()
+
+
+class Chain:
+    """Move the cell at every step: s_i = f(drive, s_{i-1})."""
+
+    def __init__(
+        self, step: CellStep, weight: Tensor, start: Tensor, steps: int, mask: Tensor | None
+    ) -> None:
+        self._step, self._mask = step, mask
+        self._pull = Product(weight, steps, len(start))
+        self._hidden = weight.shape[1]
+        self.parameters = (start, weight, *step.parameters)
+        #: s_0 ... s_T, (T + 1, B, W).
+        self.states = start.new_empty(steps + 1, *start.shape)
+        self.states[0] = start.detach()
+        self._kept: list[Saved] = []
+
+    def visible(self, at: int) -> Tensor:
+        """Return what the outside sees of s_{at}, (B, H)."""
+        return self.states[at, :, : self._hidden]
+
+    def forward(self, at: int, drive: Tensor) -> None:
+        """Make the state after step `at` from its drive (B, G*H)."""
+        visible = self.visible(at) if self._mask is None else self.visible(at) * self._mask
+        pull = self._pull.forward(at, visible).to(drive.dtype)
+        kept = self._step.forward(drive, pull, self.states[at], self.states[at + 1])
+        self._kept.append(kept)
+
+    def forget(self) -> None:
+        """Keep nothing for a backward: there will be none."""
+        self._kept.clear()
+
+    def begin_backward(self, entering: Product) -> None:
+        """Make room for the gradients; those of the drive are the entering product's."""
+        self._step.begin_backward()
+        entering.begin_backward()
+        self._of_drives = entering.grads
+        self._pull.begin_backward(entering.grads if self._step.adds else None)
+        #: ds_i, (B, W), as far as later steps have asked.
+        self.grad = torch.zeros_like(self.states[0])
+
+    def backward(self, at: int) -> Tensor:
+        """Turn ds_i into ds_{i-1}, but for what attention asks of it; fill in the drive's."""
+        drive, pull = self._of_drives[at], self._pull.grads[at]
+        direct = self._step.backward(self.grad, self._kept[at], drive, pull)
+        back = self._pull.backward(at, self.grad.dtype)
+        if self._mask is not None:
+            back *= self._mask
+        self.grad = torch.zeros_like(self.grad) if direct is None else direct
+        return self.ask(back)
+
+    def ask(self, visible: Tensor) -> Tensor:
+        """Add to the gradient of what is visible of the state, (B, H)."""
+        seen = self.grad[:, : self._hidden]
+        seen += visible
+        return seen
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        """Return those of s_0, of U and of the step's parameters."""
+        return self.grad, self._pull.gradient(), *self._step.gradients()
+
+
+class Scan(ABC):
+    """Run a cell that attends, in one of the two orders, once.
+
+    Args:
+        chain: the cell's states
+        look: attention
+        drives: W_y y_{i-1} + b of every step, (T, B, G*H), float32 or wider
+        entering: the product by which the context, or what is fed, enters the drive
+
+    """
+
+    def __init__(self, chain: Chain, look: Look, drives: Tensor, entering: Product) -> None:
+        self._chain, self._look = chain, look
+        self._drives, self._entering = drives, entering
+        self._steps = len(drives)
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """All that has a gradient, in the order of `backward`."""
+        own = self._drives, self._entering.weight
+        return *own, *self._chain.parameters, *self._look.parameters
+
+    def run(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return s_i (T, B, W), c_i (T, B, C) and α_i (T, B, S)."""
+        tensors = self.parameters
+        self._keeps = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+        with torch.autocast(self._drives.device.type, enabled=False):
+            states, contexts, weights = _Run.apply(self, *tensors)  # type: ignore[no-untyped-call]
+        return states, contexts, weights
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the loop."""
+        for at in range(self._steps):
+            self._forward(at)
+            if not self._keeps:
+                self._chain.forget()
+        # Without `detach` the outputs would hold this object, and it them.
+        look = self._look
+        return self._chain.states[1:].detach(), look.contexts.detach(), look.weights.detach()
+
+    def backward(
+        self, of_states: Tensor | None, of_contexts: Tensor | None, of_weights: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Return the gradients of `parameters`."""
+        self._chain.begin_backward(self._entering)
+        self._look.begin_backward(of_weights)
+        for at in reversed(range(self._steps)):
+            if of_states is not None:
+                self._chain.grad += of_states[at]
+            self._backward(at, None if of_contexts is None else of_contexts[at])
+        of_drives = self._entering.grads.to(self._drives.dtype)
+        own = of_drives, self._entering.gradient()
+        return *own, *self._chain.gradients(), *self._look.gradients()
+
+    def _enter(self, at: int, values: Tensor) -> Tensor:
+        """Return the drive of a step that these values (B, ...) enter."""
+        return self._entering.forward(at, values).to(self._drives.dtype).add_(self._drives[at])
+
+    @abstractmethod
+    def _forward(self, at: int) -> None:
+        """Do step `at`."""
+
+    @abstractmethod
+    def _backward(self, at: int, of_context: Tensor | None) -> None:
+        """Go back over step `at`, whose context has a gradient from outside, (B, C) or None."""
+
+
+class ScanBefore(Scan):
+    """s_{i-1} attends, and c_i is part of what makes s_i."""
+
+    def _forward(self, at: int) -> None:
+        context = self._look.forward(at, self._chain.visible(at))
+        self._chain.forward(at, self._enter(at, context))
+
+    def _backward(self, at: int, of_context: Tensor | None) -> None:
+        self._chain.backward(at)
+        context = self._entering.backward(at, self._drives.dtype)
+        if of_context is not None:
+            context += of_context
+        self._chain.ask(self._look.backward(at, context))
+
+
+class ScanAfter(Scan):
+    """s_i attends, and v_i = tanh(W_v [c_i; s_i] + b_v) is fed to the next step; v_0 = 0.
+
+    Args:
+        combine: W_v, (H, C + H), in the dtype of the products
+        bias: b_v, (H,)
+
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        look: Look,
+        drives: Tensor,
+        entering: Product,
+        *,
+        combine: Tensor,
+        bias: Tensor,
+    ) -> None:
+        super().__init__(chain, look, drives, entering)
+        rows = drives.shape[1]
+        self._combine, self._bias = Product(combine, len(drives), rows), bias
+        #: v_0 ... v_T, (T + 1, B, H).
+        self._fed = drives.new_zeros(len(drives) + 1, rows, len(bias))
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """All that has a gradient, in the order of `backward`."""
+        return *super().parameters, self._combine.weight, self._bias
+
+    def _forward(self, at: int) -> None:
+        self._chain.forward(at, self._enter(at, self._fed[at]))
+        visible = self._chain.visible(at + 1)
+        context = self._look.forward(at, visible)
+        both = self._combine.forward(at, torch.cat([context, visible], dim=1))
+        torch.tanh(both.to(self._bias.dtype).add_(self._bias), out=self._fed[at + 1])
+
+    def backward(
+        self, of_states: Tensor | None, of_contexts: Tensor | None, of_weights: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Return the gradients of `parameters`."""
+        self._combine.begin_backward()
+        self._of_fed = torch.zeros_like(self._fed[0])
+        own = super().backward(of_states, of_contexts, of_weights)
+        of_bias = self._combine.grads.sum(dim=(0, 1), dtype=self._bias.dtype)
+        return *own, self._combine.gradient(), of_bias
+
+    def _backward(self, at: int, of_context: Tensor | None) -> None:
+        self._combine.grads[at] = _tanh_backward(self._of_fed, self._fed[at + 1])
+        both = self._combine.backward(at, self._drives.dtype)
+        context = both[:, : self._look.contexts.shape[2]].contiguous()
+        self._chain.ask(both[:, context.shape[1] :])
+        if of_context is not None:
+            context += of_context
+        self._chain.ask(self._look.backward(at, context))
+        self._chain.backward(at)
+        self._of_fed = self._entering.backward(at, self._drives.dtype)
+
+
+class _Run(Function):
+    @staticmethod
+    def forward(ctx: Any, scan: Scan, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.scan = scan
+        ctx.set_materialize_grads(False)
+        return scan.forward()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return None, *ctx.scan.backward(*gradients)
