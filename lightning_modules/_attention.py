@@ -28,7 +28,8 @@ from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from lightning_modules._cells import Cell, Move, product_dtype
 from lightning_modules._errors import ModelError
-from lightning_modules._scan import Attended, Chain, Look, Scan, ScanAfter, ScanBefore
+from lightning_modules._recurrence import Chain
+from lightning_modules._scan import Attended, Look, Scan, ScanAfter, ScanBefore
 from lightning_modules._scores import Energies, Past, Score
 from lightning_modules._steps import Product
 

@@ -1,16 +1,13 @@
-"""The loop of a recurrent layer, as one differentiable function with a backward written by hand.
+"""Loops over a cell, each as one differentiable function with a backward written by hand.
 
-Shapes: N sequences, M steps of all of them, laid out as torch's PackedSequence does (all first
-steps, then all second ones, ...; the longest sequence first), H hidden units, G*H a cell's drive, W
-the width of its state.
+Shapes: T steps, N rows, H hidden units, G*H a cell's drive, W the width of its state.
 
-Under autograd every step would add its own small product to the weight's gradient. Here the loop
-keeps what went into the products, and the gradient of the weight is one product over all steps.
-Padding is never computed.
+Under autograd every step adds a small product of its own to the gradient of each weight. Here a
+loop keeps what went into its products, and each gradient is one product over all steps (`Product`).
+Products are in the dtype of their weights; all else is float32 or wider.
 """
 
-from collections.abc import Sequence
-from itertools import accumulate
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -21,98 +18,138 @@ from torch.autograd.function import once_differentiable
 from lightning_modules._steps import CellStep, Product, Saved
 
 
-class Recurrence:
-    """Run one cell over packed sequences, forwards or backwards in time, once.
+class Loop(ABC):
+    """A loop that runs once, forwards, and whose gradients can then be asked for."""
 
-    Args:
-        step: the cell's step
-        weight: U (G*H, H), in the dtype of the products
-        drives: W x + b of every step, (M, G*H), float32 or wider
-        start: s_0 of each sequence, (N, W), in the dtype of the drives
-        counts: how many sequences have a first step, a second one, ...; N >= ... > 0
-        mask: what recurrent dropout leaves of each state, (N, H); None for all of it
-        backwards: whether the last step of a sequence is read first
+    #: Whether a backward may follow; `run` knows.
+    keeps: bool = False
 
-    """
+    @property
+    @abstractmethod
+    def parameters(self) -> tuple[Tensor, ...]:
+        """All that has a gradient, in the order of `backward`."""
 
-    def __init__(  # noqa: PLR0913 (what a loop is made of)
-        self,
-        step: CellStep,
-        weight: Tensor,
-        drives: Tensor,
-        start: Tensor,
-        counts: Sequence[int],
-        *,
-        mask: Tensor | None = None,
-        backwards: bool = False,
-    ) -> None:
-        self._step, self._mask = step, mask
-        self._drives, self._start = drives, start
-        self._pull = Product(weight, len(drives))
-        spans = [
-            slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)
-        ]
-        #: The rows of each step, in the order in which they are read.
-        self._spans = spans[::-1] if backwards else spans
-        self._kept: list[Saved] = []
+    @abstractmethod
+    def forward(self) -> tuple[Tensor, ...]:
+        """Run the loop and return what it gives."""
 
-    def run(self) -> tuple[Tensor, Tensor]:
-        """Return every state (M, W), and the last one of each sequence (N, W)."""
-        tensors = self._pull.weight, self._drives, self._start, *self._step.parameters
-        self._keeps = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-        with torch.autocast(self._drives.device.type, enabled=False):
-            states, last = _Run.apply(self, *tensors)  # type: ignore[no-untyped-call]
-        return states, last
+    @abstractmethod
+    def backward(self, *gradients: Tensor | None) -> tuple[Tensor, ...]:
+        """Return the gradients of `parameters` for those of what the loop gave."""
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """Run the loop."""
-        # Sequences that have ended, or not yet begun, keep their place and their state.
-        now = self._start.clone()
-        states = now.new_empty(len(self._drives), now.shape[1])
-        for span in self._spans:
-            state = now[: span.stop - span.start].clone()
-            pull = self._pull.forward(span, self._masked(state)).to(now.dtype)
-            kept = self._step.forward(self._drives[span], pull, state, states[span])
-            now[: len(state)] = states[span]
-            if self._keeps:
-                self._kept.append(kept)
-        # Without `detach` the output would hold this object, and what is kept the output.
-        return states.detach(), now
-
-    def _masked(self, state: Tensor) -> Tensor:
-        visible = state[:, : self._pull.weight.shape[1]]
-        return visible if self._mask is None else visible * self._mask[: len(visible)]
-
-    def backward(self, of_states: Tensor | None, of_last: Tensor | None) -> tuple[Tensor, ...]:
-        """Return the gradients of U, drives, s_0 and the step's parameters."""
-        now = torch.zeros_like(self._start) if of_last is None else of_last.clone()
-        self._step.begin_backward()
-        self._pull.begin_backward()
-        pulls = self._pull.grads
-        drives = pulls if self._step.adds else torch.empty_like(pulls)
-        for span, kept in zip(reversed(self._spans), reversed(self._kept), strict=True):
-            grad = now[: span.stop - span.start]
-            if of_states is not None:
-                grad += of_states[span]
-            direct = self._step.backward(grad, kept, drives[span], pulls[span])
-            back = self._masked(self._pull.backward(span, now.dtype))
-            if direct is None:
-                grad.copy_(back)
-            else:
-                grad.copy_(direct)
-                grad[:, : back.shape[1]] += back
-        of_drives = drives.to(now.dtype)
-        return self._pull.gradient(), of_drives, now, *self._step.gradients()
+    def run(self) -> tuple[Tensor, ...]:
+        """Return what the loop gives, differentiable."""
+        tensors = self.parameters
+        self.keeps = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return tuple(_Run.apply(self, *tensors))  # type: ignore[no-untyped-call]
 
 
 class _Run(Function):
     @staticmethod
-    def forward(ctx: Any, loop: Recurrence, *_: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, loop: Loop, *_: Tensor) -> tuple[Tensor, ...]:
         ctx.loop = loop
         ctx.set_materialize_grads(False)
-        return loop.forward()
+        # Without `detach` the loop, which the graph holds, would hold the graph.
+        return tuple(each.detach() for each in loop.forward())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *ctx.loop.backward(*gradients)
+
+
+class Chain:
+    """Move the cell at every step: s_i = f(drive, s_{i-1}).
+
+    Args:
+        step: the cell's step
+        weight: U (G*H, H), in the dtype of the products
+        start: s_0 (N, W), float32 or wider
+        steps: T
+        mask: what recurrent dropout leaves of each state, (N, H); None for all of it
+
+    """
+
+    def __init__(
+        self, step: CellStep, weight: Tensor, start: Tensor, steps: int, mask: Tensor | None
+    ) -> None:
+        self._step, self._mask = step, mask
+        self._pull = Product(weight, steps, len(start))
+        self._hidden = weight.shape[1]
+        self.parameters = (start, weight, *step.parameters)
+        #: s_0 ... s_T, (T + 1, N, W).
+        self.states = start.new_empty(steps + 1, *start.shape)
+        self.states[0] = start.detach()
+        self._kept: list[Saved] = []
+
+    def visible(self, at: int) -> Tensor:
+        """Return what the outside sees of s_{at}, (N, H)."""
+        return self.states[at, :, : self._hidden]
+
+    def forward(self, at: int, drive: Tensor, *, keep: bool) -> None:
+        """Make the state after step `at` from its drive (N, G*H)."""
+        visible = self.visible(at) if self._mask is None else self.visible(at) * self._mask
+        pull = self._pull.forward(at, visible).to(drive.dtype)
+        kept = self._step.forward(drive, pull, self.states[at], self.states[at + 1])
+        if keep:
+            self._kept.append(kept)
+
+    def begin_backward(self, of_drives: Tensor) -> None:
+        """Make room for the gradients; those of the drives go to (T, N, G*H)."""
+        self._step.begin_backward()
+        self._of_drives = of_drives
+        self._pull.begin_backward(of_drives if self._step.adds else None)
+        #: ds_i, (N, W), as far as later steps have asked.
+        self.grad = torch.zeros_like(self.states[0])
+
+    def backward(self, at: int) -> None:
+        """Turn ds_i into ds_{i-1}, but for what others ask of it; fill in the drive's."""
+        drive, pull = self._of_drives[at], self._pull.grads[at]
+        direct = self._step.backward(self.grad, self._kept[at], drive, pull)
+        back = self._pull.backward(at, self.grad.dtype)
+        self.grad = torch.zeros_like(self.grad) if direct is None else direct
+        self.ask(back if self._mask is None else back * self._mask)
+
+    def ask(self, visible: Tensor) -> None:
+        """Add to the gradient of what is visible of the state, (N, H)."""
+        self.grad[:, : self._hidden] += visible
+
+    def gradients(self) -> tuple[Tensor, ...]:
+        """Return those of s_0, of U and of the step's parameters."""
+        return self.grad, self._pull.gradient(), *self._step.gradients()
+
+
+class Recurrence(Loop):
+    """A cell that is driven by what is known before: it gives s_1 ... s_T, (T, N, W).
+
+    Args:
+        chain: the cell's states
+        drives: W x + b of every step, (T, N, G*H), float32 or wider
+
+    """
+
+    def __init__(self, chain: Chain, drives: Tensor) -> None:
+        self._chain, self._drives = chain, drives
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The drives, and what the chain has."""
+        return self._drives, *self._chain.parameters
+
+    def forward(self) -> tuple[Tensor]:
+        """Run the loop."""
+        for at, drive in enumerate(self._drives):
+            self._chain.forward(at, drive, keep=self.keeps)
+        return (self._chain.states[1:],)
+
+    def backward(self, *gradients: Tensor | None) -> tuple[Tensor, ...]:
+        """Return the gradients of the drives, and the chain's."""
+        (of_states,) = gradients
+        of_drives = torch.empty_like(self._drives)
+        self._chain.begin_backward(of_drives)
+        for at in reversed(range(len(of_drives))):
+            if of_states is not None:
+                self._chain.grad += of_states[at]
+            self._chain.backward(at)
+        return of_drives, *self._chain.gradients()

@@ -29,6 +29,7 @@ from typing_extensions import Doc
 
 from lightning_modules._cells import CELLS, Cell, CellName, FusedRNN, Recurrent, product_dtype
 from lightning_modules._dropout import dropout_of
+from lightning_modules._recurrence import Chain, Recurrence
 
 Variational = Annotated[
     bool,
@@ -255,10 +256,7 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
 def run(cell: Cell, drives: Tensor, state: Tensor) -> Tensor:
     """Return the states after each step, (N, S, W), from drives W x + b (N, S, G*H) and s_0."""
     dtype = product_dtype(drives.device, drives.dtype)
-    states = []
-    with torch.autocast(drives.device.type, enabled=False):
-        move = cell.bind(dtype, cell.mask(len(drives)))  # everything is cast and drawn here, once
-        for drive in cell.ready(drives).transpose(0, 1).contiguous():
-            state = move(drive, state)
-            states.append(state)
-    return torch.stack(states, dim=1)
+    ready = cell.ready(drives).transpose(0, 1).to(state.dtype)
+    mask, step = cell.mask(len(state)), cell.step(raw=False)  # all is cast and drawn here, once
+    chain = Chain(step, cell.weight.to(dtype), state, len(ready), mask)
+    return Recurrence(chain, ready).run()[0].transpose(0, 1)

@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from lightning_modules._recurrence import Chain, Loop
 from lightning_modules._score_steps import ScoreStep
-from lightning_modules._steps import CellStep, Product, Saved
+from lightning_modules._steps import Product
 
 _softmax_backward: Any = torch.ops.aten._softmax_backward_data  # noqa: SLF001 (an operator's name)
 _tanh_backward: Any = torch.ops.aten.tanh_backward
@@ -90,67 +89,7 @@ class Look:
         return values, *self._score.gradients()
 
 
-class Chain:
-    """Move the cell at every step: s_i = f(drive, s_{i-1})."""
-
-    def __init__(
-        self, step: CellStep, weight: Tensor, start: Tensor, steps: int, mask: Tensor | None
-    ) -> None:
-        self._step, self._mask = step, mask
-        self._pull = Product(weight, steps, len(start))
-        self._hidden = weight.shape[1]
-        self.parameters = (start, weight, *step.parameters)
-        #: s_0 ... s_T, (T + 1, B, W).
-        self.states = start.new_empty(steps + 1, *start.shape)
-        self.states[0] = start.detach()
-        self._kept: list[Saved] = []
-
-    def visible(self, at: int) -> Tensor:
-        """Return what the outside sees of s_{at}, (B, H)."""
-        return self.states[at, :, : self._hidden]
-
-    def forward(self, at: int, drive: Tensor) -> None:
-        """Make the state after step `at` from its drive (B, G*H)."""
-        visible = self.visible(at) if self._mask is None else self.visible(at) * self._mask
-        pull = self._pull.forward(at, visible).to(drive.dtype)
-        kept = self._step.forward(drive, pull, self.states[at], self.states[at + 1])
-        self._kept.append(kept)
-
-    def forget(self) -> None:
-        """Keep nothing for a backward: there will be none."""
-        self._kept.clear()
-
-    def begin_backward(self, entering: Product) -> None:
-        """Make room for the gradients; those of the drive are the entering product's."""
-        self._step.begin_backward()
-        entering.begin_backward()
-        self._of_drives = entering.grads
-        self._pull.begin_backward(entering.grads if self._step.adds else None)
-        #: ds_i, (B, W), as far as later steps have asked.
-        self.grad = torch.zeros_like(self.states[0])
-
-    def backward(self, at: int) -> Tensor:
-        """Turn ds_i into ds_{i-1}, but for what attention asks of it; fill in the drive's."""
-        drive, pull = self._of_drives[at], self._pull.grads[at]
-        direct = self._step.backward(self.grad, self._kept[at], drive, pull)
-        back = self._pull.backward(at, self.grad.dtype)
-        if self._mask is not None:
-            back *= self._mask
-        self.grad = torch.zeros_like(self.grad) if direct is None else direct
-        return self.ask(back)
-
-    def ask(self, visible: Tensor) -> Tensor:
-        """Add to the gradient of what is visible of the state, (B, H)."""
-        seen = self.grad[:, : self._hidden]
-        seen += visible
-        return seen
-
-    def gradients(self) -> tuple[Tensor, ...]:
-        """Return those of s_0, of U and of the step's parameters."""
-        return self.grad, self._pull.gradient(), *self._step.gradients()
-
-
-class Scan(ABC):
+class Scan(Loop, ABC):
     """Run a cell that attends, in one of the two orders, once.
 
     Args:
@@ -172,29 +111,17 @@ class Scan(ABC):
         own = self._drives, self._entering.weight
         return *own, *self._chain.parameters, *self._look.parameters
 
-    def run(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return s_i (T, B, W), c_i (T, B, C) and α_i (T, B, S)."""
-        tensors = self.parameters
-        self._keeps = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
-        with torch.autocast(self._drives.device.type, enabled=False):
-            states, contexts, weights = _Run.apply(self, *tensors)  # type: ignore[no-untyped-call]
-        return states, contexts, weights
-
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the loop."""
+        """Run the loop; return s_i (T, B, W), c_i (T, B, C) and α_i (T, B, S)."""
         for at in range(self._steps):
             self._forward(at)
-            if not self._keeps:
-                self._chain.forget()
-        # Without `detach` the outputs would hold this object, and it them.
-        look = self._look
-        return self._chain.states[1:].detach(), look.contexts.detach(), look.weights.detach()
+        return self._chain.states[1:], self._look.contexts, self._look.weights
 
-    def backward(
-        self, of_states: Tensor | None, of_contexts: Tensor | None, of_weights: Tensor | None
-    ) -> tuple[Tensor, ...]:
+    def backward(self, *gradients: Tensor | None) -> tuple[Tensor, ...]:
         """Return the gradients of `parameters`."""
-        self._chain.begin_backward(self._entering)
+        of_states, of_contexts, of_weights = gradients
+        self._entering.begin_backward()
+        self._chain.begin_backward(self._entering.grads)
         self._look.begin_backward(of_weights)
         for at in reversed(range(self._steps)):
             if of_states is not None:
@@ -222,7 +149,7 @@ class ScanBefore(Scan):
 
     def _forward(self, at: int) -> None:
         context = self._look.forward(at, self._chain.visible(at))
-        self._chain.forward(at, self._enter(at, context))
+        self._chain.forward(at, self._enter(at, context), keep=self.keeps)
 
     def _backward(self, at: int, of_context: Tensor | None) -> None:
         self._chain.backward(at)
@@ -263,19 +190,17 @@ class ScanAfter(Scan):
         return *super().parameters, self._combine.weight, self._bias
 
     def _forward(self, at: int) -> None:
-        self._chain.forward(at, self._enter(at, self._fed[at]))
+        self._chain.forward(at, self._enter(at, self._fed[at]), keep=self.keeps)
         visible = self._chain.visible(at + 1)
         context = self._look.forward(at, visible)
         both = self._combine.forward(at, torch.cat([context, visible], dim=1))
         torch.tanh(both.to(self._bias.dtype).add_(self._bias), out=self._fed[at + 1])
 
-    def backward(
-        self, of_states: Tensor | None, of_contexts: Tensor | None, of_weights: Tensor | None
-    ) -> tuple[Tensor, ...]:
+    def backward(self, *gradients: Tensor | None) -> tuple[Tensor, ...]:
         """Return the gradients of `parameters`."""
         self._combine.begin_backward()
         self._of_fed = torch.zeros_like(self._fed[0])
-        own = super().backward(of_states, of_contexts, of_weights)
+        own = super().backward(*gradients)
         of_bias = self._combine.grads.sum(dim=(0, 1), dtype=self._bias.dtype)
         return *own, self._combine.gradient(), of_bias
 
@@ -289,16 +214,3 @@ class ScanAfter(Scan):
         self._chain.ask(self._look.backward(at, context))
         self._chain.backward(at)
         self._of_fed = self._entering.backward(at, self._drives.dtype)
-
-
-class _Run(Function):
-    @staticmethod
-    def forward(ctx: Any, scan: Scan, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.scan = scan
-        ctx.set_materialize_grads(False)
-        return scan.forward()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, *ctx.scan.backward(*gradients)

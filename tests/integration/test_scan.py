@@ -177,7 +177,7 @@ def test_what_a_step_kept_goes_with_its_graph(cell: CellName, order: OrderName) 
     node = scanned.contexts.grad_fn
     assert node is not None
     (function, _), *_ = node.next_functions
-    kept = weakref.ref(function.scan)  # type: ignore[union-attr]
+    kept = weakref.ref(function.loop)  # type: ignore[union-attr]
     scanned.contexts.sum().backward()
     assert kept() is not None
     del scanned, node, function
