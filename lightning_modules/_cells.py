@@ -1,7 +1,7 @@
-"""Recurrent cells: one step each for our own loops, and the library's fused loops.
+"""Recurrent cells: one step each for our own loops.
 
-Shapes: N rows (sentences, or sentences times beam), S positions, I inputs, H hidden units,
-G*H the drive of a cell (one block for each gate), W the width of its state.
+Shapes: N rows (sentences, or sentences times beam), H hidden units, G*H the drive of a cell (one
+block for each gate), W the width of its state.
 
 A cell's state is one tensor (N, W) whatever the cell: beam search reorders it, the readout sees
 `visible(state)` (N, H), and only the cell knows that an LSTM keeps its memory behind those H
@@ -35,7 +35,6 @@ from typing import ClassVar, Final, Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lightning_modules._steps import (
     CellStep,
@@ -284,109 +283,9 @@ class LSTMCell(Cell):
 
 
 CELLS: Final[dict[CellName, type[Cell]]] = {"rnn": TanhCell, "gru": GRUCell, "lstm": LSTMCell}
-_FUSED: Final[dict[CellName, type[nn.RNN | nn.GRU | nn.LSTM]]] = {
-    "rnn": nn.RNN,
-    "gru": nn.GRU,
-    "lstm": nn.LSTM,
-}
 
 
 def orthogonal_blocks_(weight: Tensor) -> None:
     """Make every (H, H) block of a recurrent weight (G*H, H) orthogonal, in place."""
     for block in weight.detach().chunk(weight.shape[0] // weight.shape[1]):
         nn.init.orthogonal_(block)
-
-
-class Recurrent(nn.Module, ABC):
-    """Read whole sequences with one or more layers, in one direction or both.
-
-    The state is one tensor (N, W) as a cell's, W = blocks * layers * directions * H: block by
-    block, in each layer by layer, in each direction by direction.
-    """
-
-    def __init__(
-        self, cell: CellName, hidden_size: int, *, layers: int = 1, bidirectional: bool = False
-    ) -> None:
-        super().__init__()
-        self.directions = 2 if bidirectional else 1
-        self.layers = layers
-        self.hidden_size = hidden_size
-        self.blocks = CELLS[cell].blocks
-        self.output_size = self.directions * hidden_size
-        self.state_size = self.blocks * layers * self.output_size
-
-    @abstractmethod
-    def forward(
-        self, inputs: Tensor, lengths: Tensor | None = None, state: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return outputs (N, S, directions * H), zero behind `lengths`, and the last state (N, W).
-
-        Without `lengths` every position of inputs (N, S, I) is read.
-        """
-
-    def top(self, state: Tensor) -> Tensor:
-        """Return what the highest layer gave where each of its directions ended, side by side."""
-        return self.by_layer(state)[:, 0, -1]
-
-    def by_layer(self, state: Tensor) -> Tensor:
-        """Return a state as (N, blocks, layers, directions * H)."""
-        return state.view(-1, self.blocks, self.layers, self.output_size)
-
-
-class FusedRNN(Recurrent):
-    """Run the library's loop over whole sequences; right-padded input is packed, never read."""
-
-    def __init__(
-        self,
-        cell: CellName,
-        input_size: int,
-        hidden_size: int,
-        *,
-        layers: int = 1,
-        bidirectional: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__(cell, hidden_size, layers=layers, bidirectional=bidirectional)
-        self.rnn = _FUSED[cell](
-            input_size,
-            hidden_size,
-            num_layers=layers,
-            batch_first=True,
-            bidirectional=bidirectional,
-            dropout=dropout if layers > 1 else 0.0,
-        )
-        self._initialise(cell)
-
-    def _initialise(self, cell: CellName) -> None:
-        for name, weight in self.rnn.named_parameters():
-            if name.startswith("weight_hh"):
-                orthogonal_blocks_(weight)
-            elif name.startswith("weight_ih"):
-                nn.init.xavier_uniform_(weight)
-            else:
-                nn.init.zeros_(weight)
-            if cell == "lstm" and name.startswith("bias_ih"):
-                nn.init.ones_(weight.detach()[self.hidden_size : 2 * self.hidden_size])
-
-    def forward(
-        self, inputs: Tensor, lengths: Tensor | None = None, state: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Do what `Recurrent.forward` says."""
-        start = None if state is None else self._to_library(state)
-        if lengths is None:
-            outputs, last = self.rnn(inputs, start)
-            return outputs, self._from_library(last)
-        packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        outputs, last = self.rnn(packed, start)
-        padded, _ = pad_packed_sequence(outputs, batch_first=True, total_length=inputs.shape[1])
-        return padded, self._from_library(last)
-
-    def _from_library(self, state: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        parts = state if isinstance(state, tuple) else (state,)
-        # Each part is (layers * directions, N, H).
-        return torch.stack(parts, dim=0).permute(2, 0, 1, 3).flatten(1)
-
-    def _to_library(self, state: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        parts = state.view(state.shape[0], self.blocks, -1, self.hidden_size)
-        unpacked = parts.permute(1, 2, 0, 3).contiguous().unbind(0)
-        return unpacked[0] if self.blocks == 1 else cast("tuple[Tensor, Tensor]", unpacked)

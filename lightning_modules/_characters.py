@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from datamodules._vocab import PAD
-from lightning_modules._cells import CellName, FusedRNN
+from lightning_modules._cells import CellName
+from lightning_modules._fused import FusedRNN
 
 CharacterReader = Literal["convolution", "recurrent"]
 

@@ -27,8 +27,9 @@ from annotated_types import Ge, Lt
 from torch import Tensor, nn
 from typing_extensions import Doc
 
-from lightning_modules._cells import CELLS, Cell, CellName, FusedRNN, Recurrent, product_dtype
+from lightning_modules._cells import CELLS, Cell, CellName, product_dtype
 from lightning_modules._dropout import dropout_of
+from lightning_modules._fused import FusedRNN, Recurrent
 from lightning_modules._recurrence import Chain, Recurrence
 
 Variational = Annotated[

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from datamodules._batch import Batch
 from datamodules._vocab import BOS, EOS, PAD, SPECIALS
-from lightning_modules._cells import CELLS, CellName, FusedRNN
+from lightning_modules._cells import CELLS, CellName
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
+from lightning_modules._fused import FusedRNN
 from lightning_modules.encoder_decoder import Context, EncoderDecoder, Feed
 from tests.doubles.plain import Row, affine, dot, squash, unit
 

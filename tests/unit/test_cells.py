@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_modules._cells import CELLS, CellName, FusedRNN
+from lightning_modules._cells import CELLS, CellName
+from lightning_modules._fused import FusedRNN
 
 HIDDEN = 5
 NAMES: list[CellName] = ["rnn", "gru", "lstm"]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from lightning_modules._attention import OrderName, make_order, remember, scan
-from lightning_modules._cells import Cell, CellName, FusedRNN, GateNorm, Recurrent
+from lightning_modules._cells import Cell, CellName, GateNorm
+from lightning_modules._fused import FusedRNN, Recurrent
 from lightning_modules._recurrent import PLAIN, Choices, Looped, Stack, layers_above, recurrent
 from lightning_modules._scores import ScoreSizes, make_score
 
