@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+import worker.runner  # noqa: F401 - before torch: it sets how malloc and the libraries behave
 from tests.benchmarks.speed._measure import Row
 
 HERE: Final = Path(__file__).resolve().parent
