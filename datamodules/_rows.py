@@ -73,13 +73,17 @@ class Rows:
         """Return only the rows for which `kept` (N,) is true."""
         if kept.all():
             return self
-        values = Spool(self.values.dtype.char)
+        values, offsets = Spool(self.values.dtype.char), Spool("q")
+        offsets.append(0)
+        end = 0
         for begin in range(0, len(self), _PART):
-            chosen = np.repeat(kept[begin : begin + _PART], self.lengths[begin : begin + _PART])
-            start = self.offsets[begin]
-            values.extend_bytes(self.values[start : start + len(chosen)][chosen].tobytes())
-        shaped = values.array().reshape(-1, *self.values.shape[1:])
-        return Rows(shaped, np.concatenate(([0], np.cumsum(self.lengths[kept]))))
+            bounds = self.offsets[begin : begin + _PART + 1]
+            keep, lengths = kept[begin : begin + _PART], np.diff(bounds)
+            part = self.values[bounds[0] : bounds[-1]]
+            values.extend_bytes(part[np.repeat(keep, lengths)].tobytes())
+            offsets.extend_bytes((end + np.cumsum(lengths[keep])).tobytes())
+            end += int(lengths[keep].sum())
+        return Rows(values.array().reshape(-1, *self.values.shape[1:]), offsets.array())
 
     def padded(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return these rows side by side, int64 (B, S), and their lengths, int64 (B,)."""

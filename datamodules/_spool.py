@@ -45,18 +45,21 @@ class Spool:
         """Return all numbers, (n,); those in a file are mapped into memory. Add none after it."""
         if self._file is None:
             return np.array(self._held)
-        self._spill(0)
+        self._write(self._file)
         self._file.flush()
         # Copied on write: the array can be written to like any other, the file never is.
         mapped = mmap(self._file.fileno(), 0, access=ACCESS_COPY)
         return np.frombuffer(mapped, dtype=self._held.typecode)
 
-    def _spill(self, limit: int = _HELD) -> None:
-        if len(self._held) * self._held.itemsize <= limit:
+    def _spill(self) -> None:
+        if len(self._held) * self._held.itemsize <= _HELD:
             return
         if self._file is None:
             self._file = TemporaryFile()  # noqa: SIM115 - closed with the spool; a map stays
             finalize(self, self._file.close)
-        self._file.write(self._held)
+        self._write(self._file)
+
+    def _write(self, file: IO[bytes]) -> None:
+        file.write(self._held)
         self._written += len(self._held)
         del self._held[:]
