@@ -44,11 +44,18 @@ class Batch:
             extras={**self.extras, "index": torch.full_like(self.lengths, -1)},
         )
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """Return the same batch on another device (Lightning calls this)."""
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the same batch on another device (Lightning calls this).
+
+        A copy to a GPU waits for nothing: neither for itself nor for what the GPU still computes,
+        so that the steps that follow can be given to it meanwhile. That takes pinned memory.
+        """
+        to_gpu = torch.device(device).type == "cuda"
 
         def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=non_blocking)
+            if to_gpu and tensor.device.type == "cpu":
+                tensor = tensor.pin_memory()
+            return tensor.to(device, non_blocking=to_gpu)
 
         return Batch(
             inputs=move(self.inputs),

@@ -5,76 +5,153 @@ counted): so many symbols stand on its longer side, padding counted. That is wha
 bounds; a single row that is longer makes a batch of its own.
 
 Both plans are pure functions of their arguments: the same on every process and machine, and the
-place in an epoch is just the number of a batch.
+place in an epoch is just the number of a batch. Nothing in them is a loop over rows or batches, so
+that an epoch of millions of rows begins at once.
 
-Shapes: N rows, K sides (source, target).
+Shapes: N rows (fewer than 2^32), K sides (source, target), P batches.
 """
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-#: Lengths, int64 (N, K).
-Sizes = NDArray[np.int64]
+#: Lengths, integers (N, K).
+Sizes = NDArray[np.integer[Any]]
 
 #: Evaluation keeps no gradients, so its batches may be this much larger.
 EVALUATION_SCALE: Final = 2
 
 #: Up to this length sequences are told apart to the symbol, above it to the same proportion.
 _EXACT: Final = 16
-#: How many symbols a length is blurred by on each side, so that the company changes every epoch.
-_BLUR: Final = (2.0, 1.0)
+#: A class has 8 bits of a key, and a length 16, with 8 more for a fraction.
+_CLASSES: Final = 1 << 8
+_LENGTHS: Final = 1 << 16
+_FRACTIONS: Final = 1 << 8
+#: Rows that are cut into batches one after the other; more are cut side by side.
+_STRIP: Final = 1 << 13
 
 
-def training_plan(sizes: Sizes, batch_tokens: int, seed: int, epoch: int) -> list[list[int]]:
-    """Return the batches of one epoch of training: like lengths together, all else by chance."""
+@dataclass(frozen=True, eq=False)
+class Batches(Sequence[Sequence[int]]):
+    """Hold the batches of an epoch: each a list of row numbers, made when it is asked for."""
+
+    #: All rows, those of a batch beside each other, (N,).
+    order: NDArray[np.uint32]
+    #: Where each batch begins in `order` and where it ends, (P,).
+    begins: NDArray[np.intp]
+    ends: NDArray[np.intp]
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    @overload
+    def __getitem__(self, place: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Batches": ...
+    def __getitem__(self, place: int | slice) -> "list[int] | Batches":
+        if isinstance(place, slice):
+            return Batches(self.order, self.begins[place], self.ends[place])
+        rows: list[int] = self.order[self.begins[place] : self.ends[place]].tolist()
+        return rows
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Batches):
+            return NotImplemented
+        return len(self) == len(other) and all(
+            ours == theirs for ours, theirs in zip(self, other, strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment] # equal by what it holds, as a list is
+
+
+def training_plan(sizes: Sizes, batch_tokens: int, seed: int, epoch: int) -> Batches:
+    """Return the batches of one epoch of training: like lengths together, all else by chance.
+
+    Rows are sorted by the class of the first side, blurred by up to a symbol, and within a class to
+    and fro by the second, blurred by less than one: so the company changes every epoch.
+    """
     chance = np.random.default_rng([seed, epoch])
-    shuffled = chance.permutation(len(sizes))
-    blurred = [
-        side + chance.random(len(sizes)) * blur
-        for side, blur in zip(sizes[shuffled].T, _BLUR, strict=False)
-    ]
-    order = shuffled[_by_length(_grade(blurred[0]), *blurred[1:])]
-    batches = [order[start:end].tolist() for start, end in _cuts(sizes[order], batch_tokens)]
-    return [batches[place] for place in chance.permutation(len(batches))]
+    first, second = sizes[:, 0], sizes.T[:2][-1]
+    blur = chance.integers(2 * _FRACTIONS, size=len(sizes), dtype=np.uint16)
+    classes = _grades(int(first.max()) + 1)[first + blur // _FRACTIONS]
+    blurred = _clipped(second, _LENGTHS) * _FRACTIONS + blur % _FRACTIONS
+    batches = _cut(_sorted(classes, blurred, _LENGTHS * _FRACTIONS), sizes, batch_tokens)
+    places = chance.permutation(len(batches))
+    return Batches(batches.order, batches.begins[places], batches.ends[places])
 
 
-def evaluation_plan(sizes: Sizes, batch_tokens: int) -> list[list[int]]:
-    """Return the batches of a pass without training: sorted by cost, nothing left to chance."""
-    order = _by_length(sizes.max(axis=1), *sizes.T)
-    limit = batch_tokens * EVALUATION_SCALE
-    return [order[start:end].tolist() for start, end in _cuts(sizes[order], limit)]
+def evaluation_plan(sizes: Sizes, batch_tokens: int) -> Batches:
+    """Return the batches of a pass without training: sorted by cost, nothing left to chance.
+
+    Rows of one cost go from those whose last side is longest to those whose first side is.
+    """
+    first, last = (_clipped(side, _LENGTHS // 2).astype(np.int32) for side in sizes[:, [0, -1]].T)
+    cost = _clipped(_longest(sizes), _LENGTHS)
+    order = _sorted(cost, (first - last + _LENGTHS // 2).astype(np.uint32), _LENGTHS)
+    return _cut(order, sizes, batch_tokens * EVALUATION_SCALE)
 
 
-def padding_fraction(sizes: Sizes, plan: list[list[int]]) -> float:
+def padding_fraction(sizes: Sizes, plan: Sequence[Sequence[int]]) -> float:
     """Return which part of all places on all sides is padding."""
     places = sum(len(rows) * int(sizes[rows].max(axis=0).sum()) for rows in plan)
     return 1 - int(sizes.sum()) / places
 
 
-def _grade(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return classes one symbol wide up to _EXACT and 1/_EXACT of the length wide above it."""
-    whole = np.floor(lengths)
-    relative = np.floor(_EXACT * (1 + np.log(np.maximum(whole, _EXACT) / _EXACT)))
-    return np.where(whole <= _EXACT, whole, relative)
+def _grades(longest: int) -> NDArray[np.uint32]:
+    """Return the class of each length up to the longest.
+
+    One symbol is a class up to _EXACT, and 1/_EXACT of the length above it.
+    """
+    lengths = np.arange(longest + 1)
+    relative = _EXACT * (1 + np.log(np.maximum(lengths, _EXACT) / _EXACT))
+    return _clipped(np.where(lengths <= _EXACT, lengths, relative), _CLASSES)
 
 
-def _by_length(first: NDArray[np.number], *others: NDArray[np.number]) -> NDArray[np.int64]:
-    """Sort by the first side, then to and fro by the others, so that no step is a long one."""
-    fro = first % 2 == 1
-    return np.lexsort([*(np.where(fro, -side, side) for side in others), first])
+def _clipped(values: NDArray[Any], size: int) -> NDArray[np.uint32]:
+    below: NDArray[Any] = np.minimum(values, size - 1)
+    return below.astype(np.uint32)
 
 
-def _cuts(sizes: Sizes, batch_tokens: int) -> Iterator[tuple[int, int]]:
+def _longest(sizes: Sizes) -> NDArray[np.integer[Any]]:
+    # Much faster than max(axis=1), which loops over two numbers at a time.
+    longest: NDArray[np.integer[Any]] = reduce(np.maximum, sizes.T)
+    return longest
+
+
+def _sorted(first: NDArray[np.uint32], second: NDArray[np.uint32], size: int) -> NDArray[np.uint32]:
+    """Sort rows by the first, then to and fro by the second (< `size`): no step is a long one."""
+    to_and_fro = np.where(first % 2 == 1, size - 1 - second, second)
+    # Numbers that hold key and row sort several times faster than rows by their keys.
+    keys = (first * np.uint32(size) + to_and_fro).astype(np.uint64) << 32
+    keys |= np.arange(len(keys), dtype=np.uint64)
+    keys.sort()
+    return keys.astype(np.uint32)  # the lower half
+
+
+def _cut(order: NDArray[np.uint32], sizes: Sizes, batch_tokens: int) -> Batches:
     """Cut sorted rows into runs as long as the limit allows."""
-    start = longest = 0
-    for row, length in enumerate(sizes.max(axis=1).tolist()):
-        grown = max(longest, length)
-        if row > start and (row - start + 1) * grown > batch_tokens:
-            yield start, row
-            start, grown = row, length
-        longest = grown
-    if start < len(sizes):
-        yield start, len(sizes)
+    rows = len(order)
+    strips = -(-rows // _STRIP)
+    lengths = np.zeros(strips * -(-rows // strips), dtype=np.int64)
+    lengths[:rows] = _longest(sizes)[order]
+    begins = _begins(lengths.reshape(strips, -1).T, batch_tokens).T.reshape(-1)[:rows]
+    places = np.flatnonzero(begins)
+    return Batches(order, places, np.append(places[1:], rows))
+
+
+def _begins(lengths: NDArray[np.int64], batch_tokens: int) -> NDArray[np.bool_]:
+    """Say of each place where a batch begins; each column is cut for itself, from its top."""
+    begins = np.zeros(lengths.shape, dtype=np.bool_)
+    longest = np.zeros_like(lengths[0])
+    count = np.full_like(longest, batch_tokens)  # as if a batch were full
+    for begin, length in zip(begins, np.ascontiguousarray(lengths), strict=True):
+        np.maximum(longest, length, out=longest)
+        count += 1
+        np.greater(count * longest, batch_tokens, out=begin)
+        np.copyto(longest, length, where=begin)
+        np.copyto(count, 1, where=begin)
+    return begins

@@ -105,7 +105,7 @@ class CaptionFiles:
         return checked_vector(held, where)
 
     def _matrix(self, vectors: Path, texts: Path) -> Iterator[Caption]:
-        matrix, lines = _array(vectors, str(vectors), self.roots), lines_of(texts)
+        matrix, lines = _array(vectors, str(vectors), self.roots), list(lines_of(texts))
         if matrix.ndim != 2 or len(matrix) != len(lines):
             raise DataFormatError(
                 f"{vectors} holds an array of shape {matrix.shape} beside {len(lines)} lines in"

@@ -1,7 +1,8 @@
 """What preparing text makes: vocabularies, and rows of ids beside the text they were made of."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain, islice
 from typing import Any, Final
 
 import numpy as np
@@ -9,11 +10,14 @@ from numpy.typing import NDArray
 
 from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared
-from datamodules._rows import Rows, Texts, arrays_of, rows_of
+from datamodules._rows import Rows, Texts, TextSpool, arrays_of, rows_of
 from datamodules._vocab import Vocabulary, from_state
 
 #: Part of every cache key: to be raised when `Encoded.to_prepared` names or holds things otherwise.
 LAYOUT: Final = 3
+
+#: An input, and one or more references.
+Pair = tuple[str, Sequence[str]]
 
 #: Turn lines into rows of ids without an end symbol.
 Reader = Callable[[Sequence[str]], list[list[int]]]
@@ -50,39 +54,56 @@ class Vocabularies:
 
 
 @dataclass(frozen=True)
-class PairSplit:
-    """One split: rows of ids that end with EOS, and the text they were made of as UTF-8."""
+class TextRows:
+    """The text of one split as UTF-8; rows are made strings when they are asked for."""
 
-    source: Rows
-    #: The first reference of each row.
-    target: Rows
     source_text: Rows
     #: All references of a row in one.
     reference_text: Rows
 
     @classmethod
+    def of(cls, pairs: Iterable[Pair]) -> "TextRows":
+        """Keep these pairs; they need not fit into memory."""
+        sources, references = TextSpool(), TextSpool()
+        for source, choices in pairs:
+            sources.append(source)
+            references.append(_BETWEEN.join(choices))
+        return cls(sources.rows(), references.rows())
+
+    @property
+    def sources(self) -> Texts:
+        """The input of every row."""
+        return Texts(self.source_text)
+
+    @property
+    def references(self) -> Iterator[list[str]]:
+        """The references of every row."""
+        return (text.split(_BETWEEN) for text in Texts(self.reference_text))
+
+
+@dataclass(frozen=True)
+class PairSplit(TextRows):
+    """One split: the text, and rows of ids made of it that end with EOS."""
+
+    source: Rows
+    #: The first reference of each row.
+    target: Rows
+
+    @classmethod
     def encode(
-        cls,
-        sources: Sequence[str],
-        references: Sequence[Sequence[str]],
-        vocabularies: Vocabularies,
-        read: Reader | None = None,
+        cls, texts: TextRows, vocabularies: Vocabularies, read: Reader | None = None
     ) -> "PairSplit":
-        """Return the split of these lines, each with one or more references.
+        """Return the split of this text.
 
         `read` turns sources into ids; if not given the vocabulary does.
         """
+        firsts = (choices[0] for choices in texts.references)
         return cls(
-            read_lines(read or vocabularies.source.encode, sources),
-            encode_lines(vocabularies.target, [choices[0] for choices in references]),
-            Rows.of_texts(sources),
-            Rows.of_texts(map(_BETWEEN.join, references)),
+            texts.source_text,
+            texts.reference_text,
+            read_lines(read or vocabularies.source.encode, texts.sources),
+            encode_lines(vocabularies.target, firsts),
         )
-
-    @property
-    def references(self) -> list[list[str]]:
-        """The references of every row."""
-        return [text.split(_BETWEEN) for text in Texts(self.reference_text)]
 
     def parts(self) -> dict[str, Rows]:
         """Return the four parts by name; `PairSplit(**parts)` undoes it."""
@@ -95,7 +116,10 @@ class PairSplit:
     @property
     def sizes(self) -> Sizes:
         """The lengths of both sides (N, 2)."""
-        return np.stack([self.source.lengths, self.target.lengths], axis=1)
+        sizes = np.empty((len(self.source), 2), dtype=np.int32)
+        for column, rows in zip(sizes.T, (self.source, self.target), strict=True):
+            np.subtract(rows.offsets[1:], rows.offsets[:-1], out=column, casting="same_kind")
+        return sizes
 
 
 @dataclass(frozen=True)
@@ -125,13 +149,13 @@ class Encoded:
         return cls(splits, Vocabularies.from_state(facts["vocabularies"]), facts["notes"])
 
 
-def encode_lines(vocabulary: Vocabulary, lines: Sequence[str]) -> Rows:
+def encode_lines(vocabulary: Vocabulary, lines: Iterable[str]) -> Rows:
     """Return the ids of every line, each with EOS behind it."""
     return read_lines(vocabulary.encode, lines)
 
 
-def read_lines(read: Reader, lines: Sequence[str]) -> Rows:
+def read_lines(read: Reader, lines: Iterable[str]) -> Rows:
     """Return the ids that `read` makes of every line, each with EOS behind it."""
-    return Rows.of_ids(
-        row for start in range(0, len(lines), _PART) for row in read(lines[start : start + _PART])
-    )
+    rest = iter(lines)
+    parts = iter(lambda: list(islice(rest, _PART)), [])
+    return Rows.of_ids(chain.from_iterable(map(read, parts)))

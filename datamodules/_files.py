@@ -5,6 +5,7 @@ other separators are text. A byte order mark at the head of a file is dropped. E
 wrong is one DataError with the file and the line.
 """
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -13,6 +14,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,7 +69,7 @@ def digest_of(paths: Iterable[Path]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
         digest.update(f"{path.suffixes} {_size(path)} ".encode())
-        for chunk in _chunks(path):
+        for chunk in _chunks(path, unpacked=False):
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -196,7 +198,7 @@ def _parquet(path: Path, _encoding: str) -> Iterator[Row]:
     from pyarrow import parquet  # noqa: PLC0415 - likewise
 
     try:
-        table = parquet.read_table(pa.BufferReader(_bytes(path)))
+        table = parquet.read_table(pa.BufferReader(b"".join(_chunks(path, unpacked=True))))
     except (pa.ArrowException, OSError) as error:
         raise DataFormatError(f"{path} is not a Parquet file: {error}") from error
     for number, row in enumerate(table.to_pylist(), 1):
@@ -212,48 +214,53 @@ TABLES: Final[Mapping[str, Callable[[Path, str], Iterator[Row]]]] = {
 }
 
 
-def lines_of(path: Path, encoding: str = UTF8) -> list[str]:
-    """Return the lines of a file, at least one."""
-    text = text_of(path, encoding)
-    if not text:
+def lines_of(path: Path, encoding: str = UTF8) -> Iterator[str]:
+    """Yield the lines of a file, at least one, without ever holding more than a part of it."""
+    line = None
+    for part in _text_parts(path, encoding):
+        *lines, line = f"{line or ''}{part}".split("\n")
+        yield from (each.removesuffix("\r") for each in lines)
+    if line is None:
         raise DataFormatError(f"{path} is empty")
-    lines = text.removesuffix("\n").split("\n")
-    return [line.removesuffix("\r") for line in lines]
+    if line:  # the last one has no line end
+        yield line.removesuffix("\r")
 
 
 def text_of(path: Path, encoding: str = UTF8) -> str:
     """Return what a file holds. Raise DataFormatError for what is no text in this encoding."""
-    content = _bytes(path)
-    name = encoding.upper()
+    return "".join(_text_parts(path, encoding))
+
+
+def _text_parts(path: Path, encoding: str) -> Iterator[str]:
+    """Yield what a file holds in parts none of which is empty, a byte order mark left out."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    name, line, begun = encoding.upper(), 1, False
+    for content in chain(_chunks(path, unpacked=True), [b""]):
+        try:
+            text = decoder.decode(content, final=not content)
+        except UnicodeDecodeError as error:
+            line += error.object.count(b"\n", 0, error.start)
+            raise DataFormatError(f"{path}, line {line} is not valid {name}") from error
+        if (nul := text.find("\0")) >= 0:
+            line += text.count("\n", 0, nul)
+            raise DataFormatError(
+                f"{path}, line {line} holds a NUL byte: it is damaged, or not {name}"
+            )
+        line += text.count("\n")
+        part = text if begun else text.removeprefix("\ufeff")
+        begun = begun or bool(text)
+        if part:
+            yield part
+
+
+def _chunks(path: Path, *, unpacked: bool) -> Iterator[bytes]:
+    """Yield what a file holds, or what is inside where it is gzip and to be `unpacked`."""
     try:
-        text = content.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = _line_at(content, error.start)
-        raise DataFormatError(f"{path}, line {line} is not valid {name}") from error
-    if (nul := text.find("\0")) >= 0:
-        line = text.count("\n", 0, nul) + 1
-        raise DataFormatError(f"{path}, line {line} holds a NUL byte: it is damaged, or not {name}")
-    return text
-
-
-def _line_at(content: bytes, place: int) -> int:
-    return content.count(b"\n", 0, place) + 1
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataFormatError(f"{path} is not a whole gzip file: {error}") from error
-    except OSError as error:
-        raise DataPathError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
+        with gzip.open(path) if unpacked and path.suffix == ".gz" else path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 yield chunk
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataFormatError(f"{path} is not a whole gzip file: {error}") from error
     except OSError as error:
         raise DataPathError(f"cannot read {path}: {error.strerror}") from error
 

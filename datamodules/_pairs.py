@@ -1,9 +1,11 @@
 """Pairs of texts in files: two line-aligned files, or one table with a column for each side."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
+from datamodules._encoded import Pair
 from datamodules._errors import DataFormatError, DataMissingError
 from datamodules._files import (
     TABLES,
@@ -14,7 +16,6 @@ from datamodules._files import (
     texts_in,
     what_is_there,
 )
-from datamodules._text_files import TextRows
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class PairFiles:
     #: Language suffixes or column names of source and target.
     columns: tuple[str, str]
 
-    def read(self) -> TextRows:
-        """Return all pairs. Raise DataFormatError for the first thing that is wrong."""
+    def read(self) -> Iterator[Pair]:
+        """Yield all pairs. Raise DataFormatError for the first thing that is wrong."""
         if len(self.paths) == 2:
             return _read_lines(*self.paths)
         return _read_table(self.paths[0], self.columns)
@@ -64,25 +65,25 @@ def _missing(folder: Path, split: str, columns: Sequence[str], half: Sequence[Pa
     )
 
 
-def _read_lines(source: Path, target: Path) -> TextRows:
-    sources, targets = lines_of(source), lines_of(target)
-    if len(sources) != len(targets):
-        raise DataFormatError(
-            f"{source} has {len(sources)} lines but {target} has {len(targets)}: line n of one"
-            " must be the translation of line n of the other"
-        )
-    return TextRows(sources, [[each] for each in targets])
+def _read_lines(source: Path, target: Path) -> Iterator[Pair]:
+    for one, other in zip_longest(lines_of(source), lines_of(target)):
+        if one is None or other is None:
+            sources, targets = (sum(1 for _ in lines_of(path)) for path in (source, target))
+            raise DataFormatError(
+                f"{source} has {sources} lines but {target} has {targets}: line n of one must be"
+                " the translation of line n of the other"
+            )
+        yield one, [other]
 
 
-def _read_table(path: Path, columns: tuple[str, str]) -> TextRows:
-    sources: list[str] = []
-    references: list[list[str]] = []
+def _read_table(path: Path, columns: tuple[str, str]) -> Iterator[Pair]:
     source, target = columns
+    empty = True
     for where, row in table_rows(path):
-        sources.append(" ".join(texts_in(where, row, source)))
-        references.append(texts_in(where, row, target))
-        if not references[-1]:
+        text, references = " ".join(texts_in(where, row, source)), texts_in(where, row, target)
+        if not references:
             raise DataFormatError(f"{where}, column {target!r} holds a list without any text")
-    if not sources:
+        yield text, references
+        empty = False
+    if empty:
         raise DataFormatError(f"{path} holds no rows")
-    return TextRows(sources, references)

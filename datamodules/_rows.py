@@ -4,18 +4,22 @@ Shapes: N rows, V values of all rows together, B rows of a batch, S the longest 
 of a frame.
 """
 
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, overload
+from itertools import pairwise
+from typing import Any, Final, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules._vocab import EOS, PAD
+from datamodules._spool import Spool
+from datamodules._vocab import EOS
+
+#: Rows that are gone through at once where there may be more than fit into memory.
+_PART: Final = 512
 
 
 @dataclass(frozen=True)
@@ -30,29 +34,32 @@ class Rows:
     @classmethod
     def of_ids(cls, rows: Iterable[Sequence[int]], *, ended: bool = True) -> "Rows":
         """Join rows of ids, the end symbol put behind each unless they are not `ended` by one."""
-        values, offsets = array("i"), array("q", [0])
+        values, offsets = Spool("i"), Spool("q")
+        offsets.append(0)
         for row in rows:
             values.extend(row)
             if ended:
                 values.append(EOS)
             offsets.append(len(values))
-        return cls(np.array(values, dtype=np.int32), np.array(offsets, dtype=np.int64))
+        return cls(values.array(), offsets.array())
 
     @classmethod
     def of_texts(cls, texts: Iterable[str]) -> "Rows":
         """Join texts as UTF-8."""
-        values, offsets = bytearray(), array("q", [0])
+        joined = TextSpool()
         for text in texts:
-            values.extend(text.encode())
-            offsets.append(len(values))
-        return cls(np.array(values, dtype=np.uint8), np.array(offsets, dtype=np.int64))
+            joined.append(text)
+        return joined.rows()
 
     @classmethod
     def of_frames(cls, rows: Iterable[NDArray[np.floating]], size: int) -> "Rows":
         """Join rows of frames, each (S, F) with F = `size`, as float32."""
-        parts = [np.asarray(row, dtype=np.float32) for row in rows]
-        offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
-        return cls(np.concatenate([np.zeros((0, size), np.float32), *parts]), offsets)
+        values, offsets = Spool("f"), Spool("q")
+        offsets.append(0)
+        for row in rows:
+            values.extend_bytes(np.asarray(row, dtype=np.float32).tobytes())
+            offsets.append(len(values) // size)
+        return cls(values.array().reshape(-1, size), offsets.array())
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -64,31 +71,61 @@ class Rows:
 
     def where(self, kept: NDArray[np.bool_]) -> "Rows":
         """Return only the rows for which `kept` (N,) is true."""
-        values = self.values[np.repeat(kept, self.lengths)]
-        return Rows(values, np.concatenate(([0], np.cumsum(self.lengths[kept]))))
+        if kept.all():
+            return self
+        values, offsets = Spool(self.values.dtype.char), Spool("q")
+        offsets.append(0)
+        end = 0
+        for begin in range(0, len(self), _PART):
+            bounds = self.offsets[begin : begin + _PART + 1]
+            keep, lengths = kept[begin : begin + _PART], np.diff(bounds)
+            part = self.values[bounds[0] : bounds[-1]]
+            values.extend_bytes(part[np.repeat(keep, lengths)].tobytes())
+            offsets.extend_bytes((end + np.cumsum(lengths[keep])).tobytes())
+            end += int(lengths[keep].sum())
+        return Rows(values.array().reshape(-1, *self.values.shape[1:]), offsets.array())
 
     def padded(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return these rows side by side, int64 (B, S), and their lengths, int64 (B,)."""
-        inside, places, lengths = self._side_by_side(rows)
-        ids = np.where(inside, self.values[places], PAD).astype(np.int64)
+        inside, values, lengths = self._side_by_side(rows)
+        # One pass that widens and pads: PAD is 0.
+        ids = np.multiply(values, inside, dtype=np.int64)
         return torch.from_numpy(ids), torch.from_numpy(lengths)
 
     def padded_frames(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Return these rows side by side, float32 (B, S, F), and their lengths, int64 (B,)."""
-        inside, places, lengths = self._side_by_side(rows)
-        frames = np.where(inside[..., None], self.values[places], np.float32(0))
+        inside, frames, lengths = self._side_by_side(rows)
+        frames[~inside] = 0
         return torch.from_numpy(frames), torch.from_numpy(lengths)
 
     def _side_by_side(
         self, rows: Sequence[int]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-        """Return what is not padding (B, S), where each value lies (B, S), and lengths (B,)."""
+    ) -> tuple[NDArray[np.bool_], NDArray[Any], NDArray[np.int64]]:
+        """Return what is not padding (B, S), values (B, S), any behind a row, and lengths (B,)."""
         chosen = np.asarray(rows, dtype=np.int64)
-        lengths = self.lengths[chosen]
+        begins = self.offsets[chosen]
+        lengths: NDArray[np.int64] = self.offsets[chosen + 1] - begins
         steps = np.arange(lengths.max(initial=0))  # (S,)
         inside = steps < lengths[:, None]
-        places = np.where(inside, self.offsets[chosen, None] + steps, 0)
-        return inside, places, lengths
+        # Behind the last row there is nothing: "clip" takes the last value instead.
+        return inside, self.values.take(begins[:, None] + steps, axis=0, mode="clip"), lengths
+
+
+class TextSpool:
+    """Rows of UTF-8 that are appended one by one."""
+
+    def __init__(self) -> None:
+        self._values, self._offsets = Spool("B"), Spool("q")
+        self._offsets.append(0)
+
+    def append(self, text: str) -> None:
+        """Add a row."""
+        self._values.extend_bytes(text.encode())
+        self._offsets.append(len(self._values))
+
+    def rows(self) -> Rows:
+        """Return all rows."""
+        return Rows(self._values.array(), self._offsets.array())
 
 
 def arrays_of(splits: Mapping[str, Mapping[str, Rows]]) -> dict[str, NDArray[Any]]:
@@ -126,6 +163,23 @@ class Texts(Sequence[str]):
     def __getitem__(self, place: slice) -> list[str]: ...
     def __getitem__(self, place: int | slice) -> str | list[str]:
         if isinstance(place, slice):
-            return [self[each] for each in range(*place.indices(len(self)))]
-        start, end = self.rows.offsets[:-1][place], self.rows.offsets[1:][place]
-        return self.rows.values[start:end].tobytes().decode()
+            begin, end, step = place.indices(len(self))
+            return (
+                self._run(begin, end)
+                if step == 1
+                else [self[row] for row in range(len(self))[place]]
+            )
+        row = range(len(self))[place]
+        (text,) = self._run(row, row + 1)
+        return text
+
+    def __iter__(self) -> Iterator[str]:
+        for begin in range(0, len(self), _PART):
+            yield from self._run(begin, min(begin + _PART, len(self)))
+
+    def _run(self, begin: int, end: int) -> list[str]:
+        offsets = self.rows.offsets[begin : end + 1]
+        if len(offsets) < 2:
+            return []
+        joined = self.rows.values[offsets[0] : offsets[-1]].tobytes()
+        return [joined[a:b].decode() for a, b in pairwise((offsets - offsets[0]).tolist())]

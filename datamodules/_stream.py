@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
-from datamodules._vocab import EOS, PAD
+from datamodules._vocab import EOS
 
 #: Name of the extra that says, for each row, the row whose last state it goes on from; -1 for none.
 FOLLOWS = "follows"
@@ -53,20 +52,24 @@ class Stream:
         steps = np.arange(lengths.max(initial=0))  # (L,)
         places = starts[:, None] + steps  # (B, L)
         inside = steps < lengths[:, None]
-        targets = np.where(inside, self.symbols[np.where(inside, places, 0)], PAD)
-        before = np.where(places > 0, self.symbols[np.where(inside, places - 1, 0)], EOS)
+        targets = self._symbols(places, inside)
+        inputs = self._symbols(places - 1, inside)
+        inputs[places == 0] = EOS
         index = torch.tensor(rows, dtype=torch.int64)
         return Batch(
-            inputs=_ids(np.where(inside, before, PAD)),
+            inputs=torch.from_numpy(inputs),
             lengths=torch.from_numpy(lengths),
-            targets=_ids(targets),
+            targets=torch.from_numpy(targets),
             target_lengths=torch.from_numpy(lengths.copy()),
             extras={"index": index, FOLLOWS: index - 1},  # the first follows -1: none
         )
 
-
-def _ids(values: NDArray[np.integer]) -> Tensor:
-    return torch.from_numpy(values.astype(np.int64))
+    def _symbols(self, places: NDArray[np.int64], inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+        # One pass that widens and pads: PAD is 0. Places out of the stream are not inside.
+        symbols: NDArray[np.int64] = np.multiply(
+            self.symbols.take(places, mode="clip"), inside, dtype=np.int64
+        )
+        return symbols
 
 
 def parallel_plan(windows: int, streams: int, seed: int, epoch: int) -> list[list[int]]:

@@ -83,7 +83,7 @@ class TextPairs(LearnedData[Vocabularies, PairSplit], TextData):
 
     def references(self, split: str) -> Sequence[Sequence[str]]:
         """Return the reference texts of every row, that which is learned first."""
-        return self._split(split).references
+        return list(self._split(split).references)
 
     def _state(self) -> dict[str, Any]:
         return {"form": self._form.state(), "vocabularies": self.vocabularies.state()}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
 from datamodules._base import Workspace
-from datamodules._encoded import Encoded, PairSplit, Vocabularies
+from datamodules._encoded import Encoded, PairSplit, TextRows, Vocabularies
 from datamodules._errors import DataFormatError, DataMissingError
 from datamodules._hub import open_root
 from datamodules._text import TextPairs
@@ -19,14 +19,6 @@ from datamodules._vocab import KINDS, TextForm, Tokens
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
 _VERSION: Final = 2
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TextRows:
-    """The rows of one split: inputs, and one or more references of each."""
-
-    sources: Sequence[str]
-    references: Sequence[Sequence[str]]
 
 
 class Files(Protocol):
@@ -98,7 +90,7 @@ class TextFiles(TextPairs):
 
     def _taught(self, texts: TextRows) -> tuple[Iterable[str], Iterable[str]]:
         """Return the texts of both sides that the symbols are learned from."""
-        return texts.sources, chain(*texts.references)
+        return texts.sources, chain.from_iterable(texts.references)
 
     def prepare(self, workspace: Workspace) -> None:
         """Find, check and encode all splits, or take them from the cache.
@@ -143,8 +135,7 @@ class TextFiles(TextPairs):
         vocabularies = loaded or self._learning.vocabularies(*self._taught(texts["train"]))
         read = self._reader(vocabularies)
         splits = {
-            split: PairSplit.encode(each.sources, each.references, vocabularies, read)
-            for split, each in texts.items()
+            split: PairSplit.encode(each, vocabularies, read) for split, each in texts.items()
         }
         left_out = {**left_out, "too_long": 0}
         if "train" in splits:

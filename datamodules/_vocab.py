@@ -131,7 +131,10 @@ class Characters(_Listed):
     @classmethod
     def train(cls, lines: Iterable[str], size: int = 0) -> "Characters":  # noqa: ARG003 - all are kept
         """Take all characters that occur, in the order of their code points."""
-        return cls(sorted(set().union(*lines)))
+        found: set[str] = set()
+        for line in lines:
+            found.update(line)
+        return cls(sorted(found))
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         look_up = self._ids.get

@@ -1,6 +1,6 @@
 """Running text, read as one stream of characters, subwords or words."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
@@ -19,9 +19,10 @@ from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared, cached, key_of
 from datamodules._encoded import encode_lines
 from datamodules._errors import DataError, DataFormatError, DataMissingError
-from datamodules._files import check_encoding, digest_of, find_file, text_of, what_is_there
+from datamodules._files import check_encoding, digest_of, find_file, lines_of, what_is_there
 from datamodules._learned import LearnedData
 from datamodules._paths import find_folder, inside, is_file
+from datamodules._rows import Rows, Texts, TextSpool
 from datamodules._stream import Stream, parallel_plan, reading_plan
 from datamodules._vocab import (
     EOS,
@@ -39,6 +40,8 @@ from datamodules._vocab import (
 _VERSION: Final = 1
 #: Windows of splits that are only read: no gradient is kept, so they are at least so long.
 _READING_WINDOW: Final = 256
+#: Symbols that are looked at at once.
+_PART: Final = 1 << 20
 _SUFFIXES: Final = (".txt", ".txt.gz")
 
 
@@ -149,49 +152,69 @@ class CharText(LearnedData[Vocabulary, Stream], ProseData):
         return {split: paths for split, paths in found.items() if paths}
 
     def _encoded(self, files: Mapping[str, list[Path]], loaded: Vocabulary | None) -> Prepared:
-        texts = {split: self._text(paths) for split, paths in files.items()}
+        texts = {split: Rows.of_texts(self._lines(paths)) for split, paths in files.items()}
         if "train" in texts:
             texts |= self._parts(texts["train"], ", ".join(map(str, files["train"])))
-        vocabulary = loaded or self._vocabulary_of(texts["train"])
-        arrays = {split: _symbols(text, vocabulary) for split, text in texts.items()}
+        pieces = {split: Texts(rows) for split, rows in texts.items()}
+        vocabulary = loaded or self._vocabulary_of(pieces["train"])
+        arrays = {split: _symbols(each, vocabulary) for split, each in pieces.items()}
         return Prepared(arrays, {"vocabulary": vocabulary.state()})
 
-    def _text(self, paths: Iterable[Path]) -> str:
-        """Return what the files hold, one after the other, each beginning on a line of its own."""
-        parts = []
+    def _lines(self, paths: Iterable[Path]) -> Iterator[str]:
+        """Yield the lines of the files, one file after the other, each line with its end."""
         for path in paths:
-            text = text_of(path, self._encoding).replace("\r\n", "\n")
-            if not text.strip():
+            empty = True
+            for line in lines_of(path, self._encoding):
+                empty = empty and not line.strip()
+                yield f"{self._form(line)}\n"
+            if empty:
                 raise DataFormatError(f"{path} holds no text")
-            parts.append(text if text.endswith("\n") else f"{text}\n")
-        return self._form("".join(parts))
 
-    def _parts(self, text: str, where: str) -> dict[str, str]:
+    def _parts(self, lines: Rows, where: str) -> dict[str, Rows]:
         """Cut val and test off the end of the training text."""
-        end = len(text)
-        first = self._place(text, end * (1 - self._cut["val"] - self._cut["test"]))
-        second = self._place(text, end * (1 - self._cut["test"]))
-        parts = {"train": text[:first], "val": text[first:second], "test": text[second:]}
+        end = sum(map(len, Texts(lines)))
+        first = round(end * (1 - self._cut["val"] - self._cut["test"]))
+        second = round(end * (1 - self._cut["test"]))
+        parts = {split: TextSpool() for split in ("train", "val", "test")}
+        spools = list(parts.values())
+        for number, piece in self._pieces(Texts(lines), (first, second)):
+            spools[number].append(piece)
         wanted = {"train": True} | {split: share > 0 for split, share in self._cut.items()}
-        for split, part in parts.items():
-            if wanted[split] and not part:
-                raise DataFormatError(
-                    f"{where}: {end} characters are too few to cut into train, val and test:"
-                    " give more text, or files of their own to val and test"
-                )
-        return {split: part for split, part in parts.items() if wanted[split]}
+        rows = {split: part.rows() for split, part in parts.items() if wanted[split]}
+        if not all(map(len, rows.values())):
+            raise DataFormatError(
+                f"{where}: {end} characters are too few to cut into train, val and test:"
+                " give more text, or files of their own to val and test"
+            )
+        return rows
 
-    def _place(self, text: str, wanted: float) -> int:
-        """Return where to cut: at this character, but never inside a word that is a symbol."""
-        place = round(wanted)
-        if self._learn[0] == "characters":
-            return place
-        after = (text.find(blank, place) + 1 for blank in (" ", "\n"))
-        return min((end for end in after if end), default=len(text)) if place < len(text) else place
+    def _pieces(self, lines: Iterable[str], places: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """Yield lines, cut where a part ends, each with the number of its part."""
+        part = begin = 0
+        for line in lines:
+            rest = line
+            while part < len(places) and places[part] < begin + len(rest):
+                column = self._column(rest, places[part] - begin)
+                if column:
+                    yield part, rest[:column]
+                part, begin, rest = part + 1, begin + column, rest[column:]
+            if rest:
+                yield part, rest
+            begin += len(rest)
 
-    def _vocabulary_of(self, text: str) -> Vocabulary:
+    def _column(self, line: str, wanted: int) -> int:
+        """Return where to cut a line: at this character, but never inside a word that is a symbol.
+
+        Less than 0 is inside a word at whose end the line was cut before.
+        """
+        if self._learn[0] == "characters" or wanted < 0:
+            return max(0, wanted)
+        after = (line.find(blank, wanted) + 1 for blank in (" ", "\n"))
+        return min(end for end in after if end)
+
+    def _vocabulary_of(self, pieces: Iterable[str]) -> Vocabulary:
         tokens, size = self._learn
-        return KINDS[tokens].train(text.split("\n"), size)
+        return KINDS[tokens].train((piece.removesuffix("\n") for piece in pieces), size)
 
     # --- what a model needs
 
@@ -208,7 +231,9 @@ class CharText(LearnedData[Vocabulary, Stream], ProseData):
     def facts(self, split: str) -> dict[str, int]:
         """Return how many symbols a split has, and how many that training did not know."""
         symbols = self._split(split).symbols
-        return {"symbols": len(symbols), "unknown_symbols": int((symbols == UNK).sum())}
+        parts = np.array_split(symbols, 1 + len(symbols) // _PART)  # they need not fit into memory
+        unknown = sum(int((part == UNK).sum()) for part in parts)
+        return {"symbols": len(symbols), "unknown_symbols": unknown}
 
     def sizes(self, split: str) -> Sizes:
         """Return the length of every window, (N, 1)."""
@@ -231,7 +256,10 @@ class CharText(LearnedData[Vocabulary, Stream], ProseData):
     def encode(self, lines: Sequence[str]) -> Batch:
         """Return beginnings of text, one a row: EOS, then the symbols of the line or lines."""
         vocabulary = self.vocabulary
-        rows = [torch.from_numpy(_symbols(self._form(line), vocabulary)).long() for line in lines]
+        rows = [
+            torch.from_numpy(_symbols(self._form(line).split("\n"), vocabulary)).long()
+            for line in lines
+        ]
         begun = [F.pad(row, (1, 0), value=EOS) for row in rows]
         return Batch(
             inputs=pad_sequence(begun, batch_first=True, padding_value=PAD),
@@ -293,8 +321,8 @@ def _all_texts(folder: Path, but: Sequence[str], roots: Sequence[Path]) -> list[
     return texts
 
 
-def _symbols(text: str, vocabulary: Vocabulary) -> NDArray[np.int32]:
-    """Return the symbols of a text, EOS for each line end, (n,)."""
-    rows = encode_lines(vocabulary, text.split("\n"))
-    symbols: NDArray[np.int32] = rows.values[:-1]  # behind the last line there is no line end
-    return symbols
+def _symbols(pieces: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.int32]:
+    """Return the symbols of lines, EOS for each line end, (n,); the last may be without one."""
+    rows = encode_lines(vocabulary, (piece.removesuffix("\n") for piece in pieces))
+    symbols: NDArray[np.int32] = rows.values
+    return symbols if pieces[-1].endswith("\n") else symbols[:-1]

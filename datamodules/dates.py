@@ -15,7 +15,7 @@ from annotated_types import Ge, Interval
 
 from datamodules._base import TextScoring, Workspace
 from datamodules._calendar import FORMATS, Calendar, dates_between
-from datamodules._encoded import Encoded, PairSplit, Vocabularies
+from datamodules._encoded import Encoded, PairSplit, TextRows, Vocabularies
 from datamodules._errors import DataError
 from datamodules._text import TextPairs
 from datamodules._vocab import Characters
@@ -93,8 +93,10 @@ class Dates(TextPairs):
         texts, isos = written["train"]
         vocabularies = loaded or Vocabularies(Characters.train(texts), Characters.train(isos))
         splits = {
-            split: PairSplit.encode(texts, [[iso] for iso in isos], vocabularies)
-            for split, (texts, isos) in written.items()
+            split: PairSplit.encode(
+                TextRows.of((text, [iso]) for text, iso in zip(*pairs, strict=True)), vocabularies
+            )
+            for split, pairs in written.items()
         }
         return Encoded(splits, vocabularies)
 

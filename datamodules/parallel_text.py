@@ -1,6 +1,6 @@
 """Lines of one language beside their translations, or any other text that turns into text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final, Literal
 from annotated_types import Ge
 
 from datamodules._base import TextFamily
-from datamodules._encoded import Reader, Vocabularies
+from datamodules._encoded import Pair, Reader, TextRows, Vocabularies
 from datamodules._pairs import PairFiles, find_pairs
-from datamodules._text_files import Learning, TextFiles, TextRows
+from datamodules._text_files import Learning, TextFiles
 from datamodules._vocab import Normalisation, TextForm, Tokens
 
 #: A list, because that is what a spec can hold.
@@ -92,17 +92,16 @@ class ParallelText(TextFiles):
         return find_pairs(folder, name, self._columns, roots)
 
     def _texts(self, files: Mapping[str, PairFiles]) -> tuple[dict[str, TextRows], dict[str, int]]:
-        texts = {split: self._formed(each.read()) for split, each in files.items()}
+        pairs = {split: self._formed(each.read()) for split, each in files.items()}
         left_out = {"empty": 0}
-        if "train" in texts:
-            train = _one_by_one(texts["train"]) if self._learn == "each" else texts["train"]
-            texts["train"], left_out["empty"] = _without_empty(train)
-        return texts, left_out
+        if "train" in pairs:
+            train = _one_by_one(pairs["train"]) if self._learn == "each" else pairs["train"]
+            pairs["train"] = _without_empty(train, left_out)
+        return {split: TextRows.of(each) for split, each in pairs.items()}, left_out
 
-    def _formed(self, texts: TextRows) -> TextRows:
-        sources = list(map(self._form, texts.sources))
-        references = [list(map(self._form, choices)) for choices in texts.references]
-        formed = TextRows(sources, references)
+    def _formed(self, pairs: Iterable[Pair]) -> Iterable[Pair]:
+        form = self._form
+        formed = ((form(source), list(map(form, choices))) for source, choices in pairs)
         return _grouped(formed) if self._same_source == "references" else formed
 
     def _reader(self, vocabularies: Vocabularies) -> Reader:
@@ -110,30 +109,23 @@ class ParallelText(TextFiles):
         return lambda lines: [ids[:longest] for ids in encode(lines)]
 
 
-def _grouped(texts: TextRows) -> TextRows:
+def _grouped(pairs: Iterable[Pair]) -> Iterator[Pair]:
     """Return each source once, in the order of the first, with all its references, each once."""
     found: dict[str, dict[str, None]] = {}
-    for source, choices in zip(texts.sources, texts.references, strict=True):
+    for source, choices in pairs:
         found.setdefault(source, {}).update(dict.fromkeys(choices))
-    return TextRows(list(found), list(map(list, found.values())))
+    return ((source, list(choices)) for source, choices in found.items())
 
 
-def _one_by_one(texts: TextRows) -> TextRows:
+def _one_by_one(pairs: Iterable[Pair]) -> Iterator[Pair]:
     """Return a row for each reference."""
-    rows = [
-        (source, [each])
-        for source, choices in zip(texts.sources, texts.references, strict=True)
-        for each in choices
-    ]
-    return TextRows([source for source, _ in rows], [choices for _, choices in rows])
+    return ((source, [each]) for source, choices in pairs for each in choices)
 
 
-def _without_empty(texts: TextRows) -> tuple[TextRows, int]:
-    """Return the rows both of whose sides hold more than blanks, and how many do not."""
-    kept = [
-        (source, choices)
-        for source, choices in zip(texts.sources, texts.references, strict=True)
-        if source.strip() and choices[0].strip()
-    ]
-    left_out = len(texts.sources) - len(kept)
-    return TextRows([source for source, _ in kept], [choices for _, choices in kept]), left_out
+def _without_empty(pairs: Iterable[Pair], left_out: dict[str, int]) -> Iterator[Pair]:
+    """Yield the rows both of whose sides hold more than blanks, and count the others."""
+    for source, choices in pairs:
+        if source.strip() and choices[0].strip():
+            yield source, choices
+        else:
+            left_out["empty"] += 1

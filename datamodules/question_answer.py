@@ -11,9 +11,9 @@ from typing import Annotated, Any, Final, Literal
 from annotated_types import Ge, Interval
 
 from datamodules._base import Workspace
-from datamodules._encoded import Reader, Vocabularies
+from datamodules._encoded import Reader, TextRows, Vocabularies
 from datamodules._questions import Columns, Question, QuestionFile, cut_stories, find_questions
-from datamodules._text_files import Files, Learning, TextFiles, TextRows
+from datamodules._text_files import Files, Learning, TextFiles
 from datamodules._vocab import Normalisation, TextForm, Tokens
 
 #: Between document and question, in a line of text and as a symbol of its own: neither has it.
@@ -134,8 +134,10 @@ class QuestionAnswer(TextFiles):
         return {split: self._formed(questions) for split, questions in read.items()}, {}
 
     def _formed(self, questions: Sequence[Question]) -> TextRows:
-        sources = [self._joined(each.document, each.question) for each in questions]
-        return TextRows(sources, [list(map(self._form, each.answers)) for each in questions])
+        return TextRows.of(
+            (self._joined(each.document, each.question), list(map(self._form, each.answers)))
+            for each in questions
+        )
 
     # --- what is read
 
@@ -148,7 +150,7 @@ class QuestionAnswer(TextFiles):
     def _taught(self, texts: TextRows) -> tuple[Iterable[str], Iterable[str]]:
         """Return documents, questions and the symbol between them as texts of their own."""
         parts = (part for source in texts.sources for part in (*source.split(_BETWEEN), _BETWEEN))
-        return map(self._apart, parts), chain(*texts.references)
+        return map(self._apart, parts), chain.from_iterable(texts.references)
 
     def _reader(self, vocabularies: Vocabularies) -> Reader:
         encode = vocabularies.source.encode

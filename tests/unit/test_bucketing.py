@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datamodules import _bucketing
 from datamodules._bucketing import (
     EVALUATION_SCALE,
     evaluation_plan,
@@ -28,14 +31,40 @@ def cost(sizes, rows):
     return len(rows) * longest
 
 
+@pytest.mark.parametrize("strip", [7, _bucketing._STRIP])
 @given(sizes=sizes, batch_tokens=st.integers(1, 400), seed=st.integers(0, 2**40))
-def test_every_row_is_in_one_batch_and_no_batch_costs_too_much(sizes, batch_tokens, seed):
-    for plan, limit in (
-        (training_plan(sizes, batch_tokens, seed, 0), batch_tokens),
-        (evaluation_plan(sizes, batch_tokens), batch_tokens * EVALUATION_SCALE),
-    ):
+def test_every_row_is_in_one_batch_and_no_batch_costs_too_much(strip, sizes, batch_tokens, seed):
+    with patch.object(_bucketing, "_STRIP", strip):
+        plans = (
+            (training_plan(sizes, batch_tokens, seed, 0), batch_tokens),
+            (evaluation_plan(sizes, batch_tokens), batch_tokens * EVALUATION_SCALE),
+        )
+    for plan, limit in plans:
         assert sorted(row for rows in plan for row in rows) == list(range(len(sizes)))
         assert all(len(rows) == 1 or cost(sizes, rows) <= limit for rows in plan)
+
+
+@given(sizes=sizes, batch_tokens=st.integers(1, 400))
+def test_batches_are_as_large_as_the_limit_allows(sizes, batch_tokens):
+    plan = evaluation_plan(sizes, batch_tokens)
+    for rows, following in pairwise(plan):
+        assert cost(sizes, [*rows, following[0]]) > batch_tokens * EVALUATION_SCALE
+
+
+def test_rows_longer_than_a_key_tells_apart_are_planned_too():
+    sizes = np.array([[1, 2**17], [2**20, 3], [70_000, 70_000], [5, 5]])
+    for plan in (training_plan(sizes, 10, 0, 0), evaluation_plan(sizes, 5)):
+        assert sorted(plan) == [[0], [1], [2], [3]]
+
+
+def test_a_part_of_a_plan_is_a_plan():
+    plan = training_plan(translations(500), 200, 0, 0)
+    assert list(plan[3:]) == list(plan)[3:]
+    assert plan[-1] == list(plan)[-1]
+    assert plan[1:] != plan
+    assert plan != list(plan)
+    with pytest.raises(IndexError):
+        plan[len(plan)]
 
 
 @given(sizes=sizes)
@@ -83,7 +112,7 @@ def test_the_evaluation_plan_goes_up_in_length():
 def test_another_process_plans_the_same():
     program = (
         "import numpy as np; from datamodules._bucketing import training_plan;"
-        "print(training_plan(np.arange(2, 62).reshape(30, 2), 90, 7, 3))"
+        "print(list(training_plan(np.arange(2, 62).reshape(30, 2), 90, 7, 3)))"
     )
     there = subprocess.run(
         [sys.executable, "-c", program],
@@ -93,4 +122,4 @@ def test_another_process_plans_the_same():
         env={"PYTHONHASHSEED": "1"},
     )
     here = training_plan(np.arange(2, 62).reshape(30, 2), 90, 7, 3)
-    assert there.stdout.strip() == str(here)
+    assert there.stdout.strip() == str(list(here))

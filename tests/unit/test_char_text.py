@@ -162,7 +162,7 @@ def test_the_best_answers_are_the_likeliest_symbols(folder: Path) -> None:
     [
         ({"train": ["inptu.txt"]}, None, r"no file 'inptu.txt' \(it holds: input.txt"),
         ({"val": "val.txt"}, None, "no file 'val.txt'"),
-        ({}, b"", "input.txt holds no text"),
+        ({}, b"", "input.txt is empty"),
         ({}, b" \n\n", "input.txt holds no text"),
         ({}, b"abc\n\xff\n", "input.txt, line 2 is not valid UTF-8"),
         ({}, b"abc\0", "line 1 holds a NUL"),
