@@ -38,9 +38,11 @@ def test_a_date_is_written_as_babel_writes_it(when, style):
         assert CALENDAR.write(when, locale, style) == text
 
 
-def test_numerals_are_those_of_the_language():
-    assert Calendar(["fa"]).write(date(2019, 2, 21), "fa", "long") == "۲۱ فوریهٔ ۲۰۱۹"
-    assert Calendar(["bn"]).write(date(2019, 2, 21), "bn", "long") == "২১ ফেব্রুয়ারী, ২০১৯"
+@pytest.mark.parametrize(("locale", "day", "year"), [("fa", "۲۱", "۲۰۱۹"), ("bn", "২১", "২০১৯")])
+def test_numerals_are_those_of_the_language(locale, day, year):
+    # How the month is spelt changes from one edition of CLDR to the next.
+    words = Calendar([locale]).write(date(2019, 2, 21), locale, "long").split()
+    assert (words[0], words[-1]) == (day, year)
 
 
 def test_a_text_with_two_readings_is_left_out():
