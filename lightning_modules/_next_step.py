@@ -79,7 +79,9 @@ def next_step_of(goal: Goal[Any, Any], sampling: Sampling) -> NextStep:
     if isinstance(goal, SymbolGoal):
         return DrawnSymbol(sampling)
     if sampling.top_k or sampling.top_p < 1:
-        raise ModelError("top_k and top_p choose among symbols, and this model writes frames")
+        raise ModelError(
+            "top_k and top_p choose among symbols, and this model writes frames: leave them out"
+        )
     if isinstance(goal, LabelsGoal):
         return DrawnFrame(goal.output_size, sampling.temperature)
     if sampling.temperature != 1:

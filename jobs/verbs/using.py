@@ -148,6 +148,7 @@ def generate(
     line of `predict` is.
     """
     with Client(home=home) as client, client.get(id).generating(prompt, **options) as generation:
+        _say_if_it_takes_long(generation)
         generation.result()
         ((answer,),) = generation.predictions()
         if frames:
