@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeVar
 
 from lightning import LightningDataModule
+from torch import Tensor
 
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes, evaluation_plan, training_plan
@@ -170,12 +171,15 @@ class LineData(DataModule):
         """
 
 
-class ProseData(LineData):
-    """A kind of data that is running text: a model of it can write on from a line, or from none."""
+class StreamData(LineData):
+    """A kind of data that can be read as a stream: a model of it writes on, from a line or none."""
 
     @abstractmethod
-    def text(self, ids: Sequence[int]) -> str:
-        """Return the text of these symbols as it stands in the file, line ends among it."""
+    def continued(self, prompt: Batch, written: Tensor, score: float) -> Answer:
+        """Return what `Topology.write_on` wrote after the one row of a prompt, as `encode` gave it.
+
+        Values that are called `frames` are one list for each frame.
+        """
 
 
 class Written(Protocol):

@@ -85,7 +85,7 @@ class Reader:
         return vectors
 
     def _encoded(self, line: str) -> Vector:
-        where = f"it ({line[:40]!r})"
+        where = f"{line[:40]!r}"
         if self.inputs == "meanings":
             meant: Vector = self.indicators([self.meaning(line, "it")])[0]
             return meant

@@ -125,7 +125,7 @@ def checked_vector(held: object, where: str) -> Vector:
         raise DataFormatError(f"{where} must hold a list of numbers, or the path of such a file")
     if not np.isfinite(vector).all():
         place = int(np.flatnonzero(~np.isfinite(vector))[0]) + 1
-        raise DataFormatError(f"{where} holds a number that is not finite, as its {place}.")
+        raise DataFormatError(f"{where} holds a number that is not finite, at place {place}")
     return vector
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from datamodules._base import Answer, Plan, TextData
+from datamodules._base import Answer, Plan, StreamData, TextData
 from datamodules._batch import Batch
 from datamodules._bucketing import EVALUATION_SCALE, Sizes
 from datamodules._errors import DataError
@@ -25,7 +26,7 @@ from datamodules._targets import TextTargets
 from datamodules._values import ValueData
 
 
-class FrameData(LearnedData[Learned, FrameSplit], TextData, TagData, ValueData):
+class FrameData(LearnedData[Learned, FrameSplit], TextData, TagData, ValueData, StreamData):
     """Frames in, anything out. A subclass fills the attributes below in `prepare`."""
 
     def __init__(self) -> None:
@@ -116,6 +117,12 @@ class FrameData(LearnedData[Learned, FrameSplit], TextData, TagData, ValueData):
     def answers(self, output: Any, line: str, count: int) -> list[Answer]:  # noqa: ARG002 (its output says all)
         """Return what a model says, in the words and units of the manifest."""
         return self._known.targets.answers(output, count)
+
+    def continued(self, prompt: Batch, written: Tensor, score: float) -> Answer:  # noqa: ARG002 (its frames are in a file)
+        """Return the frames that were written, without those of the prompt."""
+        if not isinstance(self._known.targets, NextFrame):
+            raise DataError("no frame follows these: set target to next")
+        return self._known.targets.continued(written, score)
 
     def words(self, line: str) -> list[str]:
         """Return the number of each frame."""

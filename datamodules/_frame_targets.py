@@ -286,11 +286,20 @@ class NextFrame(FrameTargets):
     def answers(self, output: Tensor, count: int) -> list[Answer]:  # noqa: ARG002 (there is one)
         """Return the next frame in the unit of the file, or the chance of each of its features."""
         frame = self.scaling.undo(output.numpy()).tolist()
-        return [Answer(" ".join(f"{each:.6g}" for each in frame), 0.0, {"frame": frame})]
+        return [Answer(_line(frame), 0.0, {"frame": frame})]
+
+    def continued(self, written: Tensor, score: float) -> Answer:
+        """Return frames (S, F) in the unit of the file, a line for each."""
+        frames = self.scaling.undo(written.numpy()).tolist()
+        return Answer("\n".join(map(_line, frames)), score, {"frames": frames})
 
     def state(self) -> dict[str, Any]:
         """Return the scaling."""
         return {"kind": "next", "binary": self.binary, **self.scaling.state()}
+
+
+def _line(frame: Iterable[float]) -> str:
+    return " ".join(f"{each:.6g}" for each in frame)
 
 
 def frame_targets_from_state(state: Mapping[str, Any]) -> FrameTargets:

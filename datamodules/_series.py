@@ -285,25 +285,26 @@ def window_of(
         has = f" and has {len(rows)}" if isinstance(rows, list) else ""
         raise DataError(f"{shown} must be a JSON list of at least {window} rows{has}")
     clock, values = Clock(table.time, table.time_format), []
-    for row in rows[-window:]:
-        cells = _cells_of(row, [table.time, *columns] if table.time else columns, shown)
+    for number, row in list(enumerate(rows, start=1))[-window:]:
+        where = f"{shown}, row {number}"
+        cells = _cells_of(row, [table.time, *columns] if table.time else columns, where)
         if table.time:
-            clock.read(shown, cells)
-        values.append([_number_in(cells[name], f"{shown}, column {name!r}") for name in columns])
+            clock.read(where, cells)
+        values.append([_number_in(cells[name], f"{where}, column {name!r}") for name in columns])
     return np.array(values), np.array(clock.shown)
 
 
-def _cells_of(row: object, names: Sequence[str], shown: str) -> Mapping[str, Any]:
+def _cells_of(row: object, names: Sequence[str], where: str) -> Mapping[str, Any]:
     """Return the cells of a row by name; a list holds them in the order of the names."""
     if isinstance(row, list) and len(row) == len(names):
         return dict(zip(names, row, strict=True))
     if isinstance(row, dict) and set(names) <= row.keys():
         return row
-    raise DataError(f"{shown}: each row must hold {', '.join(names)}")
+    raise DataError(f"{where} must hold {', '.join(names)}")
 
 
 def _number_in(value: object, where: str) -> float:
     number = number_of(value, where)
     if number is None:
-        raise DataError(f"{where} has no value in one of its rows")
+        raise DataError(f"{where} has no value")
     return number

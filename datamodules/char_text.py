@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 from torch.nn.utils.rnn import pad_sequence
 
-from datamodules._base import Answer, Plan, ProseData, Task, Workspace
+from datamodules._base import Answer, Plan, StreamData, Task, Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared, cached, key_of
@@ -45,7 +45,7 @@ _PART: Final = 1 << 20
 _SUFFIXES: Final = (".txt", ".txt.gz")
 
 
-class CharText(LearnedData[Vocabulary, Stream], ProseData):
+class CharText(LearnedData[Vocabulary, Stream], StreamData):
     r"""One or more text files, read one after the other as a single stream.
 
     A line's end is a symbol too. Without files of their own, val and then test are cut off the end
@@ -271,10 +271,14 @@ class CharText(LearnedData[Vocabulary, Stream], ProseData):
         """Return the symbols most likely to come next, from log-probabilities (V,)."""
         best = output.topk(min(count, len(output)))
         pairs = zip(best.indices.tolist(), best.values.exp().tolist(), strict=True)
-        return [Answer(self.text([symbol]), probability) for symbol, probability in pairs]
+        return [Answer(self._text_of([symbol]), probability) for symbol, probability in pairs]
 
-    def text(self, ids: Sequence[int]) -> str:
-        """Return the text of these symbols, line ends among them."""
+    def continued(self, prompt: Batch, written: Tensor, score: float) -> Answer:
+        """Return prompt and continuation, read as one text: a prompt may end within a line."""
+        begun = prompt.inputs[0, 1:].tolist()  # what stands before it is the begin alone
+        return Answer(self._text_of([*begun, *written.tolist()]), score)
+
+    def _text_of(self, ids: Sequence[int]) -> str:
         lines: list[list[int]] = [[]]
         for symbol in ids:
             if symbol == EOS:

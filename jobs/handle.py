@@ -34,6 +34,8 @@ _FIRST_LOOK, _LAST_LOOK = 0.05, 0.5
 #: Predictions go before trainings of the same queue: somebody sits and waits for them.
 PREDICT_PRIORITY: Final = 10
 PREDICTIONS_FILE: Final = "predictions.json"
+#: Frames that a model wrote on, as NumPy saves them, float32 (frames, features).
+GENERATED_FILE: Final = "generated.npy"
 
 
 class Submitter(Protocol):
@@ -88,7 +90,7 @@ class Update:
 
 
 class Drawing(TypedDict, total=False):
-    """How a text is drawn; `GenerateSpec` has the meanings and the defaults."""
+    """How a model writes on; `GenerateSpec` has the meanings and the defaults."""
 
     length: int
     temperature: float
@@ -321,8 +323,18 @@ class JobHandle:
     ) -> str:
         """Return the prompt and what the model, a language model, writes on from it.
 
-        The same options and seed give the same text. Raise NotAllowed where there is no model yet,
-        JobFailed, WaitTimeout.
+        Of a model of frames return the new ones alone, a line for each. The same options and seed
+        give the same text. Raise NotAllowed where there is no model yet, JobFailed, WaitTimeout.
+        """
+        with self.generating(prompt, **options) as generation:
+            generation.result(timeout)
+            return generation.predictions()[0][0].text
+
+    @contextlib.contextmanager
+    def generating(self, prompt: str, **options: Unpack[Drawing]) -> Iterator["JobHandle"]:
+        """Run a generation for the length of a block, as `predicting` does a prediction.
+
+        Its one answer has text, or as values `frames`, which `generated.npy` holds too.
         """
         spec = GenerateSpec(
             job=self.id,
@@ -332,8 +344,7 @@ class JobHandle:
             **options,
         )
         with self._using(spec) as generation:
-            generation.result(timeout)
-            return generation.predictions()[0][0].text
+            yield generation
 
     @contextlib.contextmanager
     def _using(self, spec: AnySpec) -> Iterator["JobHandle"]:

@@ -368,15 +368,20 @@ class PredictSpec(JobSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSpec(JobSpec):
-    """Let the best model of a trained job write on from a prompt; the same spec, the same text."""
+    """Let the best model of a trained job write on from a prompt; the same spec, the same answer.
+
+    Symbols are drawn, and so are frames that are learned as 0 and 1; other frames are those that
+    the model expects.
+    """
 
     kind: ClassVar[str] = "generate"
 
     #: Id of the trained job, a language model.
     job: str
-    #: What the text begins with; may have several lines, or be empty.
+    #: What the text begins with, of any number of lines; of a model of frames the path of a file of
+    #: frames, absolute or below a data root of the worker. May be empty.
     prompt: str = ""
-    #: Symbols to write: characters, subwords or words, as the model was trained on.
+    #: Steps to write: characters, subwords, words or frames, as the model was trained on.
     length: Annotated[int, Interval(ge=1, le=100_000)] = 500
     #: What log-probabilities are divided by: below 1 the likely gets likelier.
     temperature: Annotated[float, Gt(0)] = 1.0

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from lightning import LightningModule
+from torch import Tensor
 
 from datamodules._base import DataModule, Task
 from datamodules._batch import Batch
@@ -56,10 +57,11 @@ class Topology(LightningModule):
         batch: Batch,  # noqa: ARG002 (for those that write on)
         length: int,  # noqa: ARG002 (likewise)
         sampling: Sampling,  # noqa: ARG002 (likewise)
-    ) -> list[tuple[list[int], float]]:
-        """Return `length` symbols after each row, drawn one by one, and their mean log-probability.
+    ) -> list[tuple[Tensor, float]]:
+        """Return `length` steps after each row, and their mean log-probability.
 
-        Called without gradients, in evaluation mode.
+        That is of the kind that `StreamData.continued` reads. Called without gradients, in
+        evaluation mode.
         """
         raise ModelError(f"{type(self).__name__} does not write on from a prompt: use predict")
 

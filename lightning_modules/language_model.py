@@ -4,7 +4,6 @@ Shapes: B parallel streams, S steps of a window, E width of an embedding, H hidd
 the state of all layers, O numbers of an output (V symbols, or the features of a frame).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,13 +17,12 @@ from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from datamodules._refusals import Refusal
-from datamodules._vocab import BOS, PAD, UNK
 from lightning_modules._carry import Carry
 from lightning_modules._cells import CellName
 from lightning_modules._dropout import dropout_of
-from lightning_modules._errors import ModelError
 from lightning_modules._goals import GoalTopology, LabelsGoal, SymbolGoal, ValueGoal
 from lightning_modules._inputs import Inputs
+from lightning_modules._next_step import next_step_of
 from lightning_modules._recurrent import (
     Choices,
     LayerNorm,
@@ -39,9 +37,6 @@ from lightning_modules._text import StepOutput
 Size = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
 FrameLoss = Literal["auto", "squared", "bernoulli"]
-
-#: Symbols that stand for no text: they are never drawn.
-_NEVER = (PAD, BOS, UNK)
 
 
 @dataclass
@@ -199,29 +194,26 @@ class LanguageModel(GoalTopology):
         one_step = Batch(outputs, torch.ones_like(batch.lengths))
         return [row[0] for row in self.goal.answers(outputs, one_step)]
 
-    def write_on(
-        self, batch: Batch, length: int, sampling: Sampling
-    ) -> list[tuple[list[int], float]]:
-        """Return `length` symbols after each row, drawn one by one, and their mean log-probability.
+    def write_on(self, batch: Batch, length: int, sampling: Sampling) -> list[tuple[Tensor, float]]:
+        """Return `length` steps after each row, and their mean log-probability.
 
-        Called without gradients, in evaluation mode.
+        Steps are symbols, int64 (length,), or frames, float64 (length, O). Symbols are drawn, and
+        so are frames that are learned as 0 and 1; other frames are the expected ones. Called
+        without gradients, in evaluation mode. Raise ModelError where `sampling` does not fit.
         """
-        if not isinstance(self.goal, SymbolGoal):
-            raise ModelError("a model of frames does not write on: use predict for the next frame")
-        chances = sampling.chances([(row, 0) for row in range(len(batch))], length)
+        next_step = next_step_of(self.goal, sampling)
+        rows = [(row, 0) for row in range(len(batch))]
+        chances = sampling.chances(rows, length * next_step.chances)
+        chances = chances.view(len(batch), length, next_step.chances)
         outputs, state = self._next(batch)
-        drawn, total = [], torch.zeros(len(batch), dtype=torch.float64)
+        written, total = [], torch.zeros(len(batch), dtype=torch.float64)
         ones = torch.ones_like(batch.lengths)
         for at in range(length):
-            known = torch.log_softmax(outputs.float(), dim=-1).cpu().double()
-            allowed = known.index_fill(1, torch.tensor(_NEVER), -math.inf)
-            symbols = sampling.draw(allowed, chances[:, at])
-            total += known.gather(1, symbols[:, None]).squeeze(1)
-            drawn.append(symbols)
-            following = Batch(symbols[:, None].to(ones.device), ones)
-            outputs, state = self._next(following, state)
-        rows = torch.stack(drawn, dim=1).tolist()
-        return list(zip(rows, (total / length).tolist(), strict=True))
+            steps, log_probs = next_step(outputs.cpu().double(), chances[:, at])
+            total += log_probs
+            written.append(steps)
+            outputs, state = self._next(Batch(steps[:, None].to(batch.inputs), ones), state)
+        return list(zip(torch.stack(written, dim=1), (total / length).tolist(), strict=True))
 
     # --- scores
 

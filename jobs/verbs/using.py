@@ -9,7 +9,7 @@ import click
 
 from jobs.client import Client
 from jobs.errors import ArtifactError, NotAllowed, SpecError, WaitTimeout
-from jobs.handle import Hypothesis, JobHandle
+from jobs.handle import GENERATED_FILE, Hypothesis, JobHandle
 from jobs.specfile import apply_overrides
 from jobs.verbs.common import common, job_id, print_json, printable
 from jobs.verbs.searching import search_options, searching
@@ -120,21 +120,52 @@ def _print_answers(number: int, found: Sequence[Hypothesis], *, many: bool, as_j
 
 @click.command()
 @job_id
-@click.option("--prompt", default="", help="What the text begins with.")
-@click.option("--length", default=500, show_default=True, help="Symbols to write.")
+@click.option("--prompt", default="", help="What the text begins with; a path, of frames.")
+@click.option("--length", default=500, show_default=True, help="Symbols or frames to write.")
 @click.option("--temperature", default=1.0, show_default=True, help="Below 1, fewer surprises.")
 @click.option("--top-k", default=0, help="Draw from so many of the likeliest alone; 0 for all.")
 @click.option("--top-p", default=1.0, help="Draw from the likeliest with this share together.")
 @click.option("--seed", default=1, show_default=True, help="The same seed, the same text.")
+@click.option(
+    "--frames",
+    metavar="NPY",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what a model of frames writes to this file, too.",
+)
 @common
-def generate(id: str, prompt: str, home: Path | None, as_json: bool, **options: Any) -> None:  # noqa: A002 - click names it
-    """Let a job's language model write on from a prompt."""
-    with Client(home=home) as client:
-        text = client.get(id).generate(prompt, **options)
+def generate(
+    id: str,  # noqa: A002 - click names it
+    prompt: str,
+    frames: Path | None,
+    home: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Let a job's language model write on from a prompt.
+
+    A model of text prints the prompt and what follows it. One of frames prints a line for each
+    new frame, its features with blanks between; its prompt is the path of a file of frames, as a
+    line of `predict` is.
+    """
+    with Client(home=home) as client, client.get(id).generating(prompt, **options) as generation:
+        _say_if_it_takes_long(generation)
+        generation.result()
+        ((answer,),) = generation.predictions()
+        if frames:
+            _fetch_frames(generation, answer, frames)
     if as_json:
-        print_json({"prompt": prompt, "text": text})
+        print_json({"prompt": prompt, **answer.to_dict()})
     else:
-        click.echo("\n".join(map(printable, text.split("\n"))))
+        click.echo("\n".join(map(printable, answer.text.split("\n"))))
+
+
+def _fetch_frames(generation: JobHandle, answer: Hypothesis, file: Path) -> None:
+    if "frames" not in answer.values:
+        raise SpecError("this model writes text and no frames: leave out --frames")
+    try:
+        file.write_bytes(generation.read_file(GENERATED_FILE))
+    except OSError as error:
+        raise NotAllowed(f"cannot write to {file}: {error.strerror}") from None
 
 
 def _read_lines() -> list[str]:

@@ -297,6 +297,36 @@ def test_generate_tells_the_job_how_to_draw(
     assert "top_p" in refused.err
 
 
+def test_generate_brings_frames(
+    unroll: Unroll, player: Any, meanwhile: Meanwhile, home: Path
+) -> None:
+    job = unroll("submit", "spec.toml", "--json").json["id"]
+    player.train()
+    frames = [[1.0, 0.0], [0.0, 0.0]]
+    answer = {"text": "1 0\n0 0", "score": -1.0, "values": {"frames": frames}}
+
+    def answered(*options: str, answer: dict[str, Any] = answer) -> Any:
+        def work() -> None:
+            lease = player.take()
+            content = json.dumps({"lines": [[answer]]}).encode()
+            player.store.put_file(lease, "predictions.json", content)
+            player.store.put_file(lease, "generated.npy", b"as NumPy saves it")
+            player.store.finish(lease, Reason.SUCCEEDED)
+
+        with meanwhile(work):
+            return unroll("generate", job, *options)
+
+    said = answered("--frames", "roll.npy")
+    assert (said.status, said.out) == (0, "1 0\n0 0\n")
+    assert (home / "roll.npy").read_bytes() == b"as NumPy saves it"
+    said = answered("--prompt", "a.npy", "--json")
+    assert said.json == {"prompt": "a.npy", "frames": frames, "score": -1.0}
+    said = answered("--frames", "/nowhere/roll.npy")
+    assert said.err == "unroll: cannot write to /nowhere/roll.npy: No such file or directory\n"
+    said = answered("--frames", "roll.npy", answer={"text": "words", "score": -1.0})
+    assert said.err == "unroll: this model writes text and no frames: leave out --frames\n"
+
+
 def test_predict_brings_the_attention(
     unroll: Unroll, player: Any, meanwhile: Meanwhile, home: Path
 ) -> None:

@@ -96,6 +96,25 @@ def test_a_prediction_searches_as_told(person: Client, hand: Any, meanwhile: Mea
     assert (asked[0]["min_length"], asked[2]["sample"], asked[2]["top_k"]) == (2, True, 4)
 
 
+def test_a_generation_is_told_what_to_write(
+    person: Client, hand: Any, meanwhile: Meanwhile
+) -> None:
+    job = person.submit(spec())
+    hand.train()
+
+    def work() -> None:
+        lease = hand.take()
+        asked = hand.store.get(lease.job).spec
+        assert (asked["prompt"], asked["length"], asked["seed"]) == ("To be", 6, 3)
+        content = b'{"lines": [[{"text": "To be or not", "score": -1}]]}'
+        hand.store.put_file(lease, "predictions.json", content)
+        hand.store.finish(lease, Reason.SUCCEEDED)
+
+    with meanwhile(work):
+        assert job.generate("To be", length=6, seed=3, timeout=20) == "To be or not"
+    assert [each.id for each in person.list()] == [job.id], "a generation leaves nothing behind"
+
+
 def test_no_lines_need_no_job(person: Client) -> None:
     assert person.submit(spec()).predict([]) == []
 

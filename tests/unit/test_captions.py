@@ -255,7 +255,7 @@ def test_a_matrix_must_have_a_row_for_each_line(tmp_path: Path) -> None:
     assert "of shape (3, 3) beside 2 lines in train.txt" in refusal(tmp_path, inputs="vectors")
     write_vectors(tmp_path, [[1.0, 2.0], [1.0, float("inf")], [0.0, 0.0]])
     assert refusal(tmp_path, inputs="vectors") == (
-        "train.npy, row 2 holds a number that is not finite, as its 2."
+        "train.npy, row 2 holds a number that is not finite, at place 2"
     )
 
 
@@ -289,7 +289,7 @@ def test_a_line_that_is_no_meaning_is_refused(meanings: Captions, line: str, wro
 @pytest.mark.parametrize("line", ["goodbye()", "[1, 2]", '"one.npy"', "[1, 2, Infinity]", "3"])
 def test_a_line_that_is_no_such_vector_is_refused(tmp_path: Path, line: str) -> None:
     write_vectors(tmp_path)
-    with pytest.raises(DataFormatError, match=r"^it \(.*\) .*hold"):
+    with pytest.raises(DataFormatError, match=r"^'.*' .*hold"):
         prepared(tmp_path, inputs="vectors").encode([line])
 
 

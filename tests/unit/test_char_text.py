@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules._base import Feed, Workspace
+from datamodules._base import Answer, Feed, Workspace
 from datamodules._errors import DataError
 from datamodules._stream import FOLLOWS, Stream, parallel_plan, reading_plan
 from datamodules._vocab import EOS, PAD, UNK
@@ -46,7 +46,8 @@ def targets(data: CharText, split: str, plan: list[list[int]] | None = None) -> 
 
 
 def read(data: CharText, split: str) -> str:
-    return data.text(targets(data, split))
+    nothing = data.encode([""])
+    return data.continued(nothing, torch.tensor(targets(data, split)), 0.0).text
 
 
 # --- streams
@@ -144,7 +145,8 @@ def test_the_form_is_the_models_and_so_are_the_symbols(folder: Path) -> None:
     batch = data.encode(["a\nb", ""])
     assert batch.lengths.tolist() == [4, 1]
     assert batch.inputs[0, 0] == batch.inputs[1, 0] == batch.inputs[0, 2] == EOS
-    assert data.text(batch.inputs[0, 1:].tolist()) == "a\nb"
+    prompt, more = data.encode(["a\nb"]), data.encode(["\na"]).inputs[0, 1:]
+    assert data.continued(prompt, more, -0.5) == Answer("a\nb\na", -0.5)
 
 
 def test_the_best_answers_are_the_likeliest_symbols(folder: Path) -> None:

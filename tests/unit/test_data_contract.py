@@ -20,7 +20,7 @@ from datamodules._base import (
     DataModule,
     Feed,
     LineData,
-    ProseData,
+    StreamData,
     TextData,
     Workspace,
 )
@@ -435,7 +435,7 @@ def test_lines_are_encoded_the_same_from_the_checkpoint_alone(sample):
     assert batch.targets is None
     assert batch.extras["index"].tolist() == list(range(len(lines)))
     if sample.takes_tokens:
-        check_padding(batch.inputs, batch.lengths, end=not isinstance(data, TagData | ProseData))
+        check_padding(batch.inputs, batch.lengths, end=not isinstance(data, TagData | StreamData))
 
 
 # --- text

@@ -216,6 +216,10 @@ def test_the_next_frame_is_told_from_windows_of_scaled_ones(tmp_path: Path) -> N
     assert not lines.inputs[1].any()
     (answer,) = data.answers(torch.tensor([1.0, 0.0]), "", 1)
     assert answer.values["frame"] == pytest.approx([2.5 + data.value_scale[0], 5])
+    two = torch.tensor([[0.0, 0.0], [1.0, 0.0]]).double()
+    written = data.continued(lines, two, -0.5)
+    assert written.values == {"frames": [[2.5, 5], answer.values["frame"]]}
+    assert (written.text, written.score) == (f"2.5 5\n{answer.text}", -0.5)
 
 
 @pytest.mark.parametrize(("scale", "binary"), [("auto", True), ("none", True), ("standard", False)])

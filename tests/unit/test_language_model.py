@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from datamodules._batch import Batch
@@ -19,6 +21,7 @@ from datamodules.char_text import CharText
 from lightning_modules._dropout import LockedDropout
 from lightning_modules._errors import ModelError
 from lightning_modules._goals import LabelsGoal, SymbolGoal, ValueGoal
+from lightning_modules._next_step import DrawnFrame
 from lightning_modules._sampling import Sampling
 from lightning_modules.language_model import LanguageModel
 
@@ -28,6 +31,7 @@ CELLS = ("rnn", "gru", "lstm")
 
 TEXT = {"vocabulary_size": SYMBOLS}
 ROLL = {"feature_size": 3, "binary_frames": True}
+WAVES = {"feature_size": 3}
 
 
 def model_of(dims: dict[str, Any] = TEXT, **options: Any) -> LanguageModel:
@@ -163,7 +167,7 @@ def test_windows_of_any_length_read_the_same_past(window: int) -> None:
     torch.testing.assert_close(*totals, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize(("dims", "goal"), [(ROLL, LabelsGoal), ({"feature_size": 3}, ValueGoal)])
+@pytest.mark.parametrize(("dims", "goal"), [(ROLL, LabelsGoal), (WAVES, ValueGoal)])
 def test_frames_of_zeros_and_ones_are_told_by_their_likelihood(dims: Any, goal: type) -> None:
     model, stream = model_of(dims).eval(), frames_of(window=9)
     assert isinstance(model.goal, goal)
@@ -181,21 +185,19 @@ def test_frames_of_zeros_and_ones_are_told_by_their_likelihood(dims: Any, goal: 
 
 @torch.no_grad()
 def test_the_next_frame_is_answered_as_it_would_be_scored() -> None:
-    for dims, last in ((ROLL, torch.sigmoid), ({"feature_size": 3}, lambda each: each)):
+    for dims, last in ((ROLL, torch.sigmoid), (WAVES, lambda each: each)):
         model, batch = model_of(dims).eval(), in_float64(frames_of(window=9).collate([0, 2]))
         outputs = model.output(model(batch)[0])
         for row, answer in enumerate(model.predict(batch)):
             expected = last(outputs[row, int(batch.lengths[row]) - 1])
             torch.testing.assert_close(answer, expected.float())
-        with pytest.raises(ModelError, match="does not write on: use predict"):
-            model.write_on(batch, 3, Sampling())
 
 
 @pytest.mark.parametrize(
     ("dims", "options", "why"),
     [
         (TEXT, {"frame_loss": "squared"}, "'squared' is for frames, and this data has symbols"),
-        ({"feature_size": 3}, {"frame_loss": "bernoulli"}, "frames of 0 and 1, .* 'squared'"),
+        (WAVES, {"frame_loss": "bernoulli"}, "frames of 0 and 1, .* 'squared'"),
         (ROLL, {"tie_embeddings": True, "embedding_size": None}, "ties the embeddings of symbols"),
     ],
 )
@@ -288,12 +290,16 @@ def prompts() -> Batch:
 def test_what_is_written_follows_from_seed_and_prompt() -> None:
     model = model_of().eval()
     one = model.write_on(prompts(), 30, Sampling(seed=3))
-    assert one == model.write_on(prompts(), 30, Sampling(seed=3))
-    assert one != model.write_on(prompts(), 30, Sampling(seed=4))
-    assert [len(ids) for ids, _ in one] == [30, 30]
-    assert not {PAD, BOS, UNK} & {symbol for ids, _ in one for symbol in ids}
+    assert texts_of(one) == texts_of(model.write_on(prompts(), 30, Sampling(seed=3)))
+    assert texts_of(one) != texts_of(model.write_on(prompts(), 30, Sampling(seed=4)))
+    assert [len(ids) for ids in texts_of(one)] == [30, 30]
+    assert not {PAD, BOS, UNK} & {symbol for ids in texts_of(one) for symbol in ids}
     alone = Batch(prompts().inputs[:1], prompts().lengths[:1])
-    assert model.write_on(alone, 30, Sampling(seed=3))[0][0] == one[0][0]
+    assert texts_of(model.write_on(alone, 30, Sampling(seed=3))) == texts_of(one)[:1]
+
+
+def texts_of(written: list[tuple[Tensor, float]]) -> list[list[int]]:
+    return [ids.tolist() for ids, _ in written]
 
 
 @torch.no_grad()
@@ -302,7 +308,7 @@ def test_drawing_from_the_best_alone_follows_the_best_of_a_plain_reading() -> No
     for row, (ids, score) in enumerate(model.write_on(prompts(), 8, Sampling(top_k=1))):
         text = prompts().inputs[row, : int(prompts().lengths[row])].tolist()
         total = 0.0
-        for symbol in ids:
+        for symbol in ids.tolist():
             batch = Batch(torch.tensor([text]), torch.tensor([len(text)]))
             log_probs = model.predict(batch)[0].double()
             total += float(log_probs[symbol])
@@ -310,3 +316,52 @@ def test_drawing_from_the_best_alone_follows_the_best_of_a_plain_reading() -> No
             assert symbol == int(allowed.argmax())
             text.append(symbol)
         assert score == pytest.approx(total / len(ids), abs=1e-5)
+
+
+@pytest.mark.parametrize(("dims", "temperature"), [(ROLL, 1.0), (ROLL, 0.5), (WAVES, 1.0)])
+@torch.no_grad()
+def test_frames_that_are_written_follow_from_a_plain_reading(dims: Any, temperature: float) -> None:
+    model, sampling = model_of(dims).eval(), Sampling(temperature=temperature, seed=3)
+    batch = in_float64(frames_of(window=9).collate([0, 2]))
+    for row, (frames, score) in enumerate(model.write_on(batch, 5, sampling)):
+        read = batch.inputs[row, : int(batch.lengths[row])]
+        chances = torch.from_numpy(np.random.default_rng([3, row, 0]).random((5, 3)))
+        nll = 0.0
+        for frame, chance in zip(frames, chances, strict=True):
+            outputs = model.output(model(Batch(read[None], torch.tensor([len(read)])))[0])[0, -1]
+            expected = outputs
+            if dims is ROLL:
+                expected = (outputs / temperature > chance.logit()).double()
+                nll += 3 * float(told(model, outputs, expected))
+            torch.testing.assert_close(frame, expected, atol=1e-9, rtol=0)
+            read = torch.cat([read, expected[None]])
+        assert score == pytest.approx(-nll / 5, abs=1e-9)
+
+
+@given(
+    logits=st.lists(st.floats(-5, 5), min_size=1, max_size=4),
+    temperature=st.floats(0.2, 5),
+    seed=st.integers(0, 99),
+)
+def test_each_note_is_drawn_as_often_as_it_is_likely(
+    logits: list[float], temperature: float, seed: int
+) -> None:
+    draw = DrawnFrame(len(logits), temperature)
+    chances = Sampling(seed=seed).chances([(0, 0)], 4000 * len(logits)).view(4000, -1)
+    frames, _ = draw(torch.tensor(logits).double().expand(4000, -1), chances)
+    for count, logit in zip(frames.mean(dim=0).tolist(), logits, strict=True):
+        assert count == pytest.approx(1 / (1 + math.exp(-logit / temperature)), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("dims", "sampling", "why"),
+    [
+        (ROLL, Sampling(top_k=3), "top_k and top_p choose among symbols, .* writes frames"),
+        (ROLL, Sampling(top_p=0.5), "top_k and top_p choose among symbols, .* writes frames"),
+        (WAVES, Sampling(top_k=3), "top_k and top_p choose among symbols, .* writes frames"),
+        (WAVES, Sampling(temperature=0.5), "temperature is for what is drawn, .* leave it out"),
+    ],
+)
+def test_what_does_not_go_with_frames_is_refused(dims: Any, sampling: Sampling, why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        model_of(dims).write_on(in_float64(frames_of().collate([0])), 2, sampling)

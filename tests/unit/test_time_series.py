@@ -207,9 +207,9 @@ def test_a_line_is_read_as_a_row_of_the_file_was_and_answered_in_its_unit(
         ("[" * 3, "must be a JSON list"),
         ("{}", "must be a JSON list"),
         ("[[1, 2]]", "at least 4 rows and has 1"),
-        (json.dumps([[1, 2]] * 3 + [[1]]), "each row must hold a, b"),
-        (json.dumps([{"a": 1}] * 4), "each row must hold a, b"),
-        (json.dumps([[1, "x"]] * 4), "column 'b' holds 'x' and not a number"),
+        (json.dumps([[1, 2]] * 5 + [[1]]), "row 6 must hold a, b"),
+        (json.dumps([{"a": 1}] * 4), "row 1 must hold a, b"),
+        (json.dumps([[1, "x"]] * 5), "row 2, column 'b' holds 'x' and not a number"),
         (json.dumps([[1, None]] * 4), "column 'b' has no value"),
         (json.dumps([[1, math.nan]] * 4), "column 'b' has no value"),
         (json.dumps([[1, -math.inf]] * 4), "column 'b' holds an infinite value"),
@@ -450,7 +450,7 @@ def test_the_phase_of_each_row_is_read_beside_the_columns(tmp_path: Path) -> Non
     rows[2][0] = "noon"
     with pytest.raises(DataError, match="holds 'noon', which is neither ISO 8601 nor a number"):
         data.encode([json.dumps(rows)])
-    with pytest.raises(DataError, match="each row must hold date, a, b"):
+    with pytest.raises(DataError, match="row 1 must hold date, a, b"):
         data.encode([json.dumps([row[1:] for row in rows])])
 
 

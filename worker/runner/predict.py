@@ -12,7 +12,7 @@ from datamodules._base import Answer, LineData, TextData
 from datamodules._batch import Batch
 from datamodules._errors import DataError
 from jobs.errors import SpecError
-from jobs.spec import PredictSpec, TrainerOptions
+from jobs.spec import MAX_CARRIED_BYTES, PredictSpec, TrainerOptions
 from lightning_modules._base import Topology
 from lightning_modules._decoding import Hypothesis
 from lightning_modules._text import writes_text
@@ -137,9 +137,20 @@ def batches_by_length(lengths: Sequence[int], at_once: int) -> Iterator[list[int
 
 
 def write_predictions(task: Task, found: Sequence[Sequence[Answer]]) -> None:
-    """Write the answers to each line to where a client looks for them."""
-    task.folder.files.mkdir(exist_ok=True)
-    _write_json(task.folder.files / "predictions.json", predictions(found))
+    """Write the answers to each line to where a client looks for them.
+
+    Raise SpecError where they are too long to be carried there, with the files that lie there.
+    """
+    files = task.folder.files
+    files.mkdir(exist_ok=True)
+    room = MAX_CARRIED_BYTES - sum(each.stat().st_size for each in files.iterdir())
+    content = _json(predictions(found))
+    if len(content) > room:
+        raise SpecError(
+            f"the answers take {len(content):,} bytes, and at most {room:,} can be carried: ask for"
+            " fewer, or for shorter ones"
+        )
+    write_atomically(files / "predictions.json", content)
 
 
 def predictions(found: Sequence[Sequence[Answer]]) -> dict[str, Any]:
@@ -160,9 +171,9 @@ def _write_attention(stem: Path, data: TextData, line: str, best: Hypothesis) ->
         "target": data.target_symbols(best.ids),
         "weights": best.attention.tolist(),
     }
-    _write_json(stem.with_suffix(".json"), attention)
+    write_atomically(stem.with_suffix(".json"), _json(attention))
     write_atomically(stem.with_suffix(".png"), draw_attention(**attention))
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, json.dumps(content, ensure_ascii=False).encode())
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode()
