@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from datamodules._batch import Batch
 from datamodules._vocab import BOS, EOS, PAD, SPECIALS
-from lightning_modules._attention import OrderName, make_order, remember, scan
+from lightning_modules._attention import OrderName, bind, make_order, remember, scan
 from lightning_modules._cells import CELLS, CellName
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
@@ -389,7 +389,9 @@ def test_products_in_bfloat16_stay_near_single_precision(
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             memory = remember(score, values, lengths)
-            assert memory.values.dtype == (torch.bfloat16 if enabled else torch.float32)
+            bound = bind(cell, score, order, memory).memory
+            assert memory.values.dtype == torch.float32
+            assert bound.values.dtype == (torch.bfloat16 if enabled else torch.float32)
             scans.append(scan(cell, score, order, memory=memory, drives=drives, state=state))
     single, half = scans
     assert half.weights.dtype == half.states.dtype == torch.float32
