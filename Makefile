@@ -3,7 +3,7 @@ PYTHON ?= python3
 DATA ?= data
 BIN := .venv/bin
 
-.PHONY: help install demo test unit check results bench lint types contracts format clean
+.PHONY: help install demo test unit check results bench bench-quality lint types contracts format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -32,6 +32,9 @@ results: install  ## measure the table of README.md: DATA=folder, ROWS="trec nam
 
 bench: install  ## measure the speed: THEMES="step search", all if not given; a table, and bench.jsonl
 	$(BIN)/python -m tests.benchmarks.speed $(THEMES)
+
+bench-quality: install  ## how long Multi30k takes to 28 and 35 validation BLEU, one core, minutes: DATA=folder
+	$(BIN)/python -m tests.benchmarks.quality --data "$(DATA)" $(ARGS)
 
 check: lint types contracts test  ## what CI runs
 
