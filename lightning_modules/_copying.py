@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
-from lightning_modules._losses import SymbolLosses, log_probabilities, picked_log_probabilities
+from lightning_modules._losses import (
+    SymbolLosses,
+    log_probabilities,
+    mean_of,
+    picked_log_probabilities,
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Mixture:
         return generated.scatter_add(1, self.symbols, self._gain(at, self.shares))
 
     def losses(self, targets: Tensor, smoothing: float) -> SymbolLosses:
-        """Return -(1 - ε) log p(y) - ε/V Σ_v log p(v) for targets y (M,), and what it is made of.
+        """Return -(1 - ε) log p(y) - ε/V Σ_v log p(v) of targets y (M,), and what it is made of.
 
         Smoothing is that of `smoothed_cross_entropy`, of p itself: the gate has its part in it.
         """
@@ -84,7 +89,8 @@ class Mixture:
         top, place = (at + gains).detach().max(dim=1)
         copied = self.symbols.gather(1, place[:, None]).squeeze(1)
         chosen = torch.where(at_best.detach().squeeze(1) > top, best, copied)
-        return SymbolLosses(torch.lerp(nll, everywhere, smoothing), nll.detach(), chosen == targets)
+        loss = torch.lerp(nll, everywhere, smoothing)
+        return SymbolLosses(mean_of(loss), nll.detach(), chosen == targets)
 
     def _gain(self, generated: Tensor, shares: Tensor) -> Tensor:
         """Return log(1 + (1 - p_gen) share / exp(generated)), (M, n): what copying adds."""

@@ -152,7 +152,7 @@ class ClassScores:
         if not len(targets):
             return
         known = targets != UNKNOWN_CLASS
-        _, nll = smoothed_cross_entropy(logits[known], targets[known], 0.0)
+        _, nll, _ = smoothed_cross_entropy(logits[known], targets[known], 0.0)
         self._nll.update(nll.sum())
         self._known.update(known.sum())
         self._scores.update(logits.argmax(dim=-1), targets.where(known, self._unknown))
@@ -177,8 +177,7 @@ class ClassGoal(Goal[Tensor, ClassScores]):
     def learn(self, outputs: Tensor, batch: Batch) -> StepOutput:
         """Return the cross-entropy of the rows that count."""
         logits, targets = counted(outputs, batch)
-        loss, nll = smoothed_cross_entropy(logits, targets, self.label_smoothing)
-        return step_output(loss, nll, logits.detach().argmax(dim=-1) == targets)
+        return step_output(*smoothed_cross_entropy(logits, targets, self.label_smoothing))
 
     def answers(self, outputs: Tensor, batch: Batch) -> Sequence[Tensor]:  # noqa: ARG002 (nothing is padded)
         """Return the log-probabilities of all classes for each row, float32 (C,)."""
@@ -209,8 +208,7 @@ class SymbolGoal(Goal[Tensor, TokenAverages]):
     def learn(self, outputs: Tensor, batch: Batch) -> StepOutput:
         """Return the cross-entropy of the symbols that count."""
         logits, targets = counted(outputs, batch)
-        loss, nll = smoothed_cross_entropy(logits, targets, 0.0)
-        return step_output(loss, nll, logits.detach().argmax(dim=-1) == targets)
+        return step_output(*smoothed_cross_entropy(logits, targets, 0.0))
 
     def answers(self, outputs: Tensor, batch: Batch) -> Sequence[Tensor]:
         """Return the log-probabilities of all symbols at each step, float32 (S, C)."""
@@ -223,8 +221,8 @@ class SymbolGoal(Goal[Tensor, TokenAverages]):
     def gather(self, gathered: TokenAverages, outputs: Tensor, batch: Batch) -> None:
         """Add the losses of a batch."""
         logits, targets = counted(outputs, batch)
-        _, nll = smoothed_cross_entropy(logits, targets, 0.0)
-        gathered.update(nll, logits.argmax(dim=-1) == targets)
+        _, nll, right = smoothed_cross_entropy(logits, targets, 0.0)
+        gathered.update(nll, right)
 
     def scores(self, gathered: TokenAverages, data: DataModule, split: str) -> dict[str, float]:  # noqa: ARG002 (all alike)
         """Return loss, bits and perplexity of a symbol, and accuracy."""

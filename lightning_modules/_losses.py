@@ -1,24 +1,37 @@
-"""Cross-entropy with label smoothing, in float32 whatever the logits are, one pass each way.
+"""Cross-entropy with label smoothing, in float32 whatever the logits are.
 
-Shapes: M symbols that count (no padding), V size of the vocabulary, K symbols asked for.
+Shapes: M symbols that count (no padding), m those of a chunk, E width of a feature, V size of the
+vocabulary, K symbols asked for.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
+
+from lightning_modules._cells import product_dtype
+
+#: Bytes that the float32 logits of a chunk take at most: rows enough for products at full speed.
+#: Blocks of 32 MiB and more are mapped anew by the C library each time, page by page.
+_CHUNK_BYTES: Final = 31 << 20
 
 
 class SymbolLosses(NamedTuple):
-    """What each target symbol costs, (M,) each."""
+    """What target symbols cost."""
 
-    #: What is learned from.
-    loss: Tensor
-    #: -log p(y) in nats, detached.
+    #: What is learned from: the mean over all symbols, 0 where there are none.
+    mean: Tensor
+    #: -log p(y) in nats of each, (M,), detached.
     nll: Tensor
-    #: Whether the model would have chosen it, bool.
+    #: Whether the model would have chosen it, bool (M,).
     right: Tensor
+
+
+def mean_of(losses: Tensor) -> Tensor:
+    """Return the mean of losses (M,), 0 where there are none."""
+    return losses.sum() / max(1, len(losses))
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
@@ -27,49 +40,151 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits, dim=-1, dtype=wide)
 
 
+class _Costs(NamedTuple):
+    """The losses of some logits, with all that their gradient needs."""
+
+    loss: Tensor
+    nll: Tensor
+    right: Tensor
+    probabilities: Tensor
+
+
+def _costs(logits: Tensor, targets: Tensor, smoothing: float) -> _Costs:
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # `max` finds the same symbol as `argmax`, which takes four times as long on bfloat16.
+    top, best = logits.max(dim=-1)
+    probabilities = torch.softmax(wide, dim=-1)
+    # log Σ exp(o - max o), from the largest probability: that one never underflows.
+    total = -probabilities.gather(-1, best[:, None]).squeeze(-1).log()
+    highest = top.to(wide.dtype)
+    nll = highest - wide.gather(-1, targets[:, None]).squeeze(-1) + total
+    loss = torch.lerp(nll, highest - wide.mean(dim=-1) + total, smoothing)
+    return _Costs(loss, nll, best == targets, probabilities)
+
+
+def _differentiate_(
+    probabilities: Tensor, targets: Tensor, smoothing: float, factors: Tensor | float
+) -> Tensor:
+    """Turn probabilities (M, V), in place, into the gradient of Σ factor * loss by the logits."""
+    gradient = probabilities.sub_(smoothing / probabilities.shape[-1])
+    certain = gradient.new_full((1, 1), smoothing - 1).expand(len(targets), 1)
+    return gradient.scatter_add_(-1, targets[:, None], certain).mul_(factors)
+
+
 class _Smoothed(Function):
     """Loss and its gradient; the probabilities are the only (M, V) tensor kept between them."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, ...]:
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        shifted = wide - wide.amax(dim=-1, keepdim=True)
-        chosen = shifted.gather(-1, targets[:, None]).squeeze(-1)
-        mean = shifted.mean(dim=-1)
-        probabilities = shifted.exp_()
-        total = probabilities.sum(dim=-1)
-        probabilities.div_(total[:, None])
-        nll = total.log() - chosen
+        loss, nll, right, probabilities = _costs(logits, targets, smoothing)
         ctx.save_for_backward(probabilities, targets)
         ctx.smoothing, ctx.dtype = smoothing, logits.dtype
-        ctx.mark_non_differentiable(nll)
-        return torch.lerp(nll, total.log() - mean, smoothing), nll
+        ctx.mark_non_differentiable(nll, right)
+        return loss, nll, right
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
         probabilities, targets = ctx.saved_tensors
-        gradient = probabilities - ctx.smoothing / probabilities.shape[-1]
-        certain = gradient.new_full((1, 1), ctx.smoothing - 1).expand(len(targets), 1)
-        gradient.scatter_add_(-1, targets[:, None], certain)
-        return gradient.mul_(upstream[0][:, None]).to(ctx.dtype), None, None
+        factors = upstream[0][:, None]
+        gradient = _differentiate_(probabilities.clone(), targets, ctx.smoothing, factors)
+        return gradient.to(ctx.dtype), None, None
 
 
 def smoothed_cross_entropy(
     logits: Tensor, targets: Tensor, smoothing: float
-) -> tuple[Tensor, Tensor]:
-    """Return the smoothed loss of each symbol (M,), and its loss without smoothing, detached.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each symbol's smoothed loss, -log p(y), and whether it would be chosen, (M,) each.
 
-    -(1 - ε) log p(y) - ε/V Σ_v log p(v), Szegedy et al. 2016, section 7; logits (M, V).
+    -(1 - ε) log p(y) - ε/V Σ_v log p(v), Szegedy et al. 2016, section 7; logits (M, V). Only the
+    loss has a gradient.
     """
-    loss, nll = _Smoothed.apply(logits, targets, smoothing)  # type: ignore[no-untyped-call]
-    return loss, nll
+    loss, nll, right = _Smoothed.apply(logits, targets, smoothing)  # type: ignore[no-untyped-call]
+    return loss, nll, right
 
 
 def symbol_losses(logits: Tensor, targets: Tensor, smoothing: float) -> SymbolLosses:
     """Return what targets (M,) cost where logits (M, V) are all there is to it."""
-    loss, nll = smoothed_cross_entropy(logits, targets, smoothing)
-    # `max` finds the same symbol as `argmax`, which takes four times as long on bfloat16.
-    return SymbolLosses(loss, nll, logits.detach().max(dim=-1).indices == targets)
+    loss, nll, right = smoothed_cross_entropy(logits, targets, smoothing)
+    return SymbolLosses(mean_of(loss), nll, right)
+
+
+def _costs_by_chunks(
+    x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float
+) -> Iterator[tuple[slice, _Costs]]:
+    """Yield runs of rows of x (M, E) and what they cost; a single empty one where M is 0."""
+    step = max(1, _CHUNK_BYTES // (4 * len(weight)))
+    for start in range(0, max(1, len(x)), step):
+        rows = slice(start, start + step)
+        logits = torch.addmm(bias, x[rows], weight.t())
+        yield rows, _costs(logits, targets[rows], smoothing)
+
+
+class _ReadOut(Function):
+    """The mean loss of logits W x + b, chunk by chunk; its gradients are made on the way.
+
+    A loss that is one number has one number upstream: its gradients by x, W and b are known but for
+    that factor as soon as the probabilities are, and no logits need be kept, or made again. The
+    mean's 1/M is in the gradient of the logits before that is rounded for the products.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        smoothing: float,
+    ) -> tuple[Tensor, ...]:
+        x, w, b = _cast(features, weight, bias)
+        by_x, by_w, by_b = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
+        found = []
+        with torch.autocast(x.device.type, enabled=False):
+            for rows, costs in _costs_by_chunks(x, w, b, targets, smoothing):
+                found.append(costs[:3])
+                gradient = _differentiate_(
+                    costs.probabilities, targets[rows], smoothing, 1 / max(1, len(x))
+                )
+                by_b += gradient.sum(dim=0)
+                rounded = gradient.to(x.dtype)
+                by_w += rounded.t() @ x[rows]
+                torch.mm(rounded, w, out=by_x[rows])
+        loss, nll, right = _joined(found)
+        ctx.save_for_backward(by_x, by_w, by_b)
+        ctx.mark_non_differentiable(nll, right)
+        return mean_of(loss), nll, right
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(upstream[0] * gradient for gradient in ctx.saved_tensors), None, None)
+
+
+def _cast(features: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors in the dtype of products; by hand, as autocast keeps what it casts."""
+    dtype = product_dtype(features.device, features.dtype)
+    return tuple(tensor.to(dtype) for tensor in (features, *others))
+
+
+def _joined(found: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+def readout_losses(
+    features: Tensor, output: nn.Linear, targets: Tensor, smoothing: float
+) -> SymbolLosses:
+    """Return what `symbol_losses` does of the logits that `output` gives for features (M, E).
+
+    The logits are never whole in memory. The sum over chunks that is the weight's gradient is in
+    the weight's own dtype, whatever that of the products.
+    """
+    if torch.is_grad_enabled():
+        read_out: Any = _ReadOut.apply
+        return SymbolLosses(*read_out(features, output.weight, output.bias, targets, smoothing))
+    x, weight, bias = _cast(features, output.weight, output.bias)
+    with torch.autocast(x.device.type, enabled=False):
+        chunks = _costs_by_chunks(x, weight, bias, targets, smoothing)
+        loss, nll, right = _joined([costs[:3] for _, costs in chunks])
+    return SymbolLosses(mean_of(loss), nll, right)
 
 
 class _Picked(Function):

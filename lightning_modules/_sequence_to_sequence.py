@@ -17,8 +17,8 @@ from datamodules._batch import Batch
 from lightning_modules._dropout import dropout_of
 from lightning_modules._errors import ModelError
 from lightning_modules._inputs import Inputs
-from lightning_modules._losses import log_probabilities
-from lightning_modules._text import TextTopology
+from lightning_modules._losses import SymbolLosses, log_probabilities, readout_losses
+from lightning_modules._text import TextTopology, target_mask, targets_of
 
 #: A number of units, layers or symbols.
 Size = Annotated[int, Ge(1)]
@@ -100,10 +100,34 @@ class SequenceToSequence(TextTopology, Generic[M]):
         if tied:
             self.output.weight = self.target_embedding.weight
 
+    @abstractmethod
+    def features(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
+        """Return what every target symbol is read off, given those before it, (M, ...)."""
+
+    def forward(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
+        """Return the logits of every target symbol given those before it, (M, V)."""
+        return self.logits(self.features(batch, previous))
+
+    def losses(
+        self, batch: Batch, smoothing: float, previous: Tensor | None = None
+    ) -> SymbolLosses:
+        """Return what target symbols cost with this label smoothing, given those before them."""
+        targets = targets_of(batch)[0][target_mask(batch)]
+        return self.costs(self.features(batch, previous), targets, smoothing)
+
+    def costs(self, features: Tensor, targets: Tensor, smoothing: float) -> SymbolLosses:
+        """Return what targets (M,) cost that are read off features (M, ...)."""
+        return readout_losses(self.hidden(features), self.output, targets, smoothing)
+
     def logits(self, features: Tensor) -> Tensor:
         """Return W_o tanh(W_r x + b_r) + b_o for features x, (M, ...) -> (M, V)."""
-        logits: Tensor = self.output(self.dropout(torch.tanh(self.readout(features))))
+        logits: Tensor = self.output(self.hidden(features))
         return logits
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """Return tanh(W_r x + b_r) for features x, (M, ...) -> (M, E)."""
+        hidden: Tensor = self.dropout(torch.tanh(self.readout(features)))
+        return hidden
 
     @abstractmethod
     def read(self, batch: Batch) -> tuple[M, Tensor]:

@@ -15,7 +15,7 @@ from datamodules._batch import Batch
 from datamodules._classes import UNKNOWN_CLASS
 from datamodules._tags import TagData, Tagging
 from lightning_modules._goals import Goal
-from lightning_modules._losses import smoothed_cross_entropy
+from lightning_modules._losses import mean_of, smoothed_cross_entropy
 from lightning_modules._scoring_tags import SpanCounts, Sums, each_step, have_marks, spans
 from lightning_modules._text import StepOutput, target_mask, targets_of
 
@@ -62,18 +62,18 @@ class TagGoal(Goal[Heads, TagSums]):
         logits, label_logits = outputs
         mask = target_mask(batch)
         targets = targets_of(batch)[0][mask]
-        loss, nll = smoothed_cross_entropy(logits[mask], targets, self.label_smoothing)
-        total = loss.sum() / max(1, len(loss))
+        loss, nll, right = smoothed_cross_entropy(logits[mask], targets, self.label_smoothing)
+        total = mean_of(loss)
         if label_logits is not None:
             counted = mask.any(dim=1)  # not a row that only keeps this rank busy
             labels = batch.extras["label"][counted]
-            losses, _ = smoothed_cross_entropy(label_logits[counted], labels, self.label_smoothing)
-            total = total + losses.sum() / max(1, len(losses))
+            losses, *_ = smoothed_cross_entropy(label_logits[counted], labels, self.label_smoothing)
+            total = total + mean_of(losses)
         return {
             "loss": total,
             "nll_sum": nll.sum(),
             "tokens": torch.tensor(nll.numel(), device=nll.device),
-            "correct": (logits[mask].detach().argmax(dim=-1) == targets).sum(),
+            "correct": right.sum(),
         }
 
     def nothing_yet(self, device: torch.device) -> TagSums:
@@ -131,7 +131,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
 def _nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return the loss of all targets that can be predicted (M,), and how many they are."""
     known = targets != UNKNOWN_CLASS
-    _, nll = smoothed_cross_entropy(logits[known], targets[known], 0.0)
+    _, nll, _ = smoothed_cross_entropy(logits[known], targets[known], 0.0)
     return nll.sum(dtype=torch.float64), known.sum()
 
 

@@ -101,7 +101,7 @@ class TextTopology(EvaluatedTopology[_Running]):
     def losses(
         self, batch: Batch, smoothing: float, previous: Tensor | None = None
     ) -> SymbolLosses:
-        """Return what each target symbol costs with this label smoothing, given those before it.
+        """Return what target symbols cost with this label smoothing, given those before them.
 
         For those whose logits are all there is to it; others know a shorter way than `forward`.
         """
@@ -156,7 +156,7 @@ class TextTopology(EvaluatedTopology[_Running]):
         """Return the loss of a batch and what its symbols count for."""
         loss, nll, right = self.losses(batch, self.label_smoothing, self.own_or_true(batch))
         return {
-            "loss": loss.sum() / max(1, len(loss)),
+            "loss": loss,
             "nll_sum": nll.sum(),
             "tokens": torch.tensor(nll.numel(), device=nll.device),
             "correct": right.sum(),

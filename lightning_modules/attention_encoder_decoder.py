@@ -30,7 +30,7 @@ from lightning_modules._cells import CellName
 from lightning_modules._copying import Mixture, Sources
 from lightning_modules._coverage import attended_again
 from lightning_modules._decoding import Search
-from lightning_modules._losses import SymbolLosses, log_probabilities, symbol_losses
+from lightning_modules._losses import SymbolLosses, log_probabilities, mean_of
 from lightning_modules._recurrent import (
     Choices,
     LayerNorm,
@@ -260,27 +260,28 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
 
         Where symbols are copied these are log-probabilities.
         """
-        written = self._write(batch, previous)
         if self.pointer is None:
-            return self.logits(written.features)
-        return self._mixture(batch, written, self.pointer).log_probabilities()
+            return super().forward(batch, previous)
+        return self._mixture(batch, self._write(batch, previous), self.pointer).log_probabilities()
+
+    def features(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
+        """Return [s_i; y_{i-1}; c_i] of every target symbol, (M, H + E + C)."""
+        return self._write(batch, previous).features
 
     def losses(
         self, batch: Batch, smoothing: float, previous: Tensor | None = None
     ) -> SymbolLosses:
-        """Return what each target symbol costs, that of attending again included."""
-        if self.pointer is None and not self.coverage_weight:
-            return super().losses(batch, smoothing, previous)
+        """Return what target symbols cost, that of attending again included."""
         written = self._write(batch, previous)
         targets = written.of_counted(targets_of(batch)[0])
         if self.pointer is None:
-            costs = symbol_losses(self.logits(written.features), targets, smoothing)
+            costs = self.costs(written.features, targets, smoothing)
         else:
             costs = self._mixture(batch, written, self.pointer).losses(targets, smoothing)
         if not self.coverage_weight:
             return costs
-        again = written.of_counted(attended_again(written.scanned.weights))
-        return costs._replace(loss=costs.loss + self.coverage_weight * again)
+        again = mean_of(written.of_counted(attended_again(written.scanned.weights)))
+        return costs._replace(mean=costs.mean + self.coverage_weight * again)
 
     def _mixture(self, batch: Batch, written: Written, pointer: nn.Linear) -> Mixture:
         """Return what every target symbol is written from."""

@@ -167,10 +167,10 @@ class EncoderDecoder(SymbolsOrValues):
         linears = [each for each in (self.transform, self.first_state) if each is not None]
         self.initialise(*linears, tied=tied)
 
-    def forward(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
-        """Return the logits of every target symbol given those before it, (M, V).
+    def features(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
+        """Return what every target symbol is read off, given those before it, (M, H + E + C).
 
-        Of values, all of them given those before each, (B, T, V).
+        Of values all are, given those before each, (B, T, H + E + C).
         """
         context, first = self.read(batch)
         previous = self.previous(batch, previous)
@@ -180,9 +180,9 @@ class EncoderDecoder(SymbolsOrValues):
         states, _ = self.writer(seen, state=first)
         features = torch.cat([states, seen], dim=-1)
         if self.goal is not None:
-            return self.logits(features)
+            return features
         counted = target_mask(batch).flatten().nonzero().squeeze(1)
-        return self.logits(features.flatten(0, 1).index_select(0, counted))
+        return features.flatten(0, 1).index_select(0, counted)
 
     def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the context that every step sees (B, C), and s_0 of all layers (B, W)."""

@@ -130,8 +130,8 @@ class OneToMany(SequenceToSequence[Tensor]):
         self.add_readout(hidden_size + seen, symbols, embedding_size)
         self.initialise(self.first_state, tied=tie_embeddings)
 
-    def forward(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
-        """Return the logits of every target symbol given those before it, (M, V)."""
+    def features(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
+        """Return what every target symbol is read off, given those before it, (M, H + E + C)."""
         context, first = self.read(batch)
         symbols = previous_symbols(targets_of(batch)[0], previous)
         embedded = self.target_embedding(symbols)  # (B, T, E)
@@ -140,7 +140,7 @@ class OneToMany(SequenceToSequence[Tensor]):
         states, _ = self.writer(seen, state=first)
         features = torch.cat([states, seen], dim=-1).flatten(0, 1)
         counted = target_mask(batch).flatten().nonzero().squeeze(1)
-        return self.logits(features.index_select(0, counted))
+        return features.index_select(0, counted)
 
     def generate(self, batch: Batch, how: Search | None = None) -> list[list[Hypothesis]]:
         """Return the n best outputs of each input, best first; equal inputs are searched once.

@@ -218,11 +218,11 @@ def test_forward_and_losses_are_the_equations_number_by_number(way: Way) -> None
     model, smoothing = build(*way), 0.2
     logs = torch.log_softmax(model(EXAMPLE), dim=-1).split([len(row) for row in TARGETS])
     weights = model.alignment(EXAMPLE)
-    loss, nll, right = (
-        part.split([len(row) for row in TARGETS]) for part in model.losses(EXAMPLE, smoothing)
-    )
+    loss, *each = model.losses(EXAMPLE, smoothing)
+    nll, right = (part.split([len(row) for row in TARGETS]) for part in each)
     choice = way[3]
     price = choice.get("coverage_weight", 1.0) if "coverage" in choice else 0.0
+    losses: list[float] = []
     for row, (source, target) in enumerate(zip(SOURCES, TARGETS, strict=True)):
         expected, attention, again = reference(model, source, target)
         close(logs[row].exp(), expected)
@@ -231,9 +231,10 @@ def test_forward_and_losses_are_the_equations_number_by_number(way: Way) -> None
         smooth = [-sum(map(math.log, p)) / len(p) for p in expected]
         close(nll[row], costs)
         parts = zip(costs, smooth, again, strict=True)
-        close(loss[row], [(1 - smoothing) * a + smoothing * b + price * c for a, b, c in parts])
+        losses += [(1 - smoothing) * a + smoothing * b + price * c for a, b, c in parts]
         chosen = [p.index(max(p)) for p in expected]
         assert right[row].tolist() == [a == b for a, b in zip(chosen, target, strict=True)]
+    close(loss, sum(losses) / len(losses))  # type: ignore[arg-type] (a number)
 
 
 @some_ways
@@ -249,7 +250,7 @@ def test_gradients_agree_with_finite_differences(way: Way) -> None:
             self.model = model
 
         def forward(self) -> Tensor:
-            return model.losses(EXAMPLE, 0.1).loss.tanh().sum() + model(EXAMPLE).tanh().sum()
+            return model.losses(EXAMPLE, 0.1).mean.tanh() + model(EXAMPLE).tanh().sum()
 
     both = Both()
 
@@ -289,14 +290,19 @@ def test_padding_and_company_change_nothing(
     sources = [[*pairs[i][0], EOS] for i in rows]
     targets = [[*pairs[i][1], EOS] for i in rows]
     batch = make_batch(sources, targets, extra)
-    losses = model.losses(batch, 0.1).loss.split([len(target) for target in targets])
+    losses = model.losses(batch, 0.1)
+    nlls = losses.nll.split([len(target) for target in targets])
+    total = torch.zeros(())
     outputs = model.generate(batch, how)
     for row in range(len(pairs)):
         alone = make_batch([sources[row]], [targets[row]])
-        torch.testing.assert_close(model.losses(alone, 0.1).loss, losses[row])
+        own = model.losses(alone, 0.1)
+        torch.testing.assert_close(own.nll, nlls[row])
+        total = total + own.mean * len(nlls[row])
         (expected,) = model.generate(alone, how)
         assert [h.ids for h in outputs[row]] == [h.ids for h in expected]
         assert [h.score for h in outputs[row]] == pytest.approx([h.score for h in expected])
+    torch.testing.assert_close(losses.mean, total / len(losses.nll))
 
 
 @some_ways
@@ -379,9 +385,9 @@ def test_probabilities_too_small_for_a_float_have_finite_losses(gate: float) -> 
     gates = torch.full((3,), gate, requires_grad=True)
     symbols, shares = torch.tensor([[0, 2, 0]] * 3), torch.tensor([[0.0, 1.0, 0.0]] * 3)
     mixture = Mixture(logits, gates, symbols, shares)
-    loss = mixture.losses(torch.tensor([0, 1, 2]), 0.1).loss
+    loss = mixture.losses(torch.tensor([0, 1, 2]), 0.1).mean
     log_probs = mixture.log_probabilities()
-    (loss.sum() + log_probs.sum()).backward()
+    (loss + log_probs.sum()).backward()
     for tensor in (loss, log_probs, logits.grad, gates.grad):
         assert tensor is not None
         assert tensor.isfinite().all()
@@ -420,7 +426,7 @@ def build_for_frames(*wiring: Any) -> AttentionEncoderDecoder:
 @pytest.mark.parametrize("way", [each for each in SOME if "copy" not in each[3]], ids=str)
 def test_frames_are_read_as_a_map_of_each(way: Way) -> None:
     model, batch = build_for_frames(*way), frames_batch()
-    loss, wide = model.losses(batch, 0.1).loss, model.losses(frames_batch(extra=2), 0.1).loss
+    loss, wide = model.losses(batch, 0.1).mean, model.losses(frames_batch(extra=2), 0.1).mean
     torch.testing.assert_close(loss, wide)
     mapped = [
         [plus(times(model.inputs.map.weight, v), model.inputs.map.bias.tolist()) for v in row]

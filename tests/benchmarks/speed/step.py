@@ -97,7 +97,7 @@ def ours(size: Size, cell: CellName, dtype: torch.dtype) -> Callable[[], None]:
 
     def loss(batch: Batch) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return model.losses(batch, 0.1).loss.mean()
+            return model.losses(batch, 0.1).mean
 
     return trained(model, loss, size)
 
