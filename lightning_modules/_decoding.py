@@ -4,14 +4,15 @@ Shapes: B sentences still searched, k beam, N = B * k rows (sentence by sentence
 width of a state, L longest allowed output.
 
 A model takes part by offering a `StepDecoder`. All sentences of a batch are searched at once; a
-sentence that is done leaves, and the others get cheaper. Nothing is left to chance but where
-`Search.sampling` asks for it, and there a seed decides.
+sentence that is done leaves, and the others get cheaper; to learn which are is all that the host
+waits for in a step. Nothing is left to chance but where `Search.sampling` asks for it, and there a
+seed decides.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -31,7 +32,10 @@ class StepDecoder(Protocol):
         ...
 
     def step(self, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Read symbols (N,), return log-probabilities of the next (N, V) and the state (N, W)."""
+        """Read symbols (N,), return log-probabilities of the next (N, V) and the state (N, W).
+
+        What is returned belongs to the search, which writes into it.
+        """
         ...
 
     def keep(self, index: Tensor) -> Self:
@@ -103,7 +107,7 @@ class Search:
         """Return what a log-probability is divided by."""
         return float(((5 + length) / 6) ** self.length_normalisation)
 
-    def forbid(self, candidates: Tensor, written: Tensor, limits: Tensor) -> None:
+    def forbid(self, candidates: Tensor, written: Tensor, limits: Sequence[int]) -> None:
         """Make -inf of candidates (B, k, V), in place, what may not follow prefixes (B, k, L)."""
         forbid(
             candidates,
@@ -185,25 +189,25 @@ def sample(
 @torch.no_grad()
 def _follow(decoder: StepDecoder, limits: Tensor, how: Search, choose: _Choose) -> list[Hypothesis]:
     """Write one output for each sentence, symbol by symbol as chosen."""
-    rows = torch.arange(len(limits), device=limits.device)
-    written = torch.full((len(rows), int(limits.max())), PAD, device=rows.device)
+    rows, longest = torch.arange(len(limits), device=limits.device), limits.tolist()
+    written = torch.full((len(rows), max(longest)), PAD, device=rows.device)
     symbols, state = torch.full_like(rows, BOS), decoder.start()
     finals, covered = state.new_zeros(len(rows)), state.new_zeros(len(rows))
     totals = finals
     for at in range(written.shape[1]):
         log_probs, state = decoder.step(symbols, state)
-        allowed = log_probs[:, None].clone()
-        how.forbid(allowed, written[rows, None, :at], limits)
-        symbols = choose(allowed[:, 0], rows, at)
+        how.forbid(log_probs[:, None], written[rows, None, :at], longest)
+        symbols = choose(log_probs, rows, at)
         totals = totals + log_probs.gather(1, symbols[:, None]).squeeze(1)
         written[rows, at], finals[rows] = symbols, totals
         covered[rows] = _coverage(decoder, state, how)
-        going = (symbols != EOS).nonzero().squeeze(1)
-        if len(going) < len(rows):
-            if not len(going):
+        left, going = _rows([symbol != EOS for symbol in symbols.tolist()], rows)
+        if len(left) < len(longest):
+            if not left:
                 break
-            rows, limits, totals = rows[going], limits[going], totals[going]
-            symbols, state, decoder = symbols[going], state[going], decoder.keep(going)
+            longest = [longest[row] for row in left]
+            rows, totals, symbols = rows[going], totals[going], symbols[going]
+            state, decoder = state[going], decoder.keep(going)
     return [
         _hypothesis(ids, total, bonus, how)
         for ids, total, bonus in zip(
@@ -221,10 +225,11 @@ def _hypothesis(ids: list[int], total: float, covered: float, how: Search) -> Hy
 class _Beam:
     """All prefixes of the sentences still searched, and the outputs found for them."""
 
-    #: Which sentences of the batch these are, (B,).
-    sentences: Tensor
-    #: Longest allowed output, (B,).
-    limits: Tensor
+    #: Which sentences of the batch these are, and the longest allowed output of each.
+    sentences: Sequence[int]
+    limits: Sequence[int]
+    #: What the score of an output of that length is divided by, (B,).
+    penalties: Tensor
     #: Symbols so far, (B, k, L).
     prefixes: Tensor
     #: Their log-probabilities, -inf where there is no such prefix, (B, k).
@@ -232,35 +237,40 @@ class _Beam:
     #: Outputs found, best first, (B, n, L), and their scores, -inf where none, (B, n).
     found: Tensor
     scores: Tensor
+    #: How many outputs have ended among the k best continuations of a step, (B,).
+    ended: Tensor
 
     @classmethod
-    def start(cls, limits: Tensor, how: Search, dtype: torch.dtype) -> "_Beam":
-        size, device = len(limits), limits.device
-        totals = torch.full((size, how.beam), -math.inf, dtype=dtype, device=device)
+    def start(cls, limits: Sequence[int], how: Search, like: Tensor) -> "_Beam":
+        """Return beams of one prefix, without a symbol; numbers in the dtype of `like`."""
+        size = len(limits)
+        totals = like.new_full((size, how.beam), -math.inf)
         totals[:, 0] = 0.0
-        blank = torch.full((size, 1, int(limits.max())), PAD, device=device)
+        blank = torch.full((size, 1, max(limits)), PAD, device=like.device)
         return cls(
-            sentences=torch.arange(size, device=device),
+            sentences=range(size),
             limits=limits,
+            penalties=like.new_tensor([how.penalty(limit) for limit in limits]),
             prefixes=blank.repeat(1, how.beam, 1),
             totals=totals,
             found=blank.repeat(1, how.n_best, 1),
-            scores=torch.full((size, how.n_best), -math.inf, dtype=dtype, device=device),
+            scores=like.new_full((size, how.n_best), -math.inf),
+            ended=like.new_zeros(size),
         )
 
     def extend(
         self, log_probs: Tensor, covered: Tensor, at: int, how: Search
     ) -> tuple["_Beam", Tensor]:
-        """Read log-probabilities (B, k, V); return the next beam, each prefix's parent (B, k).
+        """Use up log-probabilities (B, k, V); return the next beam, each prefix's parent (B, k).
 
         `covered` (B, k) is what coverage adds to the score of an output that ends here.
 
         An output is found where the end symbol is among the k best continuations. Twice as many
         are looked at: at most k of them end, so that k prefixes are left to go on.
         """
-        candidates = self.totals[..., None] + log_probs
+        candidates = log_probs.add_(self.totals[..., None])
         how.forbid(candidates, self.prefixes[..., :at], self.limits)
-        totals, choice = candidates.flatten(1).topk(2 * how.beam, dim=1)
+        totals, choice = largest(candidates.flatten(1), 2 * how.beam)
         parent, symbol = choice // log_probs.shape[2], choice % log_probs.shape[2]
         prefixes = _pick(self.prefixes, parent)
         prefixes[..., at] = symbol
@@ -276,20 +286,32 @@ class _Beam:
         """Take outputs (B, k, L) with scores (B, k), -inf for none, among the best found."""
         best, choice = torch.cat([self.scores, scores], dim=1).topk(self.scores.shape[1], dim=1)
         found = _pick(torch.cat([self.found, outputs], dim=1), choice)
-        return replace(self, found=found, scores=best)
+        ended = self.ended + (scores > -math.inf).sum(dim=1)
+        return replace(self, found=found, scores=best, ended=ended)
 
-    def done(self, how: Search) -> Tensor:
-        """Say for which sentences no prefix can still overtake the worst output kept, (B,).
+    def done(self) -> Tensor:
+        """Say for which sentences the search is over, (B,).
 
-        A log-probability only falls, so that a prefix ends at best with the one it has, over the
-        penalty of the longest allowed output, and with all of its input covered.
+        That is where as many outputs have ended as the beam is wide (Ott et al. 2019, "fairseq"),
+        or no prefix can still overtake the worst output kept: a log-probability only falls, so that
+        a prefix ends at best with the one it has, over the penalty of the longest allowed output,
+        and with all of its input covered.
         """
-        penalties = ((5.0 + self.limits) / 6) ** how.length_normalisation
-        reachable = self.totals.amax(dim=1) / penalties
-        return reachable <= self.scores[:, -1]
+        enough = self.ended >= self.totals.shape[1]
+        return enough | (self.totals.amax(dim=1) / self.penalties <= self.scores[:, -1])
 
-    def keep(self, index: Tensor) -> "_Beam":
-        return _Beam(**{name: tensor[index] for name, tensor in vars(self).items()})
+    def keep(self, rows: Sequence[int], index: Tensor) -> "_Beam":
+        """Return the beams of some of the sentences, numbered for the host and for the device."""
+        return _Beam(
+            sentences=[self.sentences[row] for row in rows],
+            limits=[self.limits[row] for row in rows],
+            penalties=self.penalties[index],
+            prefixes=self.prefixes[index],
+            totals=self.totals[index],
+            found=self.found[index],
+            scores=self.scores[index],
+            ended=self.ended[index],
+        )
 
 
 def _pick(table: Tensor, choice: Tensor) -> Tensor:
@@ -297,36 +319,65 @@ def _pick(table: Tensor, choice: Tensor) -> Tensor:
     return table.gather(1, choice[..., None].expand(-1, -1, table.shape[2]))
 
 
+#: Rows of the table in which `largest` looks.
+_ROWS: Final = 32
+
+
+def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the largest of values (B, n) and where they stand, (B, count) each, as `topk` does.
+
+    Each stands in one of the `count` columns with the largest maxima, if the values are laid out
+    as a table: one quick pass over all, and `topk`, ten times as slow, on what is left.
+    """
+    columns = values.shape[1] // _ROWS
+    if columns <= count:
+        best = values.topk(count, dim=1)
+        return best.values, best.indices
+    maxima = values[:, : columns * _ROWS].view(-1, _ROWS, columns).amax(dim=1)
+    column = maxima.topk(count, dim=1).indices
+    starts = torch.arange(0, columns * _ROWS, columns, device=values.device)
+    inside = (column[:, None] + starts[:, None]).flatten(1)  # (B, _ROWS * count)
+    rest = torch.arange(columns * _ROWS, values.shape[1], device=values.device)
+    places = torch.cat([inside, rest.expand(len(values), -1)], dim=1)
+    best = values.gather(1, places).topk(count, dim=1)
+    return best.values, places.gather(1, best.indices)
+
+
 @torch.no_grad()
 def beam_search(decoder: StepDecoder, lengths: Tensor, how: Search) -> list[list[Hypothesis]]:
     """Keep the `beam` most probable prefixes of each sentence at every step."""
     results: list[list[Hypothesis]] = [[] for _ in range(len(lengths))]
-    state = decoder.start()
     symbols = torch.full((len(lengths),), BOS, device=lengths.device)
-    log_probs, state = decoder.step(symbols, state)
-    beam = _Beam.start(how.limits(lengths), how, log_probs.dtype)
+    log_probs, state = decoder.step(symbols, decoder.start())
+    beam = _Beam.start(how.limits(lengths).tolist(), how, log_probs)
     log_probs = log_probs.repeat_interleave(how.beam, dim=0)
     state = state.repeat_interleave(how.beam, dim=0)
-    for at in range(int(beam.limits.max())):
+    for at in range(max(beam.limits)):
         if at:
             log_probs, state = decoder.step(beam.prefixes[..., at - 1].flatten(), state)
         covered = _coverage(decoder, state, how).view(-1, how.beam)
         beam, parent = beam.extend(log_probs.view(*covered.shape, -1), covered, at, how)
         state = _pick(state.view(len(parent), how.beam, -1), parent)
-        done = beam.done(how)
-        if bool(done.any()):
-            _report(beam.keep(done), results)
-            going = (~done).nonzero().squeeze(1)
-            if not len(going):
+        done = beam.done().tolist()
+        if any(done):
+            _report(beam.keep(*_rows(done, lengths)), results)
+            if all(done):
                 break
-            beam, state, decoder = beam.keep(going), state[going], decoder.keep(going)
+            rows, going = _rows([not each for each in done], lengths)
+            beam, state, decoder = beam.keep(rows, going), state[going], decoder.keep(going)
         state = state.flatten(0, 1)
     return results
 
 
+def _rows(wanted: Sequence[bool], like: Tensor) -> tuple[list[int], Tensor]:
+    """Return the numbers of the wanted rows, on the host and on the device of `like`."""
+    rows = [row for row, each in enumerate(wanted) if each]
+    return rows, torch.tensor(rows, device=like.device)
+
+
 def _report(beam: _Beam, results: list[list[Hypothesis]]) -> None:
     found, scores = beam.found.tolist(), beam.scores.tolist()
-    for sentence, outputs, values in zip(beam.sentences.tolist(), found, scores, strict=True):
+    for sentence, outputs, values in zip(beam.sentences, found, scores, strict=True):
         results[sentence] = [
             Hypothesis(tuple(ids[: ids.index(EOS) + 1]), score)
             for ids, score in zip(outputs, values, strict=True)

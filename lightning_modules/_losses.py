@@ -14,8 +14,7 @@ from torch.autograd import Function
 from lightning_modules._cells import product_dtype
 
 #: Bytes that the float32 logits of a chunk take at most: rows enough for products at full speed.
-#: Blocks of 32 MiB and more are mapped anew by the C library each time, page by page.
-_CHUNK_BYTES: Final = 31 << 20
+_CHUNK_BYTES: Final = 32 << 20
 
 
 class SymbolLosses(NamedTuple):
@@ -40,26 +39,26 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits, dim=-1, dtype=wide)
 
 
-class _Costs(NamedTuple):
-    """The losses of some logits, with all that their gradient needs."""
+def _costs_(
+    logits: Tensor, wide: Tensor, targets: Tensor, smoothing: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return loss, -log p(y) and rightness (M,); turn `wide`, in place, into the probabilities.
 
-    loss: Tensor
-    nll: Tensor
-    right: Tensor
-    probabilities: Tensor
-
-
-def _costs(logits: Tensor, targets: Tensor, smoothing: float) -> _Costs:
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    `wide` holds the logits in float32 or wider, and may be the same tensor.
+    """
     # `max` finds the same symbol as `argmax`, which takes four times as long on bfloat16.
     top, best = logits.max(dim=-1)
-    probabilities = torch.softmax(wide, dim=-1)
-    # log Σ exp(o - max o), from the largest probability: that one never underflows.
-    total = -probabilities.gather(-1, best[:, None]).squeeze(-1).log()
     highest = top.to(wide.dtype)
-    nll = highest - wide.gather(-1, targets[:, None]).squeeze(-1) + total
-    loss = torch.lerp(nll, highest - wide.mean(dim=-1) + total, smoothing)
-    return _Costs(loss, nll, best == targets, probabilities)
+    below, below_mean = highest - wide.gather(-1, targets[:, None])[:, 0], highest - wide.mean(-1)
+    torch.softmax(wide, dim=-1, out=wide)
+    # log Σ exp(o - max o), from the largest probability: that one never underflows.
+    total = -wide.gather(-1, best[:, None])[:, 0].log()
+    nll = below + total
+    return torch.lerp(nll, below_mean + total, smoothing), nll, best == targets
+
+
+def _wide_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _differentiate_(
@@ -76,7 +75,8 @@ class _Smoothed(Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, ...]:
-        loss, nll, right, probabilities = _costs(logits, targets, smoothing)
+        probabilities = logits.to(_wide_dtype(logits), copy=True)
+        loss, nll, right = _costs_(logits, probabilities, targets, smoothing)
         ctx.save_for_backward(probabilities, targets)
         ctx.smoothing, ctx.dtype = smoothing, logits.dtype
         ctx.mark_non_differentiable(nll, right)
@@ -108,15 +108,32 @@ def symbol_losses(logits: Tensor, targets: Tensor, smoothing: float) -> SymbolLo
     return SymbolLosses(mean_of(loss), nll, right)
 
 
-def _costs_by_chunks(
+class _Chunk(NamedTuple):
+    """Some rows, what they cost, and the tensors (m, V) that the next chunk will use again."""
+
+    rows: slice
+    #: Loss, -log p(y) and whether the model would have chosen it, (m,) each.
+    costs: tuple[Tensor, Tensor, Tensor]
+    logits: Tensor
+    probabilities: Tensor
+
+
+def _chunks(
     x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float
-) -> Iterator[tuple[slice, _Costs]]:
-    """Yield runs of rows of x (M, E) and what they cost; a single empty one where M is 0."""
+) -> Iterator[_Chunk]:
+    """Yield chunks of the rows of x (M, E), a single empty one where M is 0."""
     step = max(1, _CHUNK_BYTES // (4 * len(weight)))
+    logits = x.new_empty(min(step, len(x)), len(weight))
+    narrow = logits.dtype != _wide_dtype(logits)
+    wide = torch.empty_like(logits, dtype=_wide_dtype(logits)) if narrow else logits
     for start in range(0, max(1, len(x)), step):
         rows = slice(start, start + step)
-        logits = torch.addmm(bias, x[rows], weight.t())
-        yield rows, _costs(logits, targets[rows], smoothing)
+        some = slice(len(x[rows]))
+        torch.addmm(bias, x[rows], weight.t(), out=logits[some])
+        if narrow:
+            wide[some] = logits[some]
+        costs = _costs_(logits[some], wide[some], targets[rows], smoothing)
+        yield _Chunk(rows, costs, logits[some], wide[some])
 
 
 class _ReadOut(Function):
@@ -138,16 +155,16 @@ class _ReadOut(Function):
     ) -> tuple[Tensor, ...]:
         x, w, b = _cast(features, weight, bias)
         by_x, by_w, by_b = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
-        found = []
+        found, product = [], torch.empty_like(w)
         with torch.autocast(x.device.type, enabled=False):
-            for rows, costs in _costs_by_chunks(x, w, b, targets, smoothing):
-                found.append(costs[:3])
+            for rows, costs, logits, probabilities in _chunks(x, w, b, targets, smoothing):
+                found.append(costs)
                 gradient = _differentiate_(
-                    costs.probabilities, targets[rows], smoothing, 1 / max(1, len(x))
+                    probabilities, targets[rows], smoothing, 1 / max(1, len(x))
                 )
                 by_b += gradient.sum(dim=0)
-                rounded = gradient.to(x.dtype)
-                by_w += rounded.t() @ x[rows]
+                rounded = logits.copy_(gradient)
+                by_w += torch.mm(rounded.t(), x[rows], out=product)
                 torch.mm(rounded, w, out=by_x[rows])
         loss, nll, right = _joined(found)
         ctx.save_for_backward(by_x, by_w, by_b)
@@ -182,8 +199,8 @@ def readout_losses(
         return SymbolLosses(*read_out(features, output.weight, output.bias, targets, smoothing))
     x, weight, bias = _cast(features, output.weight, output.bias)
     with torch.autocast(x.device.type, enabled=False):
-        chunks = _costs_by_chunks(x, weight, bias, targets, smoothing)
-        loss, nll, right = _joined([costs[:3] for _, costs in chunks])
+        chunks = _chunks(x, weight, bias, targets, smoothing)
+        loss, nll, right = _joined([chunk.costs for chunk in chunks])
     return SymbolLosses(mean_of(loss), nll, right)
 
 

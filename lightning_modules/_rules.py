@@ -1,9 +1,12 @@
 """What may follow a prefix: the rules a search keeps, whatever a model finds probable.
 
+Nothing here asks the device for an answer, so that no step of a search waits for it.
+
 Shapes: B sentences, k prefixes of each, V symbols, L symbols written so far.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -16,15 +19,21 @@ NEVER: Final = (PAD, BOS)
 
 
 def forbid(
-    candidates: Tensor, written: Tensor, limits: Tensor, *, min_length: int, no_repeat_ngram: int
+    candidates: Tensor,
+    written: Tensor,
+    limits: Sequence[int],
+    *,
+    min_length: int,
+    no_repeat_ngram: int,
 ) -> None:
     """Make -inf of candidates (B, k, V), in place, what may not follow prefixes (B, k, L).
 
     Where nothing else is left the end may come early: no prefix is without a continuation. At the
-    longest allowed output, `limits` (B,), nothing else may come.
+    longest allowed output, `limits` of the B sentences, nothing else may come.
     """
     at = written.shape[-1]
-    candidates[..., list(NEVER)] = -math.inf
+    for symbol in NEVER:
+        candidates[..., symbol] = -math.inf
     if 0 < no_repeat_ngram <= at:
         _forbid_repeats(candidates, written, no_repeat_ngram)
     if at < min_length:
@@ -32,8 +41,8 @@ def forbid(
         candidates[..., EOS] = -math.inf
         stuck = candidates.amax(dim=-1) == -math.inf
         candidates[..., EOS] = torch.where(stuck, end, -math.inf)
-    last = limits == at + 1
-    if bool(last.any()):
+    last = [row for row, limit in enumerate(limits) if limit == at + 1]
+    if last:
         end = candidates[last, :, EOS]
         candidates[last] = -math.inf
         candidates[last, :, EOS] = end

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from datamodules._vocab import BOS, EOS, PAD
-from lightning_modules._decoding import Search, beam_search, greedy, search
+from lightning_modules._decoding import Search, beam_search, greedy, largest, search
 from lightning_modules._errors import ModelError
 from lightning_modules._sampling import Sampling
 
@@ -99,14 +99,39 @@ def test_a_beam_of_all_continuations_is_exhaustive_search(
     assert [h.score for h in found] == pytest.approx([scores[ids] for ids in expected], abs=1e-9)
 
 
+@given(seed=st.integers(0, 99), rows=st.integers(1, 3), size=st.integers(12, 700), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_largest_are_those_of_a_sort(
+    seed: int, rows: int, size: int, data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(1, 12))
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(rows, size, generator=generator)
+    values[
+        torch.rand(rows, size, generator=generator) < data.draw(st.sampled_from([0, 0.9]))
+    ] = -math.inf
+    found, places = largest(values, count)
+    assert torch.equal(found, values.sort(dim=1, descending=True).values[:, :count])
+    assert torch.equal(values.gather(1, places), found)
+    assert all(len(set(row)) == count for row in places.tolist())
+
+
 seeds = st.lists(st.integers(1, 999), min_size=1, max_size=6)
 
 
-@given(seeds=seeds, extra=st.integers(1, 9), min_length=st.integers(0, 3), ngram=st.integers(0, 2))
+@given(
+    seeds=seeds,
+    alpha=st.sampled_from([0.0, 1.0]),
+    extra=st.integers(1, 9),
+    min_length=st.integers(0, 3),
+    ngram=st.integers(0, 2),
+)
 @settings(max_examples=40, deadline=None)
-def test_a_beam_of_one_is_greedy(seeds: list[int], extra: int, min_length: int, ngram: int) -> None:
+def test_a_beam_of_one_is_greedy(
+    seeds: list[int], alpha: float, extra: int, min_length: int, ngram: int
+) -> None:
     how = Search(
-        length_normalisation=0.0,
+        length_normalisation=alpha,
         max_length_extra=extra,
         min_length=min_length,
         no_repeat_ngram=ngram,
@@ -114,8 +139,10 @@ def test_a_beam_of_one_is_greedy(seeds: list[int], extra: int, min_length: int, 
     lengths = torch.arange(1, len(seeds) + 1)
     narrow = beam_search(Chain(torch.tensor(seeds)), lengths, how)
     best = greedy(Chain(torch.tensor(seeds)), lengths, how)
-    assert narrow == [[hypothesis] for hypothesis in best]
-    assert search(Chain(torch.tensor(seeds)), lengths, how) == narrow
+    for (ours,), theirs in zip(narrow, best, strict=True):
+        assert ours.ids == theirs.ids
+        assert ours.score == pytest.approx(theirs.score)
+    assert search(Chain(torch.tensor(seeds)), lengths, how) == [[each] for each in best]
 
 
 @given(seeds=seeds, beam=st.integers(1, 4), alpha=st.sampled_from([0.0, 1.0]), data=st.data())
