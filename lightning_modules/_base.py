@@ -33,6 +33,16 @@ class Topology(LightningModule):
     #: How the weights are optimised; the runner sets it before the fit.
     recipe: Recipe
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; torch need not look for tensors where a text, or None, follows another.
+
+        Lightning notes on the model the name of each hook that it calls, fifty times a step.
+        """
+        if name in self.__dict__ and (value is None or isinstance(value, str)):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def refuse_misfits(self) -> None:
         """Raise ModelError where the saved hyper-parameters do not go together."""
         if line := misfit(self.refusals, self.hparams):

@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import lru_cache
 from typing import Any, Final
 
 from jobs.catalog import Catalog
@@ -29,6 +30,12 @@ Workers = list[Worker]
 Entries = list[Entry]
 
 
+@lru_cache(maxsize=8)
+def _read_catalog(content: bytes) -> Catalog:
+    """Read a catalogue once: every submission looks at it, and it seldom changes."""
+    return Catalog.from_dict(json.loads(content))
+
+
 class Looker(StoreBase):
     """Read records and what hangs on them."""
 
@@ -41,9 +48,7 @@ class Looker(StoreBase):
     def list(self, state: JobState | None = None, limit: int = 1000) -> Jobs:
         """Return jobs, the newest first; a spec of more than 64 kB is left empty."""
         found: Jobs = []
-        # All ids at once: pages by place would show a job twice where another came meanwhile.
-        ids = self._ids(0, limit - 1 if state is None else -1)
-        for page in batches(ids, _PAGE):
+        for page in batches(self._candidates(state, limit), _PAGE):
             found += self._read([*page], _LISTED_SPEC, state or "")
             if len(found) >= limit:
                 break
@@ -127,11 +132,29 @@ class Looker(StoreBase):
     def catalog(self, queue: str = "default") -> Catalog | None:
         """Return what the workers of a queue can build; None while none has said so."""
         found = self._run("catalog", queue=queue)
-        return Catalog.from_dict(json.loads(found)) if found else None
+        return _read_catalog(found) if found else None
 
     def _read(self, ids: Ids, bound: int, state: str = "") -> Jobs:
         found = self._run("read", ids=plain(ids), bound=bound, state=state)
         return [read_job(flat) for flat in found]
+
+    def _candidates(self, state: JobState | None, limit: int) -> Ids:
+        """Return the ids of all jobs that may stand so, the newest first.
+
+        All at once: pages by place would show a job twice where another came meanwhile. Those that
+        run or wait for others are few among many that have ended, and have an index of their own.
+        """
+        with self._reaching():
+            if state is JobState.RUNNING:
+                ids = self._client.zrange(self.keys("leases"), 0, -1)
+            elif state is JobState.BLOCKED:
+                ids = list(self._client.smembers(self.keys("blocked")))
+            else:
+                return self._ids(0, limit - 1 if state is None else -1)
+            ages = self._client.zmscore(self.keys("requests"), ids) if ids else []
+        # One that was removed meanwhile has no age any more, and is not read either.
+        newest_first = sorted(zip((age or 0 for age in ages), ids, strict=True), reverse=True)
+        return [text(each) for _, each in newest_first]
 
     def _ids(self, first: int, last: int) -> Ids:
         with self._reaching():

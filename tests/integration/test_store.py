@@ -948,6 +948,27 @@ def test_a_list_is_bounded_and_the_newest_come_first(timed: JobStore, clock: Clo
     assert timed.known([ids[0], "nothing"]) == {ids[0]}
 
 
+def test_a_list_of_one_state_is_that_of_all_jobs_less_the_others(
+    timed: JobStore, clock: Clock
+) -> None:
+    first = timed.create(SPEC).id
+    for _ in range(6):
+        timed.create(SPEC)
+        timed.create(replace(SPEC, after=(first,)))
+        clock.wait(1)
+    for _ in range(4):
+        lease = take(timed)
+    timed.finish(lease, Reason.USER_ERROR)
+    timed.cancel(timed.list(JobState.BLOCKED)[2].id)
+    clock.now -= 60_000  # ids of one moment, and a clock set back: the order is the list's own
+    timed.create(SPEC, key="late")
+    jobs = timed.list()
+    assert {job.state for job in jobs} == {"running", "blocked", "queued", "failed", "cancelled"}
+    for state in JobState:
+        assert timed.list(state) == [job for job in jobs if job.state is state]
+    assert timed.list(JobState.BLOCKED, limit=2) == timed.list(JobState.BLOCKED)[:2]
+
+
 def test_workers_are_there_until_they_fall_silent_or_leave(timed: JobStore, clock: Clock) -> None:
     full = Worker(
         id="full worker",

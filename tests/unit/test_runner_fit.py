@@ -19,6 +19,7 @@ from jobs.spec import TrainerOptions
 from lightning_modules._recipe import Recipe
 from worker.runner.checkpoints import Shelf, write_checkpoint
 from worker.runner.gradients import GradientGuard
+from worker.runner.lightning_setup import Unprofiled, make_trainer
 from worker.runner.metrics import sums_of
 from worker.runner.reasons import NonFinite, reason_of
 from worker.runner.resume import (
@@ -276,3 +277,10 @@ def test_lightning_still_calls_the_hooks_that_are_used() -> None:
     }
     assert used
     assert [name for name in used if not hasattr(Callback, name)] == []
+
+
+def test_lightning_profiles_nothing_however_deep_its_hooks_lie(tmp_path: Path) -> None:
+    profiler: Any = make_trainer(tmp_path, torch.device("cpu"), "32-true", []).profiler
+    assert type(profiler) is Unprofiled
+    with profiler.profile("run_training_batch") as outer, profiler.profile("[Callback]x") as inner:
+        assert outer is inner is None

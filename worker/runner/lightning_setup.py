@@ -3,12 +3,14 @@
 import logging
 import os
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from jobs.errors import SpecError
 from worker.folder import Attempt
@@ -24,6 +26,16 @@ _QUIET: Final = (
     # Lightning 2.6 with torch 2.13, inside Lightning.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
+
+
+class Unprofiled(PassThroughProfiler):
+    """Profile nothing: Lightning asks some fifty times a step, each time for a generator."""
+
+    _nothing: Final = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]  # noqa: ARG002 (Lightning)
+        """Return what does nothing."""
+        return self._nothing
 
 
 def quiet() -> None:
@@ -71,6 +83,7 @@ def make_trainer(
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
+        profiler=Unprofiled(),
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
