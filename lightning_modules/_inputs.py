@@ -15,11 +15,11 @@ from lightning_modules._errors import ModelError
 class Inputs(nn.Module):
     """Give x_j of every step: row w_j of E where symbols come in, W v_j + b where frames do.
 
-    The embedding starts from a normal distribution of variance 1 / width, W Xavier-uniform, b at
-    zero.
+    The embedding starts from a normal distribution of this deviation, width**-0.5 if not given;
+    W Xavier-uniform, b at zero.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what is read, and how)
         self,
         vocabulary_size: int,
         feature_size: int,
@@ -28,6 +28,7 @@ class Inputs(nn.Module):
         dropout: float,
         symbol_dropout: float = 0.0,
         locked: bool = False,
+        deviation: float | None = None,
     ) -> None:
         super().__init__()
         if bool(vocabulary_size) == bool(feature_size):
@@ -39,7 +40,9 @@ class Inputs(nn.Module):
         self.of_symbols = vocabulary_size > 0
         self.symbol_dropout = symbol_dropout
         self.map: nn.Embedding | nn.Linear = (
-            _embedding(vocabulary_size, width) if vocabulary_size else _linear(feature_size, width)
+            _embedding(vocabulary_size, width, deviation or width**-0.5)
+            if vocabulary_size
+            else _linear(feature_size, width)
         )
         self.dropout = LockedDropout(dropout) if locked else nn.Dropout(dropout)
 
@@ -60,9 +63,9 @@ class Inputs(nn.Module):
         return inputs.masked_fill(hidden, UNK)
 
 
-def _embedding(symbols: int, width: int) -> nn.Embedding:
+def _embedding(symbols: int, width: int, deviation: float) -> nn.Embedding:
     embedding = nn.Embedding(symbols, width)
-    nn.init.normal_(embedding.weight, std=width**-0.5)
+    nn.init.normal_(embedding.weight, std=deviation)
     return embedding
 
 

@@ -83,7 +83,7 @@ class LanguageModel(GoalTopology):
     """
 
     accepts: ClassVar[frozenset[Task]] = frozenset({("tokens", "next"), ("frames", "next")})
-    trainer_defaults: ClassVar[dict[str, Any]] = {"max_epochs": 20, "beta2": 0.99}
+    trainer_defaults: ClassVar[dict[str, Any]] = {"lr": 3e-3, "beta2": 0.99}
     refusals: ClassVar[tuple[Refusal, ...]] = (
         Refusal(
             when={"tie_embeddings": (True,)},
@@ -119,7 +119,7 @@ class LanguageModel(GoalTopology):
         layers: Size = 2,
         tie_embeddings: bool = False,
         embedding_dropout: Share = 0.1,
-        dropout: Share = 0.2,
+        dropout: Share = 0.3,
         variational: Variational = False,
         recurrent_dropout: RecurrentDropout = 0.0,
         layer_norm: LayerNorm = False,
@@ -135,7 +135,14 @@ class LanguageModel(GoalTopology):
         self.refuse_misfits()
         width = embedding_size or hidden_size
         self.inputs = Inputs(
-            vocabulary_size, feature_size, width, dropout=embedding_dropout, locked=variational
+            vocabulary_size,
+            feature_size,
+            width,
+            dropout=embedding_dropout,
+            locked=variational,
+            # Symbols are to move the gates from the start; the rows of an output weight are not so
+            # large, or the first guesses would be sure ones.
+            deviation=None if tie_embeddings else 1.0,
         )
         self.dropout = dropout_of(dropout, variational=variational)
         self.layers = recurrent(

@@ -256,6 +256,13 @@ def test_tied_weights_are_one_and_must_fit() -> None:
         model_of(tie_embeddings=True)
 
 
+@pytest.mark.parametrize(("tied", "deviation"), [(False, 1.0), (True, 1 / 16)])
+def test_embeddings_begin_as_large_as_what_they_do_asks(tied: bool, deviation: float) -> None:
+    sizes = {"hidden_size": 256, "embedding_size": 256}
+    model = model_of({"vocabulary_size": 99}, **sizes, tie_embeddings=tied)
+    assert model.inputs.map.weight.std().item() == pytest.approx(deviation, rel=0.02)
+
+
 def test_variational_dropout_drops_the_same_at_every_step() -> None:
     torch.manual_seed(1)
     drop, values = LockedDropout(0.5), torch.rand(3, 7, 40) + 1
