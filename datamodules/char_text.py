@@ -57,7 +57,8 @@ class CharText(LearnedData[Vocabulary, Stream], StreamData):
             is not val or test, by name
         val: file to choose models by; if not given, it is cut off
         test: file to score the best model on; if not given, it is cut off
-        val_fraction: part of the text's characters that is val, if cut off
+        val_fraction: part of the text's characters that is val, if cut off; the piece before test,
+            of which training then has nothing: keep it small where a text's subjects change
         test_fraction: part of the text's characters that is test, if cut off; 0 for no test
         tokens: what a symbol is; words are what stands between blanks
         vocabulary_size: symbols at most, special ones counted; characters are all kept
