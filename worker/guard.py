@@ -1,7 +1,8 @@
 """The guard: a small process between a supervisor and a runner, so that neither outlives the other.
 
-It is executed by its path (`python -I -S guard.py`) and needs the standard library alone: about
-8 MB instead of the runner's 300. The supervisor holds the other end of its standard input:
+It is executed by its path (`python -I -S guard.py COMMANDS_FD`) and needs the standard library
+alone: about 8 MB instead of the runner's 300. The supervisor holds the other end of its standard
+input:
 
     first line     what to run, as JSON (see `Orders`); credentials travel here, never in arguments
     then `.`       a renewal of the lease was answered: the deadline moves on
@@ -9,10 +10,15 @@ It is executed by its path (`python -I -S guard.py`) and needs the standard libr
          `D`       done: the job's end is in the record, there is nothing to hand back
     end of file    the supervisor is gone: kill the runner and, unless done, hand its lease back
 
-On its standard output it says one line, the runner's process id, which is also its process group.
-However the runner ends, the guard kills and reaps all that it leaves behind, also what has left the
-group, writes `exit.json` into the attempt folder, closes its standard output, and stays until it is
-told `D`: a supervisor that dies between its runner's end and the record's is not waited for either.
+A runner is one process or several that train together, its ranks. All are in one process group,
+that of rank 0, and each finds its place in `RANK`, `LOCAL_RANK` and `WORLD_SIZE`; rank 0 alone
+inherits the socket of the commands. The runner has ended when all ranks have, or as soon as one has
+with another status than 0: the others could only wait for it.
+
+On its standard output the guard says one line, the process group. However the runner ends, the
+guard kills and reaps all that it leaves behind, also what has left the group, writes `exit.json`
+into the attempt folder, closes its standard output, and stays until it is told `D`: a supervisor
+that dies between its runner's end and the record's is not waited for either.
 """
 
 import contextlib
@@ -25,11 +31,15 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 
 BEAT: Final = b"."
 KILL: Final = b"K"
 DONE: Final = b"D"
+
+#: Variable that tells rank 0 which of its descriptors is the socket of the commands, and which is.
+COMMANDS_FD: Final = "UNROLL_COMMANDS_FD"
+_RANKS_COMMANDS_FD: Final = 3
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -44,8 +54,10 @@ _DEAF_TO: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 class Orders(NamedTuple):
     """What a supervisor asks of its guard."""
 
-    #: The runner, as a list of arguments whose first is an absolute path.
+    #: A rank of the runner, as a list of arguments whose first is an absolute path.
     command: list[str]
+    #: How many ranks there are.
+    world_size: int
     environment: dict[str, str]
     #: Working folder of the runner, and of the guard.
     cwd: str
@@ -53,8 +65,6 @@ class Orders(NamedTuple):
     log: str
     #: Where to say how the runner ended.
     exit_file: str
-    #: Descriptor that the runner inherits; all others are closed.
-    commands_fd: int
     #: Seconds without an answered renewal after which the runner is killed.
     grace: float
     nice: int
@@ -66,19 +76,23 @@ class Orders(NamedTuple):
 class Guard:
     """Start one runner and see it out."""
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, orders: Orders, commands_fd: int) -> None:
         self._orders = orders
+        self._commands_fd = commands_fd
         self._deadline = time.monotonic() + orders.grace
         self._oom_kills = oom_kills()
-        self._runner = 0
-        self._status: int | None = None
+        #: Process ids of the ranks; the first is also the number of their group.
+        self._ranks: list[int] = []
+        #: How ranks have ended, by rank, in the order in which they did.
+        self._statuses: dict[int, int] = {}
         self._done = False
         self._wakeup = _wake_on_child()
 
     def run(self) -> None:
         """Start the runner, wait for its end or the reason to end it, and clear up."""
-        self._runner = _start_runner(self._orders)
-        os.write(1, b"%d\n" % self._runner)
+        for rank in range(self._orders.world_size):
+            self._ranks.append(self._start(rank))
+        os.write(1, b"%d\n" % self._ranks[0])
         cause = self._watch()
         self._clear()
         with contextlib.suppress(OSError):  # a full disk must not keep the lease
@@ -88,6 +102,29 @@ class Guard:
             pass
         if not self._done and self._orders.handback:
             _hand_back(self._orders)
+
+    def _start(self, rank: int) -> int:
+        group = self._ranks[0] if self._ranks else 0
+        guard = os.getpid()
+        if pid := os.fork():
+            # Both sides do it, so that the group is there whichever of the two comes first.
+            with contextlib.suppress(PermissionError):  # it has become the command by now
+                os.setpgid(pid, group or pid)
+            return pid
+        try:
+            os.setpgid(0, group)
+            _bind_to(guard)
+            _settle(self._orders, self._commands_fd if rank == 0 else None)
+            os.execve(  # noqa: S606 - the supervisor's command, and no shell
+                self._orders.command[0], self._orders.command, environment_of(self._orders, rank)
+            )
+        except BaseException as error:  # a forked child must never return into its parent
+            os.write(2, f"cannot start {self._orders.command[0]}: {error}\n".encode())
+        os._exit(127)
+
+    @property
+    def _has_ended(self) -> bool:
+        return len(self._statuses) == len(self._ranks) or any(self._statuses.values())
 
     def _watch(self) -> str:
         poll = select.poll()
@@ -99,7 +136,7 @@ class Guard:
             if self._wakeup in ready:
                 os.read(self._wakeup, 4096)
                 self._reap()
-            if self._status is not None:
+            if self._has_ended:
                 return "exited"
             if 0 in ready and (cause := self._listen()):
                 return cause
@@ -123,24 +160,27 @@ class Guard:
                 return False
             if pid == 0:
                 return True
-            if pid == self._runner:
-                self._status = status
+            if pid in self._ranks:  # a number that a stray has got again tells nothing new
+                self._statuses.setdefault(self._ranks.index(pid), status)
 
     def _clear(self) -> None:
         """Kill every descendant; whoever loses its parent becomes a child of this process."""
         pause = 0.005
         while self._reap():
-            if self._status is None:  # not reaped: the number still means this group
-                _kill(-self._runner)
+            if len(self._statuses) < len(self._ranks):  # the number still means this group
+                _kill(-self._ranks[0])
             for pid in descendants(os.getpid()):
                 _kill(pid)
             time.sleep(pause)
             pause = min(0.2, pause * 1.5)
 
     def _report(self, cause: str) -> None:
-        status = os.waitstatus_to_exitcode(self._status or 0)
+        # The first that failed: how the others ended follows from it.
+        rank = next((rank for rank, status in self._statuses.items() if status), 0)
+        status = os.waitstatus_to_exitcode(self._statuses.get(rank, 0))
         said = {
             "cause": cause,
+            "rank": rank,
             "status": status if status >= 0 else None,
             "signal": signal.Signals(-status).name if status < 0 else None,
             "oom_kills": oom_kills() - self._oom_kills,
@@ -196,22 +236,22 @@ def _wake_on_child() -> int:
     return reader
 
 
-def _start_runner(orders: Orders) -> int:
-    guard = os.getpid()
-    if pid := os.fork():
-        return pid
-    try:
-        _become_runner(orders, guard)
-    except BaseException as error:  # a forked child must never return into its parent
-        os.write(2, f"cannot start {orders.command[0]}: {error}\n".encode())
-    os._exit(127)
+def environment_of(orders: Orders, rank: int) -> dict[str, str]:
+    """Return the variables of a rank."""
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(orders.world_size)}
+    commands = {COMMANDS_FD: str(_RANKS_COMMANDS_FD)} if rank == 0 else {}
+    return {**orders.environment, **place, **commands}
 
 
-def _become_runner(orders: Orders, guard: int) -> NoReturn:
-    os.setpgid(0, 0)
+def _bind_to(guard: int) -> None:
+    """Die with the guard, from which this process was forked."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != guard:  # it died before the line above could bind us to it
         os._exit(127)
+
+
+def _settle(orders: Orders, commands_fd: int | None) -> None:
+    """Give a forked child the signals, the priority and the descriptors of a rank."""
     for number in (*_DEAF_TO, signal.SIGCHLD, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError):
@@ -222,11 +262,12 @@ def _become_runner(orders: Orders, guard: int) -> NoReturn:
     log = os.open(orders.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.set_inheritable(orders.commands_fd, True)
-    os.closerange(3, orders.commands_fd)
-    os.closerange(orders.commands_fd + 1, os.sysconf("SC_OPEN_MAX"))
-    command, environment = orders.command, orders.environment
-    os.execve(command[0], command, environment)  # noqa: S606 - the supervisor's, and no shell
+    kept = 3
+    if commands_fd is not None:
+        os.dup2(commands_fd, _RANKS_COMMANDS_FD)
+        os.set_inheritable(_RANKS_COMMANDS_FD, True)
+        kept = _RANKS_COMMANDS_FD + 1
+    os.closerange(kept, os.sysconf("SC_OPEN_MAX"))
 
 
 def _hand_back(orders: Orders) -> None:
@@ -258,17 +299,18 @@ def _read_orders() -> Orders | None:
     return Orders(**plain)
 
 
-def main() -> None:
-    """Be the guard of one runner."""
+def main(commands_fd: int) -> int:
+    """Be the guard of one runner; return the exit status."""
     orders = _read_orders()
     if orders is None:  # the supervisor died before it had said what to do
-        sys.exit(1)
+        return 1
     if os.getpid() != os.getsid(0):
         os.setsid()
     os.chdir(orders.cwd)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    Guard(orders).run()
+    Guard(orders, commands_fd).run()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(int(sys.argv[1])))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from worker import guard
@@ -20,8 +20,6 @@ from worker.folder import Attempt, AttemptFolder
 _SECRET: Final = ("UNROLL_REDIS", "REDIS_", "CELERY_", "VALKEY_")
 #: Variables by which the numeric libraries learn how many threads they may start.
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-#: Name of the variable that holds the runner's end of the commands' socket.
-COMMANDS_FD: Final = "UNROLL_COMMANDS_FD"
 #: Seconds for a guard to say that its runner runs, and to clear up when told to.
 _START_SECONDS: Final = 30.0
 _CLEAR_SECONDS: Final = 5.0
@@ -41,6 +39,8 @@ class Exit:
     signal: str | None = None
     #: Processes that the kernel killed for memory meanwhile.
     oom_kills: int = 0
+    #: Whose end it is: of ranks that train together, the first that failed.
+    rank: int = 0
 
     @classmethod
     def read(cls, folder: AttemptFolder) -> "Exit":
@@ -49,15 +49,16 @@ class Exit:
             said = json.loads(folder.exit_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return cls("unseen")
-        return cls(said["cause"], said["status"], said["signal"], said["oom_kills"])
+        return cls(**{each.name: said[each.name] for each in fields(cls)})
 
     def describe(self) -> str:
         """Return the end in a person's words."""
+        who = f"rank {self.rank} of the runner" if self.rank else "the runner"
         if self.signal:
-            return f"the runner was killed by {self.signal}"
+            return f"{who} was killed by {self.signal}"
         if self.status is None:
             return "the runner's guard was killed"
-        return f"the runner exited with status {self.status} and said nothing of its end"
+        return f"{who} exited with status {self.status} and said nothing of its end"
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ class Running:
         self._folder = folder
         self._replies = b""
         self._over: Exit | None = None
-        #: The runner's process id, and its process group; 0 where it could not be started.
-        self.pid = link.hear_pid(_START_SECONDS)
+        #: The process group, and the process id of rank 0; 0 where it could not be started.
+        self.pid = link.hear_group(_START_SECONDS)
         commands.setblocking(False)
 
     @property
@@ -141,18 +142,18 @@ class Running:
 class GuardLink:
     """A guard's process and the two pipes that lead to it."""
 
-    def __init__(self, orders: guard.Orders) -> None:
+    def __init__(self, orders: guard.Orders, commands_fd: int) -> None:
         its_ear, self._tell = os.pipe()
         self._hear, its_mouth = os.pipe()
         self._closed = False
         self._lock = threading.Lock()
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__],
+                [sys.executable, "-I", "-S", guard.__file__, str(commands_fd)],
                 stdin=its_ear,
                 stdout=its_mouth,
                 env=orders.environment,
-                pass_fds=[orders.commands_fd],
+                pass_fds=[commands_fd],
                 start_new_session=True,
             )
         except BaseException:
@@ -166,8 +167,8 @@ class GuardLink:
             pipe.write(told)
         os.set_blocking(self._tell, False)
 
-    def hear_pid(self, timeout: float) -> int:
-        """Return the runner's process id, or 0 where the guard could not start it."""
+    def hear_group(self, timeout: float) -> int:
+        """Return the runner's process group, or 0 where the guard could not start it."""
         if not self.is_closed(timeout):
             self.process.kill()
         said = os.read(self._hear, 64).strip()
@@ -176,7 +177,7 @@ class GuardLink:
     def is_closed(self, timeout: float) -> bool:
         """Return whether the guard has closed its end, waiting up to `timeout` seconds for it.
 
-        Before it has said the runner's process id: whether it has said anything.
+        Before it has said the process group: whether it has said anything.
         """
         if self._closed:
             return True
@@ -218,29 +219,28 @@ class Launcher:
         with theirs:
             orders = guard.Orders(
                 command=[*self._command, str(folder.path)],
-                environment=runner_environment(attempt, theirs.fileno()),
+                world_size=attempt.world_size,
+                environment=runner_environment(attempt),
                 cwd=str(folder.path),
                 log=str(folder.log_file),
                 exit_file=str(folder.exit_file),
-                commands_fd=theirs.fileno(),
                 grace=grace,
                 nice=_NICE,
                 handback=list(handback.command),
                 handback_environment=dict(handback.environment),
             )
             try:
-                return Running(GuardLink(orders), ours, folder)
+                return Running(GuardLink(orders, theirs.fileno()), ours, folder)
             except BaseException:
                 ours.close()
                 raise
 
 
-def runner_environment(attempt: Attempt, commands_fd: int) -> dict[str, str]:
-    """Return the variables of a runner."""
+def runner_environment(attempt: Attempt) -> dict[str, str]:
+    """Return the variables that all ranks of a runner have in common."""
     return {
         **clean_environment(),
         **dict.fromkeys(_THREADS, str(attempt.threads)),
-        COMMANDS_FD: str(commands_fd),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order in which NVML counts
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, attempt.gpus)),
         "PYTHONFAULTHANDLER": "1",  # a segmentation fault says where

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -57,11 +58,12 @@ Start = Callable[..., Running]
 def start(folder: AttemptFolder) -> Iterator[Start]:
     started: list[Running] = []
 
-    def go(code: str, *, grace: float = 60.0, handback: Handback | None = None) -> Running:
+    def go(
+        code: str, *, ranks: int = 1, grace: float = 60.0, handback: Handback | None = None
+    ) -> Running:
         launcher = Launcher([sys.executable, "-I", "-S", "-c", PRELUDE + code])
-        running = launcher.start(
-            folder, folder.read_attempt(), grace=grace, handback=handback or Handback()
-        )
+        attempt = replace(folder.read_attempt(), world_size=ranks)
+        running = launcher.start(folder, attempt, grace=grace, handback=handback or Handback())
         started.append(running)
         return running
 
@@ -195,6 +197,85 @@ def test_a_worker_with_a_thousand_open_files_still_hears_its_guards(start: Start
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+#: Start of each rank: it says its process id under its number, and waits for the others.
+RANKS = """
+rank, size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+say(f'rank{rank}', str(os.getpid()))
+while not all((folder / f'rank{each}').exists() for each in range(size)):
+    time.sleep(0.01)
+"""
+
+
+def ranks_of(folder: AttemptFolder, size: int) -> list[int]:
+    files = [folder.path / f"rank{rank}" for rank in range(size)]
+    eventually(lambda: all(file.exists() for file in files))
+    return [int(file.read_text()) for file in files]
+
+
+def test_each_rank_is_told_its_place_and_the_first_takes_the_commands(
+    start: Start, folder: AttemptFolder
+) -> None:
+    running = start(
+        "say('env' + os.environ['RANK'], json.dumps(dict(os.environ)))\n" + RANKS + SLEEP, ranks=3
+    )
+    pids = ranks_of(folder, 3)
+    told = [json.loads((folder.path / f"env{rank}").read_text()) for rank in range(3)]
+    for rank, environment in enumerate(told):
+        assert environment["RANK"] == environment["LOCAL_RANK"] == str(rank)
+        assert environment["WORLD_SIZE"] == "3"
+        assert environment["CUDA_VISIBLE_DEVICES"] == "1,3"
+    sockets = ["UNROLL_COMMANDS_FD" in environment for environment in told]
+    assert sockets == [True, False, False]
+    open_files = [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids]
+    assert open_files == [4, 3, 3]
+    assert pids[0] == running.pid
+    assert {os.getpgid(pid) for pid in pids} == {running.pid}
+    assert running.kill().cause == "killed"
+    assert not any(map(is_alive, pids))
+
+
+def test_a_runner_has_ended_when_all_of_its_ranks_have(start: Start, folder: AttemptFolder) -> None:
+    running = start(
+        RANKS + "while rank == 1 and not (folder / 'go').exists():\n    time.sleep(0.01)", ranks=2
+    )
+    first, second = ranks_of(folder, 2)
+    eventually(lambda: not is_alive(first))
+    assert running.wait(0.2) is None
+    assert is_alive(second)
+    (folder.path / "go").touch()
+    assert waited(running) == Exit("exited", 0)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize(
+    ("death", "status", "by"),
+    [("os._exit(3)", 3, None), ("os.kill(os.getpid(), signal.SIGSEGV)", None, "SIGSEGV")],
+)
+def test_a_rank_that_dies_takes_the_others_along(
+    start: Start, folder: AttemptFolder, rank: int, death: str, status: int, by: str
+) -> None:
+    running = start(
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"{RANKS}\nif rank == {rank}:\n    {death}\n{SLEEP}",
+        ranks=3,
+    )
+    pids = ranks_of(folder, 3)
+    dead = time.monotonic()
+    end = waited(running)
+    assert end == Exit("exited", status, by, rank=rank)
+    assert time.monotonic() - dead < 10  # at once, where nothing else runs
+    assert not any(map(is_alive, pids))
+    assert ("rank 2" in end.describe()) is (rank == 2)
+
+
+def test_a_killed_guard_takes_every_rank_along(start: Start, folder: AttemptFolder) -> None:
+    running = start(RANKS + SLEEP, ranks=2)
+    pids = ranks_of(folder, 2)
+    os.kill(running.guard_pid, signal.SIGKILL)
+    assert waited(running) == Exit("unseen")
+    eventually(lambda: not any(map(is_alive, pids)))
+
+
 def test_the_deadline_ends_a_runner_whose_renewals_are_not_answered(
     start: Start, folder: AttemptFolder
 ) -> None:
@@ -316,7 +397,10 @@ def test_a_torn_exit_file_counts_as_unseen(folder: AttemptFolder, text: str) -> 
 
 def test_a_supervisor_that_dies_before_its_first_word_leaves_no_guard() -> None:
     ended = subprocess.run(
-        [sys.executable, "-I", "-S", guard.__file__], input=b"{", capture_output=True, check=False
+        [sys.executable, "-I", "-S", guard.__file__, "0"],
+        input=b"{",
+        capture_output=True,
+        check=False,
     )
     assert ended.returncode == 1
     assert not ended.stdout

@@ -70,6 +70,7 @@ def test_a_job_that_fails_while_it_drains_has_failed() -> None:
         (Exit("exited", 1), Reason.INFRASTRUCTURE, "status 1"),
         (Exit("exited", None, "SIGSEGV"), Reason.INFRASTRUCTURE, "SIGSEGV"),
         (Exit("exited", None, "SIGKILL"), Reason.INFRASTRUCTURE, "SIGKILL"),
+        (Exit("exited", None, "SIGBUS", rank=1), Reason.INFRASTRUCTURE, "rank 1 of the runner"),
         (Exit("exited", None, "SIGKILL", 1), Reason.OUT_OF_MEMORY, "memory"),
         (Exit("exited", 1, None, 1), Reason.INFRASTRUCTURE, "status 1"),
         (Exit("deadline", None, "SIGKILL", 1), Reason.INFRASTRUCTURE, "not answered"),
