@@ -10,7 +10,7 @@ from jobs.connection import default_home, redis_url
 from jobs.errors import ServiceUnreachable, SetupError
 from jobs.workers import MAX_SLOTS
 from worker.app import WorkerProcess
-from worker.settings import Settings, data_roots
+from worker.settings import Settings, data_roots, how_to_start
 
 #: Exit statuses as those of the `unroll` command.
 _REFUSED = 2
@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_settings(arguments: Sequence[str] | None) -> Settings:
-    """Return what the command line and the environment say. Raise ServiceUnreachable."""
+    """Return what the command line and the environment say.
+
+    Raise ServiceUnreachable, or SetupError for a word of the environment that means nothing.
+    """
     parser = argparse.ArgumentParser(prog="python -m worker", description="Run one worker.")
     parser.add_argument("--queues", type=_names, default=("default",), help="whose jobs to take")
     parser.add_argument("--labels", type=_names, default=(), help="what jobs may ask for")
@@ -48,6 +51,7 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         slots=given.slots,
         queues=given.queues,
         labels=given.labels,
+        start=how_to_start(),
     )
 
 

@@ -31,6 +31,7 @@ from worker.crew import Crew
 from worker.devices import Devices, visible_gpus
 from worker.housekeeping import Housekeeping
 from worker.offer import CATALOG_COMMAND, Offer
+from worker.parent import PreloadedParent
 from worker.process import Launcher
 from worker.routines import Routine
 from worker.settings import Settings
@@ -60,13 +61,14 @@ class WorkerProcess:
     """Be a worker until told to stop."""
 
     def __init__(self, settings: Settings, parts: Parts | None = None) -> None:
-        parts = parts or Parts(Launcher())
+        parts = parts or Parts(make_launcher(settings))
         settings.make_folders()
         self._settings = settings
         self._store = JobStore(connect(settings.url), settings.namespace)
         self._store.ping()
         warn_of_eviction(self._store)
         artifacts = ArtifactStore(default_root(settings.home))
+        self._launcher = parts.launcher
         self._tools = Tools(self._store, artifacts, parts.launcher, settings, threading.Event())
         devices = Devices(settings.slots, visible_gpus())
         self._crew = Crew(self._tools, describe(settings, devices, artifacts.id), devices)
@@ -78,6 +80,7 @@ class WorkerProcess:
         offer = Offer(self._store, self._settings, crew.name_catalog, catalog)
         return [
             Routine("announcing", clocks.sweep, self._announce),
+            Routine("keeping a parent ready", clocks.parent, self._launcher.keep_ready),
             Routine("looking for jobs", clocks.poll, crew.fill),
             Routine("sweeping", clocks.sweep, keeping.sweep),
             Routine("clearing", clocks.clear, keeping.clear),
@@ -134,8 +137,14 @@ class WorkerProcess:
         self._crew.wait(2 * self._settings.clocks.drain)
         for routine in self._routines:
             routine.stop(timeout=1.0)
+        self._launcher.close()
         with contextlib.suppress(ServiceUnreachable):
             self._store.withdraw(self._crew.worker.id)
+
+
+def make_launcher(settings: Settings) -> Launcher:
+    """Return what starts the runners, in the way that the settings ask for."""
+    return Launcher(parent=PreloadedParent() if settings.start == "fork" else None)
 
 
 def warn_of_eviction(store: JobStore) -> None:

@@ -1,8 +1,8 @@
 """The guard: a small process between a supervisor and a runner, so that neither outlives the other.
 
-It is executed by its path (`python -I -S guard.py COMMANDS_FD`) and needs the standard library
-alone: about 8 MB instead of the runner's 300. The supervisor holds the other end of its standard
-input:
+It is executed by its path (`python -I -S guard.py COMMANDS_FD`), or forked (see `worker.forking`),
+and needs the standard library alone: about 8 MB instead of the runner's 300. The supervisor holds
+the other end of its standard input:
 
     first line     what to run, as JSON (see `Orders`); credentials travel here, never in arguments
     then `.`       a renewal of the lease was answered: the deadline moves on
@@ -29,17 +29,17 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 BEAT: Final = b"."
 KILL: Final = b"K"
 DONE: Final = b"D"
 
 #: Variable that tells rank 0 which of its descriptors is the socket of the commands, and which is.
-COMMANDS_FD: Final = "UNROLL_COMMANDS_FD"
-_RANKS_COMMANDS_FD: Final = 3
+COMMANDS_VARIABLE: Final = "UNROLL_COMMANDS_FD"
+COMMANDS_FD: Final = 3
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -48,7 +48,7 @@ _NULL: Final = "/dev/null"
 _OOM_SCORE: Final = "500"
 #: What a guard must live through: a terminal's Ctrl-C, and a service manager that stops a whole
 #: control group. The supervisor drains, and says when to end.
-_DEAF_TO: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+DEAF_TO: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Orders(NamedTuple):
@@ -73,12 +73,17 @@ class Orders(NamedTuple):
     handback_environment: dict[str, str]
 
 
+#: Turn a process that was made ready for it into a rank, given its command and variables.
+Become = Callable[[list[str], Mapping[str, str]], NoReturn]
+
+
 class Guard:
     """Start one runner and see it out."""
 
-    def __init__(self, orders: Orders, commands_fd: int) -> None:
+    def __init__(self, orders: Orders, commands_fd: int, become: Become) -> None:
         self._orders = orders
         self._commands_fd = commands_fd
+        self._become = become
         self._deadline = time.monotonic() + orders.grace
         self._oom_kills = oom_kills()
         #: Process ids of the ranks; the first is also the number of their group.
@@ -115,9 +120,7 @@ class Guard:
             os.setpgid(0, group)
             _bind_to(guard)
             _settle(self._orders, self._commands_fd if rank == 0 else None)
-            os.execve(  # noqa: S606 - the supervisor's command, and no shell
-                self._orders.command[0], self._orders.command, environment_of(self._orders, rank)
-            )
+            self._become(self._orders.command, environment_of(self._orders, rank))
         except BaseException as error:  # a forked child must never return into its parent
             os.write(2, f"cannot start {self._orders.command[0]}: {error}\n".encode())
         os._exit(127)
@@ -231,7 +234,7 @@ def _wake_on_child() -> int:
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    for number in _DEAF_TO:
+    for number in DEAF_TO:
         signal.signal(number, signal.SIG_IGN)
     return reader
 
@@ -239,7 +242,7 @@ def _wake_on_child() -> int:
 def environment_of(orders: Orders, rank: int) -> dict[str, str]:
     """Return the variables of a rank."""
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(orders.world_size)}
-    commands = {COMMANDS_FD: str(_RANKS_COMMANDS_FD)} if rank == 0 else {}
+    commands = {COMMANDS_VARIABLE: str(COMMANDS_FD)} if rank == 0 else {}
     return {**orders.environment, **place, **commands}
 
 
@@ -252,7 +255,8 @@ def _bind_to(guard: int) -> None:
 
 def _settle(orders: Orders, commands_fd: int | None) -> None:
     """Give a forked child the signals, the priority and the descriptors of a rank."""
-    for number in (*_DEAF_TO, signal.SIGCHLD, signal.SIGPIPE):
+    signal.set_wakeup_fd(-1)
+    for number in (*DEAF_TO, signal.SIGCHLD, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     with contextlib.suppress(OSError):
         os.nice(orders.nice)
@@ -264,9 +268,9 @@ def _settle(orders: Orders, commands_fd: int | None) -> None:
     os.dup2(log, 2)
     kept = 3
     if commands_fd is not None:
-        os.dup2(commands_fd, _RANKS_COMMANDS_FD)
-        os.set_inheritable(_RANKS_COMMANDS_FD, True)
-        kept = _RANKS_COMMANDS_FD + 1
+        os.dup2(commands_fd, COMMANDS_FD)
+        os.set_inheritable(COMMANDS_FD, True)
+        kept = COMMANDS_FD + 1
     os.closerange(kept, os.sysconf("SC_OPEN_MAX"))
 
 
@@ -299,7 +303,12 @@ def _read_orders() -> Orders | None:
     return Orders(**plain)
 
 
-def main(commands_fd: int) -> int:
+def execute(command: list[str], environment: Mapping[str, str]) -> NoReturn:
+    """Become a rank by way of a new interpreter."""
+    os.execve(command[0], command, environment)  # noqa: S606 - the supervisor's, and no shell
+
+
+def main(commands_fd: int, become: Become) -> int:
     """Be the guard of one runner; return the exit status."""
     orders = _read_orders()
     if orders is None:  # the supervisor died before it had said what to do
@@ -308,9 +317,9 @@ def main(commands_fd: int) -> int:
         os.setsid()
     os.chdir(orders.cwd)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    Guard(orders, commands_fd).run()
+    Guard(orders, commands_fd, become).run()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), execute))

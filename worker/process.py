@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
@@ -9,17 +10,18 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from worker import guard
+from worker.environment import clean_environment, runner_environment
 from worker.folder import Attempt, AttemptFolder
+from worker.parent import NoParent, PreloadedParent
 
-#: Begins the name of every variable that may tell a runner where Redis is.
-_SECRET: Final = ("UNROLL_REDIS", "REDIS_", "CELERY_", "VALKEY_")
-#: Variables by which the numeric libraries learn how many threads they may start.
-_THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+logger = logging.getLogger(__name__)
+
+RUNNER_COMMAND: Final = (sys.executable, "-P", "-m", "worker.runner")
 #: Seconds for a guard to say that its runner runs, and to clear up when told to.
 _START_SECONDS: Final = 30.0
 _CLEAR_SECONDS: Final = 5.0
@@ -139,23 +141,34 @@ class Running:
                 os.killpg(self.pid, signal.SIGKILL)
 
 
+class GuardProcess(Protocol):
+    """What both ways to start a guard return."""
+
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+
+    def kill(self) -> None:
+        """End the process at once."""
+
+    def wait(self) -> object:
+        """Wait for the end."""
+
+
+#: Start a guard on its standard input, its standard output and the runner's end of the commands.
+StartGuard = Callable[[int, int, int], GuardProcess]
+
+
 class GuardLink:
     """A guard's process and the two pipes that lead to it."""
 
-    def __init__(self, orders: guard.Orders, commands_fd: int) -> None:
+    def __init__(self, orders: guard.Orders, commands_fd: int, start: StartGuard) -> None:
         its_ear, self._tell = os.pipe()
         self._hear, its_mouth = os.pipe()
         self._closed = False
         self._lock = threading.Lock()
         try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, str(commands_fd)],
-                stdin=its_ear,
-                stdout=its_mouth,
-                env=orders.environment,
-                pass_fds=[commands_fd],
-                start_new_session=True,
-            )
+            self.process = start(its_ear, its_mouth, commands_fd)
         except BaseException:
             self.close()
             raise
@@ -203,13 +216,14 @@ class GuardLink:
 
 
 class Launcher:
-    """Start runners, each in an interpreter of its own."""
+    """Start runners: each in an interpreter of its own, or forked from a preloaded parent."""
 
     def __init__(
-        self, command: Sequence[str] = (sys.executable, "-P", "-m", "worker.runner")
+        self, command: Sequence[str] = RUNNER_COMMAND, parent: PreloadedParent | None = None
     ) -> None:
-        #: What runs an attempt, but for the folder.
+        #: What runs an attempt in an interpreter of its own, but for the folder.
         self._command = tuple(command)
+        self._parent = parent
 
     def start(
         self, folder: AttemptFolder, attempt: Attempt, *, grace: float, handback: Handback
@@ -230,24 +244,37 @@ class Launcher:
                 handback_environment=dict(handback.environment),
             )
             try:
-                return Running(GuardLink(orders, theirs.fileno()), ours, folder)
+                return Running(self._link(orders, theirs.fileno()), ours, folder)
             except BaseException:
                 ours.close()
                 raise
 
+    def keep_ready(self) -> None:
+        """See to it that the next runner starts quickly; to be called again and again."""
+        if self._parent:
+            self._parent.keep()
 
-def runner_environment(attempt: Attempt) -> dict[str, str]:
-    """Return the variables that all ranks of a runner have in common."""
-    return {
-        **clean_environment(),
-        **dict.fromkeys(_THREADS, str(attempt.threads)),
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # the order in which NVML counts
-        "CUDA_VISIBLE_DEVICES": ",".join(map(str, attempt.gpus)),
-        "PYTHONFAULTHANDLER": "1",  # a segmentation fault says where
-        "PYTHONUNBUFFERED": "1",  # what it says before it is killed reaches the log
-    }
+    def close(self) -> None:
+        """Let go of what was kept ready; runners go on."""
+        if self._parent:
+            self._parent.close()
+
+    def _link(self, orders: guard.Orders, commands_fd: int) -> GuardLink:
+        if self._parent:
+            try:
+                return GuardLink(orders, commands_fd, self._parent.fork_guard)
+            except NoParent as error:
+                logger.info("a runner starts in an interpreter of its own: %s", error)
+        return GuardLink(orders, commands_fd, start_guard)
 
 
-def clean_environment() -> dict[str, str]:
-    """Return this process's variables without what leads to Redis."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_SECRET)}
+def start_guard(ear: int, mouth: int, commands: int) -> GuardProcess:
+    """Start a guard in an interpreter of its own, and that of its runner with it."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", guard.__file__, str(commands)],
+        stdin=ear,
+        stdout=mouth,
+        env=clean_environment(),
+        pass_fds=[commands],
+        start_new_session=True,
+    )

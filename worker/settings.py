@@ -3,8 +3,11 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from jobs.errors import ArtifactError, SetupError
+
+Start = Literal["fork", "interpreter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,8 @@ class Clocks:
     catalog: float = 15.0
     #: Between two clearings of what nobody needs any more.
     clear: float = 60.0
+    #: Between two looks whether the preloaded parent is there, with the code as it is.
+    parent: float = 2.0
     #: How long a runner goes on with no renewal answered.
     grace: float = 300.0
     #: How long a runner may take to exit after its last word.
@@ -47,6 +52,8 @@ class Settings:
     slots: int = 1
     queues: tuple[str, ...] = ("default",)
     labels: tuple[str, ...] = ()
+    #: How runners start: forked from a preloaded parent, or each in an interpreter of its own.
+    start: Start = "fork"
     clocks: Clocks = field(default_factory=Clocks)
 
     @property
@@ -78,6 +85,15 @@ class Settings:
                 f"cannot write to the home {self.home}: {error.strerror}; set UNROLL_HOME to a "
                 "folder that you own"
             ) from None
+
+
+def how_to_start() -> Start:
+    """Return what UNROLL_START says. Raise SetupError for another word."""
+    given = os.environ.get("UNROLL_START") or "fork"
+    for way in get_args(Start):
+        if given == way:
+            return way  # type: ignore[no-any-return]
+    raise SetupError(f"UNROLL_START is {given!r}; it may be {' or '.join(get_args(Start))}")
 
 
 def data_roots(home: Path, start: Path) -> tuple[Path, ...]:

@@ -21,11 +21,13 @@ class Child:
         *,
         death_signal: signal.Signals = signal.SIGKILL,
         environment: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
         log: Path | None = None,
     ) -> None:
         self._command = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid())]
         self._command += [str(int(death_signal)), *command]
         self._environment = environment
+        self._stdin = stdin
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._error: OSError | None = None
@@ -53,7 +55,7 @@ class Child:
             return subprocess.Popen(
                 self._command,
                 env=self._environment,
-                stdin=subprocess.DEVNULL,
+                stdin=self._stdin,
                 stdout=output,
                 stderr=None if output is None else subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in our terminal is ours to answer, not the child's

@@ -1,5 +1,7 @@
 """A runner without torch, for tests of the supervising half: `python runner.py FOLDER`.
 
+With `--parent` it is a preloaded parent, whose runners do the same.
+
 It follows the protocol of the attempt folder, and does what the model's parameters say:
 
     steps, step_seconds     how long it trains
@@ -20,11 +22,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jobs.job import Reason
 from jobs.spec import TrainSpec
+from worker import forking
 from worker.events import (
     CheckpointEvent,
     EndEvent,
@@ -116,5 +120,13 @@ class Runner:
         return True
 
 
+def main(arguments: Sequence[str]) -> int:
+    Runner(Path(arguments[0])).run()
+    return 0
+
+
 if __name__ == "__main__":
-    Runner(Path(sys.argv[1])).run()
+    if sys.argv[1:] == ["--parent"]:
+        forking.serve(main)
+    else:
+        sys.exit(main(sys.argv[1:]))

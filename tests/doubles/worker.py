@@ -1,7 +1,7 @@
 """A worker with quick clocks and the runner of this folder: `python worker.py JSON`.
 
-The object holds home, namespace, name, slots and the clocks that shall differ; Redis is named by
-UNROLL_REDIS_URL.
+The object holds home, namespace, name, slots, the clocks that shall differ, and how runners start;
+Redis is named by UNROLL_REDIS_URL.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from worker.__main__ import set_up_logging
 from worker.app import Parts, WorkerProcess
+from worker.parent import PreloadedParent
 from worker.process import Launcher
 from worker.settings import Clocks, Settings
 
@@ -34,7 +35,8 @@ def main() -> int:
         clocks=Clocks(**{**clocks, **told.get("clocks", {})}),
     )
     set_up_logging()
-    parts = Parts(Launcher(COMMAND), catalog=(sys.executable, "-c", CATALOG))
+    parent = PreloadedParent([*COMMAND, "--parent"]) if told.get("start") == "fork" else None
+    parts = Parts(Launcher(COMMAND, parent), catalog=(sys.executable, "-c", CATALOG))
     return WorkerProcess(settings, parts).run()
 
 

@@ -18,17 +18,12 @@ import pytest
 from jobs.spec import Component, TrainSpec
 from worker import guard
 from worker.folder import Attempt, AttemptFolder
+from worker.parent import NoParent, PreloadedParent
 from worker.process import Exit, Handback, Launcher, Running
 
 PATIENCE = 20.0
-#: Start of each runner: it says its name, so that a test knows that it runs.
-PRELUDE = """
-import json, os, pathlib, signal, socket, subprocess, sys, time
-folder = pathlib.Path(sys.argv[1])
-def say(name, text=''):
-    (folder / f'.{name}').write_text(text)
-    (folder / f'.{name}').rename(folder / name)
-"""
+SCRIPT = str(Path(__file__).parents[1] / "doubles" / "script.py")
+COMMAND = [sys.executable, "-P", SCRIPT]
 SLEEP = "say('ready')\ntime.sleep(600)"
 
 
@@ -54,14 +49,39 @@ def folder(tmp_path: Path) -> AttemptFolder:
 Start = Callable[..., Running]
 
 
+@pytest.fixture(scope="module")
+def parent() -> Iterator[PreloadedParent]:
+    """Return a parent that is ready."""
+    preloaded = PreloadedParent([*COMMAND, "--parent"])
+    eventually(lambda: is_ready(preloaded))
+    yield preloaded
+    preloaded.close()
+
+
+def is_ready(parent: PreloadedParent) -> bool:
+    parent.keep()
+    try:
+        parent._current().require_ready()
+    except NoParent:
+        return False
+    return True
+
+
+@pytest.fixture(params=["interpreter", "fork"])
+def launcher(request: pytest.FixtureRequest) -> Launcher:
+    """Return each of the two ways to start a runner; all of this holds for both."""
+    forks = request.param == "fork"
+    return Launcher(COMMAND, request.getfixturevalue("parent") if forks else None)
+
+
 @pytest.fixture
-def start(folder: AttemptFolder) -> Iterator[Start]:
+def start(folder: AttemptFolder, launcher: Launcher) -> Iterator[Start]:
     started: list[Running] = []
 
     def go(
         code: str, *, ranks: int = 1, grace: float = 60.0, handback: Handback | None = None
     ) -> Running:
-        launcher = Launcher([sys.executable, "-I", "-S", "-c", PRELUDE + code])
+        (folder.path / "script").write_text(code)
         attempt = replace(folder.read_attempt(), world_size=ranks)
         running = launcher.start(folder, attempt, grace=grace, handback=handback or Handback())
         started.append(running)
@@ -69,9 +89,9 @@ def start(folder: AttemptFolder) -> Iterator[Start]:
 
     yield go
     for running in started:
-        if psutil.pid_exists(running.guard_pid):
+        if running.wait(0) is None:
             running.kill()
-            running.close(done=True)
+        running.close(done=True)
 
 
 def ready(folder: AttemptFolder) -> None:
@@ -178,10 +198,12 @@ def test_a_guard_that_cannot_be_started_leaves_nothing_open(
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(FileNotFoundError):
         Launcher().start(folder, folder.read_attempt(), grace=60, handback=Handback())
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
-def test_a_worker_with_a_thousand_open_files_still_hears_its_guards(start: Start) -> None:
+def test_a_worker_with_a_thousand_open_files_still_hears_its_guards(
+    start: Start, folder: AttemptFolder
+) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 1_200:
         pytest.skip("no more than 1,023 descriptors here")
@@ -190,7 +212,7 @@ def test_a_worker_with_a_thousand_open_files_still_hears_its_guards(start: Start
     try:
         while held[-1] < 1_024:
             held.append(os.dup(held[-1]))
-        assert waited(start("sys.exit(3)")) == Exit("exited", 3)
+        assert waited(start("sys.exit(3)")) == Exit("exited", 3), folder.log_file.read_text()
     finally:
         for each in held:
             os.close(each)
@@ -216,7 +238,10 @@ def test_each_rank_is_told_its_place_and_the_first_takes_the_commands(
     start: Start, folder: AttemptFolder
 ) -> None:
     running = start(
-        "say('env' + os.environ['RANK'], json.dumps(dict(os.environ)))\n" + RANKS + SLEEP, ranks=3
+        "say('env' + os.environ['RANK'], json.dumps(dict(os.environ)))\n"
+        + RANKS
+        + "time.sleep(600)",
+        ranks=3,
     )
     pids = ranks_of(folder, 3)
     told = [json.loads((folder.path / f"env{rank}").read_text()) for rank in range(3)]
@@ -256,7 +281,7 @@ def test_a_rank_that_dies_takes_the_others_along(
 ) -> None:
     running = start(
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        f"{RANKS}\nif rank == {rank}:\n    {death}\n{SLEEP}",
+        f"{RANKS}\nif rank == {rank}:\n    {death}\ntime.sleep(600)",
         ranks=3,
     )
     pids = ranks_of(folder, 3)
@@ -269,7 +294,7 @@ def test_a_rank_that_dies_takes_the_others_along(
 
 
 def test_a_killed_guard_takes_every_rank_along(start: Start, folder: AttemptFolder) -> None:
-    running = start(RANKS + SLEEP, ranks=2)
+    running = start(RANKS + "time.sleep(600)", ranks=2)
     pids = ranks_of(folder, 2)
     os.kill(running.guard_pid, signal.SIGKILL)
     assert waited(running) == Exit("unseen")
@@ -363,6 +388,46 @@ def test_the_runner_inherits_what_it_needs_and_no_credentials(
     assert os.getsid(running.guard_pid) == running.guard_pid
 
 
+def test_the_runner_begins_as_a_new_interpreter_does(start: Start, folder: AttemptFolder) -> None:
+    start(
+        "say('state', json.dumps([\n"
+        "    signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN,\n"
+        "    signal.getsignal(signal.SIGINT) == signal.default_int_handler,\n"
+        "    [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)],\n"
+        "    signal.set_wakeup_fd(-1), sys.argv[-1], os.getcwd()]))\n" + SLEEP
+    )
+    ready(folder)
+    state = json.loads((folder.path / "state").read_text())
+    assert state == [True, True, [signal.SIG_DFL] * 3, -1, str(folder.path), str(folder.path)]
+
+
+def test_what_the_runner_says_is_in_the_log_at_once_and_where_it_crashed(
+    start: Start, folder: AttemptFolder
+) -> None:
+    end = waited(start("print('no newline', end='')\nos.kill(os.getpid(), signal.SIGSEGV)"))
+    assert end.signal == "SIGSEGV"
+    log = folder.log_file.read_text()
+    assert log.startswith("no newline")
+    assert "Fatal Python error: Segmentation fault" in log
+
+
+def test_an_exception_that_nobody_catches_is_in_the_log(
+    start: Start, folder: AttemptFolder
+) -> None:
+    assert waited(start("raise KeyError('nobody')")) == Exit("exited", 1)
+    assert "KeyError: 'nobody'" in folder.log_file.read_text()
+
+
+def test_no_two_runners_draw_the_same_numbers(start: Start, folder: AttemptFolder) -> None:
+    drawn = set()
+    for _ in range(2):
+        code = "import random, uuid, tempfile\nprint(random.random(), uuid.uuid4(), "
+        waited(start(code + "next(tempfile._get_candidate_names()))"))
+        drawn.update(folder.log_file.read_text().split())
+        folder.log_file.unlink()
+    assert len(drawn) == 6
+
+
 def test_the_runner_yields_to_its_supervisor(start: Start, folder: AttemptFolder) -> None:
     running = start(SLEEP)
     ready(folder)
@@ -374,7 +439,8 @@ def test_the_runner_yields_to_its_supervisor(start: Start, folder: AttemptFolder
 def test_the_guard_is_small(start: Start, folder: AttemptFolder) -> None:
     running = start(SLEEP)
     ready(folder)
-    assert psutil.Process(running.guard_pid).memory_info().rss < 24e6
+    # What a fork shares with its parent costs nothing.
+    assert psutil.Process(running.guard_pid).memory_full_info().uss < 24e6
 
 
 def test_descendants_are_found_in_any_depth() -> None:

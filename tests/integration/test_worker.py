@@ -129,7 +129,22 @@ def checkpointed(record: Job) -> bool:
 
 def runner_pid(workers: Workers, job: Job, attempt: int = 1) -> int:
     folder = str(workers.home / "attempts" / job.id / f"{attempt:04d}")
-    return next(each.pid for each in workers.runners() if each.cmdline()[-1:] == [folder])
+    at_work = (each for each in workers.runners() if each.cwd() == folder)
+    return next(
+        each.pid for each in at_work if os.getpgid(each.pid) == each.pid != os.getsid(each.pid)
+    )
+
+
+def wait_for_parent(workers: Workers, worker: "subprocess.Popen[bytes]") -> psutil.Process:
+    """Return the preloaded parent of a worker once jobs are forked from it."""
+    while True:
+        job = workers.store.create(train(steps=50, step_seconds=0.01))
+        wait(workers.store, job, at_step(1))
+        parent = psutil.Process(runner_pid(workers, job)).parent().parent()
+        wait(workers.store, job, ended)
+        if parent.pid != worker.pid:
+            assert parent.ppid() == worker.pid
+            return parent
 
 
 def test_a_job_runs_from_submission_to_result(standing: Workers) -> None:
@@ -226,19 +241,21 @@ def test_what_the_runner_says_of_its_end_counts(standing: Workers) -> None:
     assert record.attempt == 1
 
 
-def test_a_killed_worker_loses_nothing(workers: Workers, store: JobStore) -> None:
-    first = workers.start("first")
+@pytest.mark.parametrize("start", ["interpreter", "fork"])
+def test_a_killed_worker_loses_nothing(workers: Workers, store: JobStore, start: str) -> None:
+    first = workers.start("first", start=start)
+    parents = [wait_for_parent(workers, first)] if start == "fork" else []
     job = store.create(endless(checkpoint_every=5, children=1))
     before = wait(store, job, checkpointed)
     assert before.checkpoint is not None
-    left = [each for each in workers.runners() if "guard.py" not in str(each.cmdline())]
-    assert len(left) == 2
+    left = workers.runners() + parents
+    assert len(left) == 3 + len(parents)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    workers.start("second")
+    eventually(lambda: not any(each.is_running() for each in left), "a process was left behind")
+    workers.start("second", start=start)
     after = wait(store, job, lambda record: record.attempt == 2 and record.progress.step > 10)
     assert after.worker == "second"
-    assert not any(each.is_running() for each in left)
     folder = workers.home / "attempts" / job.id / "0002"
     start = json.loads((folder / "start.ckpt").read_text())["step"]
     assert start >= before.checkpoint.step
@@ -248,10 +265,31 @@ def test_a_killed_worker_loses_nothing(workers: Workers, store: JobStore) -> Non
     assert steps == list(range(1, len(steps) + 1)), "a point was lost or doubled"
 
 
+def test_a_killed_parent_costs_no_job(workers: Workers, store: JobStore) -> None:
+    worker = workers.start(start="fork", slots=2, clocks={"parent": 0.1})
+    parent = wait_for_parent(workers, worker)
+    job = store.create(endless())
+    wait(store, job, at_step(1))
+    parent.kill()
+    wait(store, store.create(train()), ended)
+    record = store.get(job.id)
+    wait(store, job, at_step(record.progress.step + 20))
+    assert store.get(job.id).attempt == 1
+    assert wait_for_parent(workers, worker).pid != parent.pid
+    store.cancel(job.id)
+    wait(store, job, ended)
+    eventually(lambda: not workers.runners())
+    worker.terminate()
+    assert worker.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("start", ["interpreter", "fork"])
 def test_a_draining_worker_hands_its_jobs_back_where_they_are(
-    workers: Workers, store: JobStore
+    workers: Workers, store: JobStore, start: str
 ) -> None:
-    first = workers.start("first", slots=2)
+    first = workers.start("first", slots=2, start=start)
+    if start == "fork":
+        wait_for_parent(workers, first)
     jobs = [store.create(endless()), store.create(endless())]
     for job in jobs:
         wait(store, job, at_step(3))

@@ -21,14 +21,15 @@ from jobs.store import JobStore, Sweep
 from jobs.workers import Worker
 from worker import handback
 from worker.__main__ import main, read_settings
-from worker.app import warn_of_eviction
+from worker.app import make_launcher, warn_of_eviction
 from worker.crew import Crew
 from worker.devices import Devices
 from worker.housekeeping import Housekeeping
-from worker.offer import Offer, code_digest
+from worker.offer import Offer
 from worker.process import Launcher
 from worker.routines import Routine
 from worker.settings import Settings, data_roots
+from worker.sources import code_digest, code_stamp
 from worker.supervisor import Assignment, Tools, tail
 
 PATIENCE = 20.0
@@ -361,6 +362,50 @@ def test_the_digest_of_the_code_follows_plugins(
     with_plugin = code_digest(["a"])
     plugin.write_text("x = 2")
     assert len({before, with_plugin, code_digest(["a"])}) == 3
+
+
+def test_the_stamp_of_the_code_follows_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("worker.sources._OURS", ("mine",))
+    stamps = [code_stamp(), code_stamp()]
+    assert stamps[0] == stamps[1]
+    (package / "more.py").write_text("x = 1")
+    stamps.append(code_stamp())
+    (package / "more.py").write_text("x = 12")
+    stamps.append(code_stamp())
+    (package / "more.py").unlink()
+    stamps.append(code_stamp())
+    assert len(set(stamps)) == 3
+    assert stamps[-1] == stamps[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "start"), [(None, "fork"), ("", "fork"), ("interpreter", "interpreter")]
+)
+def test_how_runners_start_is_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, start: str
+) -> None:
+    monkeypatch.setenv("UNROLL_REDIS_URL", "unix:///nobody")
+    monkeypatch.delenv("UNROLL_START", raising=False)
+    if said is not None:
+        monkeypatch.setenv("UNROLL_START", said)
+    settings = read_settings(["--home", str(tmp_path)])
+    assert settings.start == start
+    assert (make_launcher(settings)._parent is not None) is (start == "fork")
+
+
+def test_a_way_to_start_that_there_is_not_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UNROLL_REDIS_URL", "unix:///nobody")
+    monkeypatch.setenv("UNROLL_START", "spawn")
+    assert main(["--home", str(tmp_path)]) == 2
+    assert "'spawn'; it may be fork or interpreter" in capsys.readouterr().err
 
 
 def test_folders_of_cleared_jobs_go_and_only_old_ones_of_strangers(settings: Settings) -> None:

@@ -1,5 +1,7 @@
 """Run one attempt: `python -m worker.runner FOLDER`; or tell what can be built: `--catalog`.
 
+With `--parent` it is what a worker forks its runners from: each is then spared the imports.
+
 Whatever happens, the last line of the folder's events says how it ended, and the exit status is 0.
 """
 
@@ -22,6 +24,7 @@ from worker.runner.evaluate import evaluate
 from worker.runner.generate import generate
 from worker.runner.lightning_setup import quiet, set_up_torch
 from worker.runner.predict import predict
+from worker.runner.preloaded import serve
 from worker.runner.reasons import end_of
 from worker.runner.reporter import Reporter
 from worker.runner.task import Task
@@ -34,9 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("folder", type=Path, nargs="?", help="the attempt folder to run")
     what.add_argument("--catalog", action="store_true", help="print the catalogue as JSON")
+    what.add_argument("--parent", action="store_true", help="fork runners for the worker on stdin")
     given = parser.parse_args(arguments)
-    if given.catalog:
-        print_catalog()
+    if given.catalog or given.parent:
+        print_catalog() if given.catalog else serve(main)
         return 0
     folder = AttemptFolder(given.folder.resolve())
     if not folder.spec_file.is_file():

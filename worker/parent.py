@@ -1,0 +1,186 @@
+"""The worker's hold on its preloaded parent: the process that guards and runners are forked from.
+
+A new interpreter spends seconds on importing torch and Lightning before it comes to a job; a fork
+of one that has imported them spends milliseconds. What happens in the parent, `forking` says.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from jobs.service.children import Child
+from worker.environment import parent_environment
+from worker.forking import FORK, MESSAGE_BYTES
+from worker.sources import code_stamp
+
+logger = logging.getLogger(__name__)
+
+PARENT_COMMAND: Final = (sys.executable, "-P", "-m", "worker.runner", "--parent")
+#: Seconds for a parent to answer; it does so in milliseconds.
+_ANSWER_SECONDS: Final = 5.0
+#: Seconds between two starts: of one that ends again and again, ever longer.
+_FIRST_PAUSE: Final = 2.0
+_LONGEST_PAUSE: Final = 300.0
+
+
+class NoParent(Exception):
+    """No parent is there to fork a guard now."""
+
+
+class ForkedGuard:
+    """A guard that was forked from the parent: a stranger to this process, held by a descriptor."""
+
+    def __init__(self, pid: int, descriptor: int) -> None:
+        self.pid = pid
+        self._descriptor = descriptor
+        self._waiting = threading.Lock()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Wait for the end, and let go of the descriptor."""
+        with self._waiting:
+            if self._descriptor < 0:  # somebody has waited for it
+                return
+            poll = select.poll()
+            poll.register(self._descriptor, select.POLLIN)
+            poll.poll()
+            # Its parent buries it. Where that is gone and this is the first process of a
+            # container, it was left to us.
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED)
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+class Parent:
+    """One parent process, and the socket to it. Once it has raised NoParent it may be of no use."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        #: What it loads, or something older.
+        self.stamp = code_stamp()
+        self._is_ready = False
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._requests.settimeout(_ANSWER_SECONDS)
+        with theirs:
+            self._child = Child(command, environment=parent_environment(), stdin=theirs.fileno())
+
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        return self._child.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._child.running
+
+    def require_ready(self) -> None:
+        """Raise NoParent where it has not loaded everything yet."""
+        poll = select.poll()
+        poll.register(self._requests, select.POLLIN)
+        if not self._is_ready and not poll.poll(0):
+            raise NoParent("the preloaded parent is still loading")
+        if not self._is_ready:
+            self._hear()
+        self._is_ready = True
+
+    def fork_guard(self, descriptors: Sequence[int]) -> ForkedGuard:
+        """Return a new guard. Raise NoParent."""
+        try:
+            socket.send_fds(self._requests, [FORK], descriptors)
+        except OSError as error:
+            raise NoParent(f"the preloaded parent does not listen: {error}") from None
+        answer, given = self._hear()
+        if "refused" in answer:
+            raise NoParent(answer["refused"])
+        return ForkedGuard(answer["pid"], *given)
+
+    def _hear(self) -> tuple[dict[str, Any], list[int]]:
+        try:
+            said, descriptors, _, _ = socket.recv_fds(self._requests, MESSAGE_BYTES, 1)
+        except OSError as error:
+            raise NoParent(f"the preloaded parent does not answer: {error}") from None
+        if not said:
+            raise NoParent("the preloaded parent has ended")
+        return json.loads(said), descriptors
+
+    def end(self) -> None:
+        """End it; what was forked from it goes on."""
+        self._requests.close()
+        self._child.kill()
+
+
+class PreloadedParent:
+    """Keep a parent ready, with the code as it is now; usable from several threads."""
+
+    def __init__(self, command: Sequence[str] = PARENT_COMMAND) -> None:
+        self._command = tuple(command)
+        self._lock = threading.Lock()
+        self._parent: Parent | None = None
+        self._closed = False
+        self._pause = _FIRST_PAUSE
+        self._next_start = 0.0
+
+    @property
+    def pid(self) -> int:
+        """Return the process id of the parent; 0 where there is none."""
+        return self._parent.pid if self._parent else 0
+
+    def keep(self) -> None:
+        """Start a parent where there is none, or none with the code as it is now."""
+        with self._lock:
+            with contextlib.suppress(NoParent):
+                self._current()
+                return
+            if not self._closed and time.monotonic() >= self._next_start:
+                self._next_start = time.monotonic() + self._pause
+                self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
+                self._parent = Parent(self._command)
+
+    def fork_guard(self, ear: int, mouth: int, commands: int) -> ForkedGuard:
+        """Return a new guard with these descriptors; see `forking`. Raise NoParent."""
+        with self._lock:
+            parent = self._current()
+            parent.require_ready()
+            try:
+                guard = parent.fork_guard([ear, mouth, commands])
+            except NoParent:
+                self._end()
+                raise
+            self._pause = _FIRST_PAUSE
+            return guard
+
+    def close(self) -> None:
+        """End the parent for good; what was forked from it goes on."""
+        with self._lock:
+            self._closed = True
+            self._end()
+
+    def _current(self) -> Parent:
+        if self._parent and not self._parent.running:
+            logger.warning("the preloaded parent has ended")
+            self._end()
+        if self._parent and self._parent.stamp != code_stamp():
+            logger.info("the code has changed: the preloaded parent is started again")
+            self._end()
+        if self._parent is None:
+            raise NoParent("no preloaded parent is there")
+        return self._parent
+
+    def _end(self) -> None:
+        if self._parent:
+            self._parent.end()
+        self._parent = None
