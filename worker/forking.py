@@ -39,6 +39,7 @@ Main = Callable[[Sequence[str]], int]
 
 def serve(main: Main) -> None:
     """Fork guards whose ranks run `main` on their attempt folder, until the worker is gone."""
+    guard.name_process("unroll-parent")
     requests = socket.socket(fileno=os.dup(0))
     with open(os.devnull) as null:  # noqa: PTH123 - a device, not a path of anyone's
         os.dup2(null.fileno(), 0)
@@ -100,6 +101,7 @@ def _become_rank(main: Main, command: list[str], environment: Mapping[str, str])
     # As an interpreter sets them up when it starts.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    guard.name_process("unroll-runner")
     os.environ.update(environment)
     sys.argv = command
     status = 1

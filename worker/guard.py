@@ -246,6 +246,12 @@ def environment_of(orders: Orders, rank: int) -> dict[str, str]:
     return {**orders.environment, **place, **commands}
 
 
+def name_process(name: str) -> None:
+    """Let this process be called so by `ps` and `top`: forks have their parent's command line."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(name, encoding="ascii")
+
+
 def _bind_to(guard: int) -> None:
     """Die with the guard, from which this process was forked."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -316,6 +322,7 @@ def main(commands_fd: int, become: Become) -> int:
     if os.getpid() != os.getsid(0):
         os.setsid()
     os.chdir(orders.cwd)
+    name_process("unroll-guard")
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     Guard(orders, commands_fd, become).run()
     return 0

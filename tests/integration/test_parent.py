@@ -120,6 +120,8 @@ def test_a_guard_is_forked_from_the_parent_and_leaves_no_zombie(make: Make, runs
     running = runs.start(parent, "time.sleep(600)")
     assert parent_of(running.guard_pid) == parent.pid
     assert parent_of(running.pid) == running.guard_pid
+    names = [Path(f"/proc/{pid}/comm").read_text() for pid in (parent.pid, running.guard_pid)]
+    assert names == ["unroll-parent\n", "unroll-guard\n"]
     running.kill()
     running.close(done=True)
     eventually(lambda: not psutil.pid_exists(running.guard_pid))
