@@ -56,6 +56,21 @@ print(json.dumps({
 }))
 """
 
+#: Each rank tells the sum over all ranks of its number, counted from one.
+MEETS = """
+import os, sys
+from pathlib import Path
+import torch
+
+rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+meeting = f"file://{Path.cwd()}/meeting"
+torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+total = torch.tensor([rank + 1.0])
+torch.distributed.all_reduce(total)
+Path(f"total{rank}").write_text(str(total.item()))
+torch.distributed.destroy_process_group()
+"""
+
 Lay = Callable[..., AttemptFolder]
 
 
@@ -88,8 +103,8 @@ def parents() -> Iterator[dict[str, PreloadedParent]]:
         parent.close()
 
 
-def run(parent: PreloadedParent | None, folder: AttemptFolder, threads: int = 1) -> None:
-    attempt = replace(folder.read_attempt(), threads=threads)
+def run(parent: PreloadedParent | None, folder: AttemptFolder, **changes: int) -> None:
+    attempt = replace(folder.read_attempt(), **changes)  # type: ignore[arg-type]
     folder.write(folder.read_spec(), attempt)
     running = Launcher(parent=parent).start(folder, attempt, grace=600, handback=Handback())
     try:
@@ -101,7 +116,7 @@ def run(parent: PreloadedParent | None, folder: AttemptFolder, threads: int = 1)
 
 def compute(parent: PreloadedParent, folder: AttemptFolder, threads: int) -> dict[str, Any]:
     (folder.path / "script").write_text(COMPUTES)
-    run(parent, folder, threads)
+    run(parent, folder, threads=threads)
     said: dict[str, Any] = json.loads(folder.log_file.read_text().splitlines()[-1])
     return said
 
@@ -127,6 +142,15 @@ def test_a_fork_computes_on_its_own_threads_and_draws_its_own_numbers(
         assert not said["cuda"]
         assert said["frozen"] > 10_000
         assert (said["cache"], said["visible"]) == ("1", "")
+
+
+def test_ranks_that_are_forked_find_each_other(
+    parents: dict[str, PreloadedParent], lay: Lay
+) -> None:
+    folder = lay("meeting")
+    (folder.path / "script").write_text(MEETS)
+    run(parents["scripts"], folder, world_size=2)
+    assert [(folder.path / f"total{rank}").read_text() for rank in (0, 1)] == ["3.0", "3.0"]
 
 
 def test_both_ways_to_start_train_the_same_model(
