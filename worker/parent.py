@@ -74,8 +74,14 @@ class Parent:
         self._is_ready = False
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._requests.settimeout(_ANSWER_SECONDS)
-        with theirs:
-            self._child = Child(command, environment=parent_environment(), stdin=theirs.fileno())
+        try:
+            with theirs:
+                self._child = Child(
+                    command, environment=parent_environment(), stdin=theirs.fileno()
+                )
+        except BaseException:
+            self._requests.close()
+            raise
 
     @property
     def pid(self) -> int:

@@ -230,6 +230,16 @@ def test_a_parent_that_ends_again_and_again_is_started_ever_less_often(
     assert starts == [0, 2, 6, 14, 30, 62, 126, 254, 510, 810]
 
 
+def test_a_parent_that_cannot_be_started_leaves_nothing_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(FileNotFoundError):
+        PreloadedParent().keep()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
 @pytest.mark.parametrize("when", ["ready", "at once"])
 def test_a_killed_worker_leaves_no_parent(when: str) -> None:
     with subprocess.Popen(
