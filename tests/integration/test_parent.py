@@ -1,7 +1,9 @@
 """The preloaded parent, as the worker holds it: what it is for, and how it can fail."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -251,6 +253,15 @@ def test_a_killed_worker_leaves_no_parent(when: str) -> None:
         worker.kill()
         worker.wait()
         eventually(lambda: not is_alive(parent))
+
+
+def test_a_parent_whose_worker_has_closed_the_socket_ends_by_itself() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, subprocess.Popen(PARENT, stdin=theirs.fileno()) as parent:
+        theirs.close()
+        with ours:
+            assert json.loads(ours.recv(100)) == {"ready": True}
+        assert parent.wait(PATIENCE) == 0
 
 
 def test_a_service_manager_that_stops_all_at_once_leaves_the_end_to_the_worker(make: Make) -> None:

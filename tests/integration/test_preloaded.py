@@ -88,7 +88,18 @@ def wait_until_ready(parent: PreloadedParent) -> None:
 
 
 @pytest.fixture(scope="module")
-def parents() -> Iterator[dict[str, PreloadedParent]]:
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a plugin that leaves a mark where it is loaded."""
+    file = tmp_path_factory.mktemp("plugins") / "datamodules" / "mine.py"
+    file.parent.mkdir()
+    file.write_text("import pathlib\npathlib.Path(__file__).with_suffix('.loaded').touch()\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNROLL_PLUGINS", str(file.parents[1]))
+        yield file
+
+
+@pytest.fixture(scope="module")
+def parents(plugin: Path) -> Iterator[dict[str, PreloadedParent]]:
     """Return the parent of a worker, and one that runs scripts."""
     started = {
         "worker": PreloadedParent(),
@@ -176,17 +187,12 @@ def told_by(folder: AttemptFolder) -> list[dict[str, Any]]:
 
 
 def test_a_plugin_is_loaded_by_the_runner_alone(
-    parents: dict[str, PreloadedParent],
-    lay_plain: Lay,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    parents: dict[str, PreloadedParent], lay_plain: Lay, plugin: Path
 ) -> None:
-    (tmp_path / "plugins" / "datamodules").mkdir(parents=True)
-    plugin = tmp_path / "plugins" / "datamodules" / "mine.py"
-    monkeypatch.setenv("UNROLL_PLUGINS", str(plugin.parents[1]))
     for word in ("first", "second"):
         plugin.write_text(f"raise ImportError('the {word} state of the plugin')")
         spec = {"model": {"name": "encoder_decoder"}, "data": {"name": "mine"}}
         folder = lay_plain(word, spec)
         run(parents["worker"], folder)
         assert f"the {word} state" in folder.events_file.read_text()
+    assert not plugin.with_suffix(".loaded").exists(), "the parent has loaded it"
