@@ -16,14 +16,13 @@ import psutil
 import pytest
 
 from jobs.spec import Component, TrainSpec
+from tests.doubles.parents import SCRIPTED, SCRIPTED_PARENT, wait_until_ready
 from worker import guard
 from worker.folder import Attempt, AttemptFolder
-from worker.parent import NoParent, PreloadedParent
+from worker.parent import PreloadedParent
 from worker.process import Exit, Handback, Launcher, Running
 
 PATIENCE = 20.0
-SCRIPT = str(Path(__file__).parents[1] / "doubles" / "script.py")
-COMMAND = [sys.executable, "-P", SCRIPT]
 SLEEP = "say('ready')\ntime.sleep(600)"
 
 
@@ -52,26 +51,17 @@ Start = Callable[..., Running]
 @pytest.fixture(scope="module")
 def parent() -> Iterator[PreloadedParent]:
     """Return a parent that is ready."""
-    preloaded = PreloadedParent([*COMMAND, "--parent"])
-    eventually(lambda: is_ready(preloaded))
+    preloaded = PreloadedParent(SCRIPTED_PARENT)
+    wait_until_ready(preloaded)
     yield preloaded
     preloaded.close()
-
-
-def is_ready(parent: PreloadedParent) -> bool:
-    parent.keep()
-    try:
-        parent._current().require_ready()
-    except NoParent:
-        return False
-    return True
 
 
 @pytest.fixture(params=["interpreter", "fork"])
 def launcher(request: pytest.FixtureRequest) -> Launcher:
     """Return each of the two ways to start a runner; all of this holds for both."""
     forks = request.param == "fork"
-    return Launcher(COMMAND, request.getfixturevalue("parent") if forks else None)
+    return Launcher(SCRIPTED, request.getfixturevalue("parent") if forks else None)
 
 
 @pytest.fixture

@@ -15,14 +15,14 @@ import psutil
 import pytest
 
 from jobs.spec import Component, TrainSpec
+from tests.doubles.parents import SCRIPTED, SCRIPTED_PARENT, wait_until_ready
 from worker import parent as parent_module
 from worker.folder import Attempt, AttemptFolder
-from worker.parent import NoParent, PreloadedParent
+from worker.parent import PreloadedParent
 from worker.process import Exit, Handback, Launcher, Running
 
 PATIENCE = 20.0
-COMMAND = [sys.executable, "-P", str(Path(__file__).parents[1] / "doubles" / "script.py")]
-PARENT = [*COMMAND, "--parent"]
+ROOT = Path(__file__).parents[2]
 WITH_A_THREAD = """
 import threading, time
 from worker import forking
@@ -32,15 +32,12 @@ forking.serve(lambda arguments: 0)
 #: Stands for a worker: it says its parent's process id once that is ready, and sleeps.
 WORKER = f"""
 import sys, time
-from worker.parent import NoParent, PreloadedParent
-parent = PreloadedParent({PARENT!r})
+from tests.doubles.parents import wait_until_ready
+from worker.parent import PreloadedParent
+parent = PreloadedParent({SCRIPTED_PARENT!r})
 parent.keep()
-while sys.argv[1] == "ready":
-    try:
-        parent._current().require_ready()
-        break
-    except NoParent:
-        time.sleep(0.01)
+if sys.argv[1] == "ready":
+    wait_until_ready(parent)
 print(parent.pid, flush=True)
 time.sleep(600)
 """
@@ -57,15 +54,6 @@ def is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def is_ready(parent: PreloadedParent) -> bool:
-    parent.keep()
-    try:
-        parent._current().require_ready()
-    except NoParent:
-        return False
-    return True
-
-
 Make = Callable[..., PreloadedParent]
 
 
@@ -73,9 +61,9 @@ Make = Callable[..., PreloadedParent]
 def make() -> Iterator[Make]:
     made: list[PreloadedParent] = []
 
-    def start(command: list[str] = PARENT) -> PreloadedParent:
+    def start(command: list[str] = SCRIPTED_PARENT) -> PreloadedParent:
         made.append(PreloadedParent(command))
-        eventually(lambda: is_ready(made[-1]))
+        wait_until_ready(made[-1])
         return made[-1]
 
     yield start
@@ -95,7 +83,7 @@ class Runs:
         attempt = Attempt("job", 1, roots=(), cache="")
         folder.lay(TrainSpec(model=Component("m"), data=Component("d")), attempt)
         (folder.path / "script").write_text(code)
-        launcher = Launcher(COMMAND, parent)
+        launcher = Launcher(SCRIPTED, parent)
         self._started.append(launcher.start(folder, attempt, grace=60, handback=Handback()))
         return self._started[-1]
 
@@ -163,7 +151,7 @@ def test_the_end_of_the_parent_leaves_running_jobs_alone(
     running.close(done=True)
     eventually(lambda: not is_alive(running.guard_pid))
     if ends == "killed":
-        eventually(lambda: is_ready(parent))
+        wait_until_ready(parent)
         assert parent.pid != first
     else:
         parent.keep()
@@ -180,7 +168,7 @@ def test_a_parent_that_hangs_is_replaced(
     os.kill(first, signal.SIGSTOP)
     assert runs.start(parent, "sys.exit(3)").wait(PATIENCE) == Exit("exited", 3)
     assert not psutil.pid_exists(first)
-    eventually(lambda: is_ready(parent))
+    wait_until_ready(parent)
 
 
 def test_a_parent_with_threads_forks_nothing(
@@ -201,7 +189,7 @@ def test_a_runner_has_the_code_as_it_is_now(
     monkeypatch.setattr(parent_module, "code_stamp", lambda: "changed")
     running = runs.start(parent, "time.sleep(600)")
     assert parent_of(running.guard_pid) == os.getpid()
-    eventually(lambda: is_ready(parent))
+    wait_until_ready(parent)
     assert parent.pid != first
     running = runs.start(parent, "time.sleep(600)")
     assert parent_of(running.guard_pid) == parent.pid
@@ -245,7 +233,7 @@ def test_a_parent_that_cannot_be_started_leaves_nothing_open(
 @pytest.mark.parametrize("when", ["ready", "at once"])
 def test_a_killed_worker_leaves_no_parent(when: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-P", "-c", WORKER, when], stdout=subprocess.PIPE
+        [sys.executable, "-c", WORKER, when], cwd=ROOT, stdout=subprocess.PIPE
     ) as worker:
         assert worker.stdout is not None
         parent = int(worker.stdout.readline())
@@ -257,7 +245,7 @@ def test_a_killed_worker_leaves_no_parent(when: str) -> None:
 
 def test_a_parent_whose_worker_has_closed_the_socket_ends_by_itself() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs, subprocess.Popen(PARENT, stdin=theirs.fileno()) as parent:
+    with theirs, subprocess.Popen(SCRIPTED_PARENT, stdin=theirs.fileno()) as parent:
         theirs.close()
         with ours:
             assert json.loads(ours.recv(100)) == {"ready": True}
@@ -269,5 +257,5 @@ def test_a_service_manager_that_stops_all_at_once_leaves_the_end_to_the_worker(m
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(parent.pid, number)
     time.sleep(0.1)
-    assert is_ready(parent)
+    parent._current().require_ready()
     assert os.getsid(parent.pid) != os.getsid(0)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.doubles.parents import wait_until_ready
 from worker.folder import AttemptFolder
-from worker.parent import NoParent, PreloadedParent
+from worker.parent import PreloadedParent
 from worker.process import Exit, Handback, Launcher
 
 #: The time to import torch and Lightning on a busy machine, and to train a little.
@@ -74,19 +74,6 @@ torch.distributed.destroy_process_group()
 Lay = Callable[..., AttemptFolder]
 
 
-def wait_until_ready(parent: PreloadedParent) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        parent.keep()
-        try:
-            parent._current().require_ready()
-        except NoParent:
-            assert time.monotonic() < deadline, "the parent does not get ready"
-            time.sleep(0.05)
-        else:
-            return
-
-
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return a plugin that leaves a mark where it is loaded."""
@@ -108,7 +95,7 @@ def parents(plugin: Path) -> Iterator[dict[str, PreloadedParent]]:
     for parent in started.values():
         parent.keep()
     for parent in started.values():
-        wait_until_ready(parent)
+        wait_until_ready(parent, PATIENCE)
     yield started
     for parent in started.values():
         parent.close()
