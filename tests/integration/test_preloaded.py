@@ -124,7 +124,6 @@ def test_a_parent_has_computed_nothing_and_holds_nothing_open(
 ) -> None:
     process = psutil.Process(parents["worker"].pid)
     assert process.num_threads() == 1
-    assert not process.open_files()
     assert process.num_fds() == 4  # the three of each process, and the socket to its worker
 
 
