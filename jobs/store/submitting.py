@@ -13,7 +13,7 @@ from jobs.store.records import plain
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 _MAX_KEY: Final = 200
 #: Milliseconds in which a bell is rung only once.
-_BELL_MS: Final = 500
+_BELL_MS: Final = 100
 
 
 def new_id() -> str:
