@@ -48,9 +48,10 @@ _WIDE: Final = SIZES[:2]
 _BATCHES: Final = 4
 
 _PRODUCTS: Final = frozenset(
-    getattr(torch.ops.aten, name).default
-    for name in ("mm", "addmm", "bmm", "baddbmm", "mkldnn_rnn_layer", "mkldnn_rnn_layer_backward")
-)
+    getattr(getattr(torch.ops.aten, name), overload)
+    for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv")
+    for overload in ("default", "out")
+) | {torch.ops.aten.mkldnn_rnn_layer.default, torch.ops.aten.mkldnn_rnn_layer_backward.default}
 
 
 def batches(size: Size) -> list[Batch]:
@@ -149,7 +150,7 @@ def _operations(function: Any, args: Sequence[Any]) -> int:
         forward = 2 * values.shape[0] * values.shape[1] * (weight.numel() + recurrent.numel())
         return forward * (2 if "backward" in function.name() else 1)
     left, right = tensors[-2:]
-    return int(2 * left.numel() * right.shape[-1])
+    return int(2 * left.numel() * (right.shape[-1] if right.ndim > 1 else 1))
 
 
 def products(step: Callable[[], None]) -> tuple[Callable[[], None], int]:
