@@ -105,6 +105,11 @@ class DataModule(LightningDataModule, ABC):
         """Return a batch of training changed by chance: a pure function of (feed, epoch, rows)."""
         return batch
 
+    @property
+    def reads_on(self) -> bool:
+        """Whether a batch goes on where the one before it ended (`_stream.py`)."""
+        return False
+
     def facts(self, split: str) -> dict[str, int]:  # noqa: ARG002 (for those that have some)
         """Return what the reader of a split's scores should know of it; part of the result."""
         return {}
@@ -284,9 +289,10 @@ class TextData(LineData):
 class BatchLoader:
     """Iterate over a plan from batch `start`; nothing is counted here or in a sampler.
 
-    Each rank gets its share of every batch, so that all ranks take the same number of steps. Where
-    a batch has fewer rows than there are ranks, those left over get one that counts for nothing
-    (`Batch.idle`).
+    To learn from, each rank gets its share of every batch. To be evaluated, it gets whole batches,
+    so that each is what it is for one process, to the last digit; but of streams a share of each,
+    at the same places, since a stream stays where its state is. Either way all ranks take the same
+    number of steps: who is left over gets a row that counts for nothing (`Batch.idle`).
     """
 
     def __init__(
@@ -299,16 +305,22 @@ class BatchLoader:
             raise ValueError(f"epoch {epoch} has {len(self.plan)} batches and no batch {start}")
 
     def __len__(self) -> int:
-        return len(self.plan) - self.start
+        return len(self._shares())
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in self.plan[self.start :]:
-            yield self._share(rows)
+        for share in self._shares():
+            yield self._batch(share)
 
-    def _share(self, rows: Sequence[int]) -> Batch:
-        feed = self.data.feed
-        mine = rows[feed.rank :: feed.world_size]
-        batch = self.data.collate(self.split, mine or rows[:1])
+    def _shares(self) -> Plan:
+        """Return the rows of each batch of this rank."""
+        feed, plan = self.data.feed, self.plan[self.start :]
+        if self.split == "train" or self.data.reads_on:
+            return [rows[feed.rank :: feed.world_size] for rows in plan]
+        missing = -len(plan) % feed.world_size
+        return [*plan, *([],) * missing][feed.rank :: feed.world_size]
+
+    def _batch(self, share: Sequence[int]) -> Batch:
+        batch = self.data.collate(self.split, share or self.plan[0][:1])
         if self._alter:
             batch = self.data.altered(batch, self.epoch)
-        return batch if mine else batch.idle()
+        return batch if share else batch.idle()
