@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from torch import distributed as dist
 from datamodules._base import Feed, Task
 from lightning_modules._ranks import rank, sum_over_ranks, world_size
 from lightning_modules._recipe import Recipe
-from tests.doubles.stopping import StopAfter
 from tests.doubles.topologies import build, public_classes
 from tests.doubles.toys import DATA
 from worker.events import EndEvent
@@ -46,9 +45,18 @@ class Ranks:
         """Return the same with a process group, which the ranks make by this empty folder."""
         return self.each(_together, folder, len(self._processes), function, *arguments)
 
-    def run(self, folder: AttemptFolder, stop_after: int | None = None) -> EndEvent:
-        """Run an attempt, stopped after so many batches, and return the end of rank 0."""
-        end: EndEvent = self.each(_run, folder, stop_after)[0]
+    def run(
+        self,
+        folder: AttemptFolder,
+        commands: Callable[..., Commands] = Commands,
+        *arguments: Any,
+        at: Sequence[int] = (0, 1),
+    ) -> EndEvent:
+        """Run an attempt and return the end of rank 0.
+
+        The ranks of `at` get the commands that are made of these arguments, the others none.
+        """
+        end: EndEvent = self.each(_run, folder, at, commands, *arguments)[0]
         return end
 
     def close(self) -> None:
@@ -59,7 +67,6 @@ class Ranks:
 
 def _be(number: int) -> None:
     os.environ[LOCAL_RANK] = str(number)
-    torch.set_num_threads(1)
 
 
 def _together(folder: Path, count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -71,10 +78,13 @@ def _together(folder: Path, count: int, function: Callable[..., Any], *arguments
         dist.destroy_process_group()
 
 
-def _run(folder: AttemptFolder, stop_after: int | None) -> EndEvent:
-    commands = Commands() if stop_after is None else StopAfter(stop_after)
+def _run(
+    folder: AttemptFolder, at: Sequence[int], commands: Callable[..., Commands], *arguments: Any
+) -> EndEvent:
+    number = int(os.environ[LOCAL_RANK])
+    given = commands(*arguments) if number in at else Commands()
     try:
-        return run(folder, commands, int(os.environ[LOCAL_RANK]))
+        return run(folder, given, number)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -95,6 +105,7 @@ def fit(folder: Path, name: str, task: Task, **changes: Any) -> dict[str, Any]:
 
     Some batches have fewer rows than there are ranks.
     """
+    torch.set_num_threads(1)
     quiet()
     data = DATA[task]()
     data.feed = Feed(batch_tokens=14, seed=1, rank=rank(), world_size=world_size())
@@ -120,6 +131,7 @@ def fit(folder: Path, name: str, task: Task, **changes: Any) -> dict[str, Any]:
 
 def validate(folder: Path, name: str, task: Task) -> dict[str, float]:
     """Return the scores of an untrained topology on the toy of a task."""
+    torch.set_num_threads(1)
     quiet()
     data = DATA[task]()
     data.feed = Feed(batch_tokens=8, seed=1, rank=rank(), world_size=world_size())
