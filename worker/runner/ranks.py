@@ -30,9 +30,6 @@ _PATIENCE: Final = timedelta(hours=1)
 #: The ranks of an attempt are on one machine: no port of theirs is open to another.
 _ON_LOOPBACK: Final = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
-#: Kept open, and so locked, for as long as this process lives.
-_held: list[int] = []
-
 
 def number_of(attempt: Attempt) -> int:
     """Return which rank of the attempt this process is. Raise SpecError where nobody has said."""
@@ -54,41 +51,45 @@ def join(folder: AttemptFolder, attempt: Attempt) -> None:
     number = number_of(attempt)
     for name in _ON_LOOPBACK:
         os.environ.setdefault(name, "lo")
-    store = _open_store(folder.rendezvous_file) if number == 0 else _wait_for_store(folder)
-    dist.init_process_group(
-        # Tensors on the CPU go by gloo also where the gradients are on GPUs: what is said of a
-        # step, such as a wish to stop, then does not wait for the GPU's queue.
-        "cpu:gloo,cuda:nccl" if attempt.gpus else "gloo",
-        store=dist.FileStore(str(store), attempt.world_size),  # type: ignore[attr-defined]
-        rank=number,
-        world_size=attempt.world_size,
-        timeout=_PATIENCE,
-        device_id=torch.device("cuda", number) if attempt.gpus else None,
-    )
+    with _meeting(folder.rendezvous_file, number) as store:
+        dist.init_process_group(
+            # Tensors on the CPU go by gloo also where the gradients are on GPUs: what is said of a
+            # step, such as a wish to stop, then does not wait for the GPU's queue.
+            "cpu:gloo,cuda:nccl" if attempt.gpus else "gloo",
+            store=dist.FileStore(str(store), attempt.world_size),  # type: ignore[attr-defined]
+            rank=number,
+            world_size=attempt.world_size,
+            timeout=_PATIENCE,
+            device_id=torch.device("cuda", number) if attempt.gpus else None,
+        )
 
 
-def _open_store(rendezvous: Path) -> Path:
-    """Say that the ranks may meet, by a file that stays locked while the first of them lives.
+@contextmanager
+def _meeting(place: Path, number: int) -> Iterator[Path]:
+    """Give the file by which the ranks find each other, once the first of them is there.
 
-    What an earlier run of the same folder left cannot be taken for this one's: it is not locked.
+    It keeps `place` locked until all have come: what an earlier run in the same folder has left is
+    not locked, and so cannot be taken for this one's.
     """
-    store = rendezvous.with_suffix(".store")
+    store = place.with_suffix(".store")
+    if number > 0:
+        _wait_for_lock(place)
+        yield store
+        return
     store.unlink(missing_ok=True)
-    new = rendezvous.with_suffix(f".{os.getpid()}")
-    file = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(file, fcntl.LOCK_EX)
-    _held.append(file)
-    new.replace(rendezvous)
-    return store
+    new = place.with_suffix(".new")
+    with new.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        new.replace(place)
+        yield store
 
 
-def _wait_for_store(folder: AttemptFolder) -> Path:
+def _wait_for_lock(path: Path) -> None:
     deadline = time.monotonic() + _MEETING_SECONDS
-    while not _is_locked(folder.rendezvous_file):
+    while not _is_locked(path):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"rank 0 of {folder.path.name} did not come")
+            raise TimeoutError(f"the first rank did not come to {path.parent}")
         time.sleep(0.01)
-    return folder.rendezvous_file.with_suffix(".store")
 
 
 def _is_locked(path: Path) -> bool:
