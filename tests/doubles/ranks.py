@@ -75,6 +75,11 @@ def _together(folder: Path, count: int, function: Callable[..., Any], *arguments
     try:
         return function(*arguments)
     finally:
+        _part()
+
+
+def _part() -> None:
+    if dist.is_initialized():
         dist.destroy_process_group()
 
 
@@ -86,8 +91,7 @@ def _run(
     try:
         return run(folder, given, number)
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        _part()
 
 
 class _Curve(Callback):
