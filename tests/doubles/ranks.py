@@ -60,8 +60,9 @@ class Ranks:
         return end
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes, at once: tearing torch down takes seconds."""
         for each in self._processes:
+            each.submit(os._exit, 0)
             each.shutdown()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from datamodules._base import Task
+from datamodules._batch import Batch
 from lightning_modules._ranks import (
     any_over_ranks,
     gather,
@@ -16,6 +17,8 @@ from lightning_modules._ranks import (
     sum_over_ranks,
     world_size,
 )
+from lightning_modules._tagging import TagGoal
+from lightning_modules._text import targets_of
 from tests.doubles.ranks import Ranks, fit, validate
 from tests.doubles.topologies import cases
 
@@ -75,6 +78,36 @@ def test_the_mean_gradient_of_shares_is_that_of_the_whole(
     assert (first + second) / 2 == pytest.approx(LOSSES.mean().item())
     slopes = (torch.tensor(first_slope) + torch.tensor(second_slope)) / 2
     torch.testing.assert_close(slopes, torch.full((5,), 0.2))
+
+
+def slopes_of_tags() -> list[Tensor]:
+    """Return the gradient of both heads by the logits of all rows, of this rank's share of them."""
+    generator = torch.Generator().manual_seed(4)
+    tags, labels = (torch.randn(shape, generator=generator) for shape in ((3, 4, 3), (3, 2)))
+    lengths = torch.tensor([4, 1, 2])
+    whole = Batch(
+        torch.zeros(3, 4),
+        lengths,
+        torch.tensor([[0, 1, 2, 0], [1, 0, 0, 0], [2, 2, 0, 0]]),
+        lengths,
+        {"label": torch.tensor([1, 0, 1])},
+    )
+    mine = slice(rank(), None, world_size())
+    share = Batch(
+        whole.inputs[mine],
+        lengths[mine],
+        targets_of(whole)[0][mine],
+        lengths[mine],
+        {"label": whole.extras["label"][mine]},
+    )
+    heads = tags.requires_grad_(), labels.requires_grad_()
+    TagGoal(3).learn((heads[0][mine], heads[1][mine]), share)["loss"].backward()
+    return [sum_over_ranks(each.grad) / world_size() for each in heads if each.grad is not None]
+
+
+def test_each_head_counts_its_own_targets(pair: Ranks, tmp_path: Path) -> None:
+    for slopes in pair.together(tmp_path, slopes_of_tags):
+        torch.testing.assert_close(slopes, slopes_of_tags())
 
 
 def test_a_folder_is_met_in_again(pair: Ranks, tmp_path: Path) -> None:
