@@ -4,6 +4,7 @@ A public file of this folder holds one public subclass of `DataModule`; the clas
 signature is its schema, and the contract tests pick it up.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -305,19 +306,24 @@ class BatchLoader:
             raise ValueError(f"epoch {epoch} has {len(self.plan)} batches and no batch {start}")
 
     def __len__(self) -> int:
-        return len(self._shares())
+        left = len(self.plan) - self.start
+        return left if self._by_rows else math.ceil(left / self.data.feed.world_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for share in self._shares():
-            yield self._batch(share)
+        for step in range(len(self)):
+            yield self._batch(self._share(step))
 
-    def _shares(self) -> Plan:
-        """Return the rows of each batch of this rank."""
-        feed, plan = self.data.feed, self.plan[self.start :]
-        if self.split == "train" or self.data.reads_on:
-            return [rows[feed.rank :: feed.world_size] for rows in plan]
-        missing = -len(plan) % feed.world_size
-        return [*plan, *([],) * missing][feed.rank :: feed.world_size]
+    @property
+    def _by_rows(self) -> bool:
+        """Whether ranks share the rows of each batch, and not the batches."""
+        return self.split == "train" or self.data.reads_on
+
+    def _share(self, step: int) -> Sequence[int]:
+        feed = self.data.feed
+        if self._by_rows:
+            return self.plan[self.start + step][feed.rank :: feed.world_size]
+        place = self.start + step * feed.world_size + feed.rank
+        return self.plan[place] if place < len(self.plan) else ()
 
     def _batch(self, share: Sequence[int]) -> Batch:
         batch = self.data.collate(self.split, share or self.plan[0][:1])
