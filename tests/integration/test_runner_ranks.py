@@ -204,8 +204,11 @@ def test_a_rank_that_is_killed_takes_the_others_down(lay_two: Lay) -> None:
     second.communicate()
 
 
-def test_ranks_must_be_told_their_number(lay_two: Lay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
+@pytest.mark.parametrize("told", ["", "2", "first"])
+def test_ranks_must_be_told_their_number(
+    lay_two: Lay, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", told)
     end = run(lay_two("attempt"), Commands())
     assert end.reason == Reason.USER_ERROR
     assert "LOCAL_RANK = 0 to 1" in end.message

@@ -29,6 +29,7 @@ from worker.runner.lightning_setup import quiet, set_up_torch
 from worker.runner.predict import predict
 from worker.runner.preloaded import serve
 from worker.runner.ranks import LOCAL_RANK, join, number_of
+from worker.runner.ranks import join, local_rank, number_of
 from worker.runner.reasons import end_of, misses_a_rank
 from worker.runner.reporter import Reporter
 from worker.runner.task import Task
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not folder.spec_file.is_file():
         parser.error(f"{given.folder} is no attempt folder: it holds no {folder.spec_file.name}")
     faulthandler.enable()
-    number = int(os.environ.get(LOCAL_RANK, "0"))
+    number = local_rank()
     # The first rank alone is spoken to, and speaks for all.
     end = run(folder, Commands() if number else Commands.inherited(), number)
     return int(number > 0 and end.reason not in {Reason.SUCCEEDED, Reason.PREEMPTED})

@@ -31,17 +31,22 @@ _PATIENCE: Final = timedelta(hours=1)
 _ON_LOOPBACK: Final = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
+def local_rank() -> int:
+    """Return the number that this process was given, 0 where it was given none."""
+    number = os.environ.get(LOCAL_RANK, "")
+    return int(number) if number.isdecimal() else 0
+
+
 def number_of(attempt: Attempt) -> int:
     """Return which rank of the attempt this process is. Raise SpecError where nobody has said."""
     if attempt.world_size == 1:
         return 0
-    number = os.environ.get(LOCAL_RANK, "")
-    if not number.isdecimal() or int(number) >= attempt.world_size:
+    if not os.environ.get(LOCAL_RANK, "").isdecimal() or local_rank() >= attempt.world_size:
         raise SpecError(
             f"this attempt trains with {attempt.world_size} processes: start each of them, with "
             f"{LOCAL_RANK} = 0 to {attempt.world_size - 1}, or ask for resources.devices = 1"
         )
-    return int(number)
+    return local_rank()
 
 
 def join(folder: AttemptFolder, attempt: Attempt) -> None:
