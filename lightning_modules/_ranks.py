@@ -3,7 +3,7 @@
 Without a process group all of it is what it is for one process alone. Every function that talks is
 called by all ranks at the same point of their way.
 
-Shapes: R ranks, M targets that count.
+There are R ranks.
 """
 
 import io

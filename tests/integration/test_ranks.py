@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datamodules._base import Task
 from datamodules._batch import Batch
+from lightning_modules._losses import mean_of
 from lightning_modules._ranks import (
     any_over_ranks,
     gather,
@@ -43,7 +44,8 @@ def say() -> dict[str, Any]:
 def mean_of_a_share(shares: list[list[int]]) -> tuple[float, list[float]]:
     """Return the loss of this rank's share of `LOSSES`, and its gradient by all of them."""
     losses = LOSSES.clone().requires_grad_()
-    loss = mean_over_ranks(losses[shares[rank()]])
+    mine = shares[rank()]
+    loss = mean_over_ranks(mean_of(losses[mine]), len(mine))
     loss.backward()
     assert losses.grad is not None
     return loss.item(), losses.grad.tolist()
@@ -56,8 +58,7 @@ def test_alone_a_rank_talks_to_itself() -> None:
         "any": [False, False, True, True],
         "gather": [{"mine": [0], "t": pytest.approx([0, 0])}],
     }
-    assert mean_over_ranks(LOSSES) == LOSSES.mean()
-    assert mean_over_ranks(LOSSES[:0]) == 0
+    assert mean_over_ranks(LOSSES.mean(), len(LOSSES)) == LOSSES.mean()
 
 
 def test_ranks_hear_each_other(pair: Ranks, tmp_path: Path) -> None:
