@@ -28,7 +28,6 @@ from worker.runner.generate import generate
 from worker.runner.lightning_setup import quiet, set_up_torch
 from worker.runner.predict import predict
 from worker.runner.preloaded import serve
-from worker.runner.ranks import LOCAL_RANK, join, number_of
 from worker.runner.ranks import join, local_rank, number_of
 from worker.runner.reasons import end_of, misses_a_rank
 from worker.runner.reporter import Reporter
