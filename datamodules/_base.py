@@ -4,6 +4,7 @@ A public file of this folder holds one public subclass of `DataModule`; the clas
 signature is its schema, and the contract tests pick it up.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,6 +105,11 @@ class DataModule(LightningDataModule, ABC):
     def altered(self, batch: Batch, epoch: int) -> Batch:  # noqa: ARG002 (for those that alter some)
         """Return a batch of training changed by chance: a pure function of (feed, epoch, rows)."""
         return batch
+
+    @property
+    def reads_on(self) -> bool:
+        """Whether a batch goes on where the one before it ended (`_stream.py`)."""
+        return False
 
     def facts(self, split: str) -> dict[str, int]:  # noqa: ARG002 (for those that have some)
         """Return what the reader of a split's scores should know of it; part of the result."""
@@ -284,9 +290,10 @@ class TextData(LineData):
 class BatchLoader:
     """Iterate over a plan from batch `start`; nothing is counted here or in a sampler.
 
-    Each rank gets its share of every batch, so that all ranks take the same number of steps. Where
-    a batch has fewer rows than there are ranks, those left over get one that counts for nothing
-    (`Batch.idle`).
+    To learn from, each rank gets its share of every batch. To be evaluated, it gets whole batches,
+    so that each is what it is for one process, to the last digit; but of streams a share of each,
+    at the same places, since a stream stays where its state is. Either way all ranks take the same
+    number of steps: who is left over gets a row that counts for nothing (`Batch.idle`).
     """
 
     def __init__(
@@ -299,16 +306,27 @@ class BatchLoader:
             raise ValueError(f"epoch {epoch} has {len(self.plan)} batches and no batch {start}")
 
     def __len__(self) -> int:
-        return len(self.plan) - self.start
+        left = len(self.plan) - self.start
+        return left if self._by_rows else math.ceil(left / self.data.feed.world_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in self.plan[self.start :]:
-            yield self._share(rows)
+        for step in range(len(self)):
+            yield self._batch(self._share(step))
 
-    def _share(self, rows: Sequence[int]) -> Batch:
+    @property
+    def _by_rows(self) -> bool:
+        """Whether ranks share the rows of each batch, and not the batches."""
+        return self.split == "train" or self.data.reads_on
+
+    def _share(self, step: int) -> Sequence[int]:
         feed = self.data.feed
-        mine = rows[feed.rank :: feed.world_size]
-        batch = self.data.collate(self.split, mine or rows[:1])
+        if self._by_rows:
+            return self.plan[self.start + step][feed.rank :: feed.world_size]
+        place = self.start + step * feed.world_size + feed.rank
+        return self.plan[place] if place < len(self.plan) else ()
+
+    def _batch(self, share: Sequence[int]) -> Batch:
+        batch = self.data.collate(self.split, share or self.plan[0][:1])
         if self._alter:
             batch = self.data.altered(batch, self.epoch)
-        return batch if mine else batch.idle()
+        return batch if share else batch.idle()

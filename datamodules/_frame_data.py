@@ -52,6 +52,11 @@ class FrameData(LearnedData[Learned, FrameSplit], TextData, TagData, ValueData, 
         data = self._split(split)
         return self._streams[split].sizes if self._streams else data.sizes
 
+    @property
+    def reads_on(self) -> bool:
+        """Whether a batch goes on where the one before it ended."""
+        return bool(self._streams)
+
     def plan(self, split: str, epoch: int) -> Plan:
         """Return sequences of like length together, or streams of windows."""
         self._split(split)

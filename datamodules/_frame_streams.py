@@ -109,7 +109,7 @@ class FrameStreams:
         """Deal sequences out to streams, each to the one that ends first.
 
         Batch t holds the t-th window of each stream, so that a window comes right after the one
-        that it follows.
+        that it follows, and at the same place: a stream never leaves the rank that reads it.
         """
         queues: list[list[int]] = [[] for _ in range(streams)]
         ends = [(0, number) for number in range(streams)]
@@ -118,5 +118,6 @@ class FrameStreams:
             first, count = int(self._firsts[sequence]), int(self.counts[sequence])
             queues[number].extend(range(first, first + count))
             heapq.heappush(ends, (length + count, number))
-        longest = max(map(len, queues))
+        queues.sort(key=len, reverse=True)  # one that ends moves no other to another place
+        longest = len(queues[0])
         return [[queue[at] for queue in queues if at < len(queue)] for at in range(longest)]

@@ -240,6 +240,11 @@ class CharText(LearnedData[Vocabulary, Stream], StreamData):
         """Return the length of every window, (N, 1)."""
         return self._split(split).sizes
 
+    @property
+    def reads_on(self) -> bool:
+        """Whether a batch goes on where the one before it ended."""
+        return True
+
     def plan(self, split: str, epoch: int) -> Plan:
         """Return parallel streams of windows to learn from, else one that is read as it stands."""
         windows = len(self._split(split))

@@ -5,11 +5,13 @@ Shapes: B rows of the batch, P rows of the batch before, W width of the state.
 
 from typing import Any
 
+import torch
 from lightning import Callback
 from torch import Tensor
 
 from datamodules._batch import Batch
 from datamodules._stream import FOLLOWS
+from lightning_modules._ranks import gather
 
 
 class Carry(Callback):
@@ -46,8 +48,11 @@ class Carry(Callback):
             self._epoch, self._rows, self._states = trainer.current_epoch, None, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is kept."""
-        return {"epoch": self._epoch, "rows": self._rows, "states": self._states}
+        """Return what is kept, by all ranks together: whichever reads on finds its rows in it."""
+        rows, states = self._rows, self._states
+        if rows is not None and states is not None:
+            rows, states = map(torch.cat, zip(*gather((rows, states)), strict=True))
+        return {"epoch": self._epoch, "rows": rows, "states": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with what was kept."""

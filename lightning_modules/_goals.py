@@ -28,6 +28,7 @@ from datamodules._values import ValueData
 from lightning_modules._errors import ModelError
 from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._losses import smoothed_cross_entropy
+from lightning_modules._ranks import mean_over_ranks
 from lightning_modules._scoring import TokenAverages
 from lightning_modules._text import StepOutput, target_mask, targets_of
 
@@ -117,7 +118,7 @@ def per_row(outputs: Tensor, batch: Batch) -> list[Tensor]:
 def step_output(loss: Tensor, nll: Tensor, correct: Tensor | None) -> StepOutput:
     """Return the mean of losses (M, ...), and what they add up to by themselves."""
     output: StepOutput = {
-        "loss": loss.sum() / max(1, loss.numel()),
+        "loss": mean_over_ranks(loss.sum() / max(1, loss.numel()), loss.numel()),
         "nll_sum": nll.detach().sum(),
         "tokens": torch.tensor(nll.numel(), device=nll.device),
     }

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import SumMetric
 
 from datamodules._base import TextData, TextScoring, Written
+from lightning_modules._ranks import gather
 from lightning_modules._text_scores import FAMILIES
 
 
@@ -87,9 +88,10 @@ def _exact_match(
 def score_outputs(
     outputs: Mapping[int, Sequence[Written]], data: TextData, split: str
 ) -> ScoredText:
-    """Score the best of the outputs of each row: of the whole split, or of those that were run."""
+    """Score the best output of each row that was run on any rank: of the whole split as a rule."""
     lines, references = data.sources(split), data.references(split)
-    best = {row: data.rerank(outputs[row], lines[row])[0].ids for row in sorted(outputs)}
+    own = {row: list(data.rerank(found, lines[row])[0].ids) for row, found in outputs.items()}
+    best = dict(sorted(pair for each in gather(own) for pair in each.items()))
     scored = score_text(
         [data.text_of(ids, lines[row]) for row, ids in best.items()],
         [references[row] for row in best],

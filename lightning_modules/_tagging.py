@@ -16,6 +16,7 @@ from datamodules._classes import UNKNOWN_CLASS
 from datamodules._tags import TagData, Tagging
 from lightning_modules._goals import Goal
 from lightning_modules._losses import mean_of, smoothed_cross_entropy
+from lightning_modules._ranks import mean_over_ranks
 from lightning_modules._scoring_tags import SpanCounts, Sums, each_step, have_marks, spans
 from lightning_modules._text import StepOutput, target_mask, targets_of
 
@@ -63,12 +64,12 @@ class TagGoal(Goal[Heads, TagSums]):
         mask = target_mask(batch)
         targets = targets_of(batch)[0][mask]
         loss, nll, right = smoothed_cross_entropy(logits[mask], targets, self.label_smoothing)
-        total = mean_of(loss)
+        total = mean_over_ranks(mean_of(loss), len(loss))
         if label_logits is not None:
             counted = mask.any(dim=1)  # not a row that only keeps this rank busy
             labels = batch.extras["label"][counted]
             losses, *_ = smoothed_cross_entropy(label_logits[counted], labels, self.label_smoothing)
-            total = total + mean_of(losses)
+            total = total + mean_over_ranks(mean_of(losses), len(losses))
         return {
             "loss": total,
             "nll_sum": nll.sum(),

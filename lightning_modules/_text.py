@@ -20,6 +20,7 @@ from lightning_modules._decoding import Hypothesis, Search, StepDecoder, search
 from lightning_modules._errors import ModelError
 from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._losses import SymbolLosses, symbol_losses
+from lightning_modules._ranks import mean_over_ranks
 from lightning_modules._scheduled_sampling import mixed_symbols, own_share
 from lightning_modules._scoring import ScoredText, TokenAverages, score_outputs
 
@@ -27,7 +28,7 @@ from lightning_modules._scoring import ScoredText, TokenAverages, score_outputs
 class StepOutput(TypedDict):
     """What a training step tells the trainer (`loss`) and the runner's callbacks (the rest)."""
 
-    #: Mean smoothed loss of a target symbol, class, decision or value.
+    #: Mean smoothed loss of a target symbol, class, decision or value (`mean_over_ranks`).
     loss: Tensor
     #: Sum of the losses without smoothing: nats, or squared errors of values.
     nll_sum: Tensor
@@ -156,7 +157,7 @@ class TextTopology(EvaluatedTopology[_Running]):
         """Return the loss of a batch and what its symbols count for."""
         loss, nll, right = self.losses(batch, self.label_smoothing, self.own_or_true(batch))
         return {
-            "loss": loss,
+            "loss": mean_over_ranks(loss, nll.numel()),
             "nll_sum": nll.sum(),
             "tokens": torch.tensor(nll.numel(), device=nll.device),
             "correct": right.sum(),
@@ -199,7 +200,7 @@ class TextTopology(EvaluatedTopology[_Running]):
     def scores(self, gathered: _Running, split: str) -> dict[str, float]:
         """Return the averages of the symbols and the scores of the text, which `outputs` keeps."""
         metrics = gathered.averages.compute()
-        if isinstance(self.data, TextData) and gathered.outputs:
+        if isinstance(self.data, TextData) and self.data.scoring.metrics:
             self.outputs[split] = score_outputs(gathered.outputs, self.data, split)
             metrics |= self.outputs[split].metrics
         return metrics

@@ -10,7 +10,7 @@ Event
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -112,6 +112,15 @@ def decode(line: str) -> Event:
         return cls(**plain)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"no event: {line[:200]!r}") from error
+
+
+def first_bad_end(paths: Iterable[Path]) -> EndEvent | None:
+    """Return the first end, in the order of these files of events, that is no success."""
+    for path in paths:
+        for event in EventReader(path).read():
+            if isinstance(event, EndEvent) and event.reason is not Reason.SUCCEEDED:
+                return event
+    return None
 
 
 class EventReader:

@@ -4,6 +4,8 @@
     attempt.json    where and with what: paths, threads, the checkpoint to go on from
     start.ckpt      the checkpoint to go on from, or to use; not there where there is none
     events.jsonl    what the runner reports, one event a line, appended
+    rank-N.jsonl    what its ranks but the first would have reported; their ends, above all
+    ranks.lock      where the ranks meet, and beside it what they say to find each other
     output.log      standard output and standard error of the runner
     checkpoints/    complete checkpoints only (a temporary name until then)
     files/          what a person may want: predictions, pictures
@@ -70,6 +72,20 @@ class AttemptFolder:
     def events_file(self) -> Path:
         """Return the path of the runner's events."""
         return self.path / "events.jsonl"
+
+    def events_of(self, rank: int) -> Path:
+        """Return the path of what one rank of the runner says."""
+        return self.path / f"rank-{rank}.jsonl" if rank else self.events_file
+
+    @property
+    def events_of_others(self) -> list[Path]:
+        """Return what there is of ranks but the first."""
+        return sorted(self.path.glob("rank-[0-9]*.jsonl"))
+
+    @property
+    def rendezvous_file(self) -> Path:
+        """Return the path of the file by which ranks find each other."""
+        return self.path / "ranks.lock"
 
     @property
     def log_file(self) -> Path:

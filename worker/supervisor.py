@@ -16,6 +16,7 @@ from jobs.errors import ArtifactError, ServiceUnreachable, SpecError, StaleToken
 from jobs.job import Job, Lease, Reason
 from jobs.store import JobStore
 from worker.devices import Share
+from worker.events import first_bad_end
 from worker.folder import AttemptFolder
 from worker.handback import by_guard
 from worker.inputs import Inputs
@@ -176,7 +177,9 @@ class Supervisor:
 
     def _record(self, exited: Exit, relay: Relay, folder: AttemptFolder) -> str:
         self._insist(relay.drain)
-        ending = conclude(self._order, relay.end, exited, tail(folder.log_file))
+        # Where the first rank was ended before it could speak, another may have said why.
+        end = relay.end or first_bad_end(folder.events_of_others)
+        ending = conclude(self._order, end, exited, tail(folder.log_file))
         leavings = Leavings(self._tools.store, self._tools.artifacts, self._lease, folder)
         try:
             self._insist(leavings.keep_log if ending.handed_back else leavings.keep)

@@ -41,7 +41,8 @@ def conclude(order: Order | None, end: EndEvent | None, exited: Exit, log_tail: 
     """Return how an attempt ended: by what was ordered, else in the runner's own word.
 
     A success that was written before an order could take effect is one. Where nothing was said, the
-    process died of something outside its program, and the tail of its log is all that is known.
+    process died of something outside its program, and the tail of its log is all that is known. A
+    rank that only misses another knows less than the kernel that killed it.
     """
     if end and end.reason is Reason.SUCCEEDED:
         return Ending(end.reason, end.message, result=end.result)
@@ -51,16 +52,20 @@ def conclude(order: Order | None, end: EndEvent | None, exited: Exit, log_tail: 
         return Ending(Reason.TIMED_OUT, "the job ran for as long as its timeout allows")
     if order is Order.HAND_BACK and (end is None or end.reason is Reason.PREEMPTED):
         return HANDED_BACK
-    if end:
+    if end and not (end.reason is Reason.INFRASTRUCTURE and _killed_for_memory(exited)):
         return Ending(end.reason, end.message, end.traceback, end.result)
     return _unsaid(exited, log_tail)
+
+
+def _killed_for_memory(exited: Exit) -> bool:
+    return exited.cause == "exited" and exited.signal == "SIGKILL" and exited.oom_kills > 0
 
 
 def _unsaid(exited: Exit, log_tail: str) -> Ending:
     if exited.cause == "deadline":
         message = "the service had not answered for so long that the runner was stopped"
         return Ending(Reason.INFRASTRUCTURE, message, log_tail)
-    if exited.cause == "exited" and exited.signal == "SIGKILL" and exited.oom_kills:
+    if _killed_for_memory(exited):
         message = "the machine ran out of memory, and its kernel killed the runner"
         return Ending(Reason.OUT_OF_MEMORY, message, log_tail)
     return Ending(Reason.INFRASTRUCTURE, exited.describe(), log_tail)

@@ -6,7 +6,7 @@ It follows the protocol of the attempt folder, and does what the model's paramet
 
     steps, step_seconds     how long it trains
     checkpoint_every        steps between checkpoints
-    fail                    "segfault", "exit", "error", "linger": how it ends
+    fail                    "segfault", "exit", "error", "linger", "rank": how it ends
     fail_at, fail_attempt   at which step, and in which attempt only (0: in all)
     children                processes that it starts and leaves behind, in sessions of their own
     deaf                    whether it ignores what the supervisor asks for
@@ -105,6 +105,10 @@ class Runner:
         elif how == "linger":
             self.tell(EndEvent(Reason.SUCCEEDED))
             time.sleep(600)
+        elif how == "rank":
+            with self.folder.events_of(1).open("a") as file:
+                file.write(EndEvent(Reason.BAD_DATA, "told by rank 1").to_json() + "\n")
+            os._exit(7)
         elif how == "error":
             self.tell(EndEvent(Reason.USER_ERROR, "no such thing", "Traceback: here"))
             sys.exit(0)

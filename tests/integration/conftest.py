@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -29,6 +29,9 @@ from jobs.store import JobStore
 from jobs.workers import Worker
 from worker.events import MetricEvent
 from worker.folder import Attempt, AttemptFolder
+
+if TYPE_CHECKING:
+    from tests.doubles.ranks import Ranks
 
 
 def find_server() -> str | None:
@@ -212,6 +215,16 @@ def lay_plain(tmp_path: Path) -> Callable[..., AttemptFolder]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def pair() -> Iterator["Ranks"]:
+    """Return two processes that can be the ranks of a training."""
+    from tests.doubles.ranks import Ranks  # noqa: PLC0415 (torch: not for those who need none)
+
+    ranks = Ranks(2)
+    yield ranks
+    ranks.close()
 
 
 class Hand:

@@ -142,9 +142,10 @@ def try_one(model: Any, data: Toy, params: Params) -> None:
     output = model.training_step(batches(data)[0], 0)
     output["loss"].backward()
     assert output["loss"].isfinite(), params
-    gradients = [each.grad for each in model.parameters() if each.grad is not None]
-    assert gradients, params
-    assert all(each.isfinite().all() for each in gradients), params
+    gradients = {name: each.grad for name, each in model.named_parameters()}
+    # Ranks wait for the gradient of every parameter.
+    assert [name for name, each in gradients.items() if each is None] == [], params
+    assert all(each.isfinite().all() for each in gradients.values()), params
     with torch.inference_mode():
         asked = replace(batches(data, "test")[0], targets=None, target_lengths=None)
         assert len(model.eval().predict(asked)) == len(asked), params

@@ -14,6 +14,7 @@ import torch
 from lightning import Trainer
 
 from jobs.job import Reason
+from tests.doubles.stopping import StopAfter
 from worker.events import CheckpointEvent, EndEvent, EventReader, MetricEvent
 from worker.folder import AttemptFolder
 from worker.runner.__main__ import run
@@ -27,20 +28,6 @@ Points = dict[tuple[str, int], tuple[float, int]]
 CHANCE = {"layers": 2, "variational": True, "recurrent_dropout": 0.3, "scheduled_sampling": 1.0}
 #: Dropout, three steps to a point and several epochs, so that every kind of state matters.
 SPEC: dict[str, Any] = {"trainer": {"max_epochs": 3, "log_every": 3, "patience": 3}}
-
-
-class StopAfter(Commands):
-    """Ask for a stop after so many batches that do not end an epoch."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self._left = batches
-
-    @property
-    def wants_stop(self) -> bool:
-        self._left -= 1
-        self._stop = self._stop or self._left <= 0
-        return self._stop
 
 
 def points_of(folder: AttemptFolder) -> Points:

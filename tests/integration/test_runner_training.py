@@ -268,9 +268,3 @@ def test_a_folder_without_a_spec_is_refused(tmp_path: Path) -> None:
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "holds no spec.json" in err
-
-
-def test_more_processes_than_can_train_together_are_refused(lay: Lay) -> None:
-    end = run(lay(world_size=2), Commands())
-    assert end.reason == Reason.USER_ERROR
-    assert "resources.devices" in end.message

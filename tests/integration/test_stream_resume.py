@@ -11,6 +11,7 @@ import torch
 
 from jobs.job import Reason
 from jobs.spec import spec_from_dict
+from tests.doubles.stopping import StopAfter
 from worker.events import CheckpointEvent, EndEvent, EventReader, MetricEvent
 from worker.folder import Attempt, AttemptFolder
 from worker.runner.__main__ import run
@@ -23,20 +24,6 @@ SPEC: dict[str, Any] = {
     "trainer": {"max_epochs": 2, "batch_tokens": 64, "log_every": 3, "warmup_steps": 4},
 }
 Lay = Callable[..., AttemptFolder]
-
-
-class StopAfter(Commands):
-    """Ask for a stop after so many batches that do not end an epoch."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self._left = batches
-
-    @property
-    def wants_stop(self) -> bool:
-        self._left -= 1
-        self._stop = self._stop or self._left <= 0
-        return self._stop
 
 
 @pytest.fixture

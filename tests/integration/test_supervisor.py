@@ -264,6 +264,14 @@ def test_a_full_artifact_store_does_not_hide_why_a_job_failed(stage: Stage) -> N
     assert (reason, said["message"]) == (Reason.USER_ERROR, "no such thing")
 
 
+def test_what_another_rank_has_said_is_the_reason_where_the_first_could_not_speak(
+    stage: Stage,
+) -> None:
+    stage.run(fail="rank", fail_at=1)
+    ((reason, said),) = stage.store.told
+    assert (reason, said["message"]) == (Reason.BAD_DATA, "told by rank 1")
+
+
 def test_a_mistake_in_a_renewal_does_not_end_the_pulse(stage: Stage) -> None:
     mistakes = [RuntimeError("a mistake of ours")] * 3
     renew = stage.store.renew

@@ -6,7 +6,6 @@ import re
 import types
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -20,7 +19,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import Doc
 
-import lightning_modules
 from datamodules._base import Task, TextData
 from datamodules._batch import Batch
 from datamodules._params import FROM_DATA
@@ -29,6 +27,7 @@ from lightning_modules._base import Topology
 from lightning_modules._cells import CellName
 from lightning_modules._recipe import Recipe
 from lightning_modules._text import TextTopology
+from tests.doubles.topologies import FILES, build, cases, public_classes
 from tests.doubles.toys import DATA, Backwards, Toy
 
 pytestmark = pytest.mark.filterwarnings(
@@ -36,27 +35,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:The .* does not have many workers",
     "ignore:GPU available",
 )
-
-FOLDER = Path(lightning_modules.__file__).parent
-FILES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
-
-
-def public_classes(name: str) -> list[type[Topology]]:
-    module = import_module(f"lightning_modules.{name}")
-    return [
-        value
-        for key, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, Topology)
-        and value.__module__ == module.__name__
-        and not key.startswith("_")
-    ]
-
-
-def cases() -> list[Any]:
-    """Return each topology with each of its tasks."""
-    pairs = [(name, task) for name in FILES for task in sorted(public_classes(name)[0].accepts)]
-    return [pytest.param(pair, id="-".join((pair[0], *pair[1]))) for pair in pairs]
 
 
 @pytest.fixture(params=FILES)
@@ -81,22 +59,6 @@ def topology(case: tuple[str, Task]) -> type[Topology]:
 def data(case: tuple[str, Task]) -> Toy:
     assert case[1] in DATA, f"write a small kind of data for {case[1]}: tests/doubles/toys.py"
     return DATA[case[1]]()
-
-
-def build(topology: type[Topology], data: Toy, **changes: Any) -> Topology:
-    torch.manual_seed(2)
-    off = dict.fromkeys(("embedding_dropout", "symbol_dropout", "dropout"), 0.0)
-    small = {"hidden_size": 24, **off, **changes}
-    if not_chosen(data):
-        small.pop("label_smoothing", None)
-    known = inspect.signature(topology).parameters
-    return topology(**{k: v for k, v in {**small, **data.dims}.items() if k in known})
-
-
-def not_chosen(data: Toy) -> bool:
-    """Say whether targets are no classes of which one is right."""
-    targets = data.collate("train", [0]).targets
-    return targets is not None and targets.is_floating_point()
 
 
 def batches(data: Toy, split: str = "train") -> list[Batch]:

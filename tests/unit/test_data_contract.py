@@ -24,6 +24,7 @@ from datamodules._base import (
     TextData,
     Workspace,
 )
+from datamodules._stream import FOLLOWS
 from datamodules._tags import TagData
 from datamodules._vocab import EOS, PAD
 from jobs.schema import Parameter
@@ -343,6 +344,39 @@ def test_ranks_share_every_batch_and_take_the_same_number_of_steps(world_size, s
         assert sorted(planned) == sorted(row for row in torch.cat(shares).tolist() if row >= 0)
         sizes = [int((share >= 0).sum()) for share in shares]
         assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("world_size", [2, 7])
+def test_ranks_score_every_row_once_in_as_many_steps(world_size, sample):
+    for split in (*sample.data.validation_splits, "test"):
+        ranks = []
+        for rank in range(world_size):
+            sample.data.feed = replace(sample.data.feed, rank=rank, world_size=world_size)
+            loader = BatchLoader(sample.data, split, 0)
+            ranks.append([batch.extras["index"].tolist() for batch in loader])
+            assert len(loader) == len(ranks[-1]) > 0
+        sample.data.feed = replace(sample.data.feed, rank=0, world_size=1)
+        assert len({len(batches) for batches in ranks}) == 1
+        run = sorted(row for batches in ranks for rows in batches for row in rows if row >= 0)
+        assert run == list(range(len(sample.data.sizes(split))))
+        whole = [batch.extras["index"].tolist() for batch in BatchLoader(sample.data, split, 0)]
+        if not sample.data.reads_on:  # each batch is one that a single process has
+            assert all(rows in whole for batches in ranks for rows in batches if rows[0] >= 0)
+
+
+def test_a_stream_stays_on_its_rank(sample):
+    if not sample.data.reads_on:
+        return
+    for split in sample.splits:
+        for rank in range(3):
+            sample.data.feed = replace(sample.data.feed, rank=rank, world_size=3)
+            before = None
+            for batch in BatchLoader(sample.data, split, 0):
+                rows, follows = batch.extras["index"].tolist(), batch.extras[FOLLOWS].tolist()
+                for row, followed in zip(rows, follows, strict=True):
+                    assert -1 in (row, followed) or before is None or followed in before
+                before = rows
+    sample.data.feed = replace(sample.data.feed, rank=0, world_size=1)
 
 
 def test_a_rank_without_a_share_has_nothing_to_learn_from(sample):

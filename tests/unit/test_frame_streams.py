@@ -59,6 +59,21 @@ def test_a_window_comes_right_after_the_one_it_follows(
         before = rows
 
 
+@given(SEQUENCES, st.integers(1, 3), st.integers(1, 5), st.integers(2, 3))
+@settings(max_examples=60, deadline=None)
+def test_a_stream_never_leaves_its_place(
+    lengths: list[int], window: int, streams: int, ranks: int
+) -> None:
+    split = streams_of(lengths, window)
+    for plan in (split.training_plan(streams, 5, 2), split.reading_plan(streams)):
+        for rank in range(ranks):
+            before: list[int] = []
+            for rows in (rows[rank::ranks] for rows in plan):
+                follows = split.collate(rows).extras[FOLLOWS].tolist() if rows else []
+                assert all(row < 0 or row in before for row in follows)
+                before = rows
+
+
 def test_a_sequence_without_a_past_follows_none() -> None:
     split = streams_of([5, 1, 4], 2)
     follows = split.collate(range(len(split))).extras[FOLLOWS].tolist()

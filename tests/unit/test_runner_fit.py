@@ -39,7 +39,7 @@ def saved_at(step: int, **fields: Any) -> Saved:
         "hyper_parameters": {"size": 3},
         "optimisers": [],
         "schedulers": [],
-        "random": random_states(),
+        "random": [random_states()],
         "memory": {},
         "data": {"words": ["a", "ß"]},
         "spec": {"kind": "train"},
@@ -70,7 +70,16 @@ def test_a_checkpoint_is_written_whole_and_read_back(tmp_path: Path) -> None:
     assert again.position == saved.position
     assert again.data == saved.data
     assert torch.equal(again.weights["w"], saved.weights["w"])
-    set_random_states(again.random)
+    set_random_states(again.random[0])
+
+
+def test_a_checkpoint_of_before_there_were_ranks_is_still_read(tmp_path: Path) -> None:
+    old = {**saved_at(7).to_dict(), "format": 1, "random": random_states()}
+    torch.save(old, tmp_path / "x.ckpt")
+    (states,) = Saved.read(tmp_path / "x.ckpt").random
+    expected = draw()
+    set_random_states(states)
+    assert draw() == expected
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

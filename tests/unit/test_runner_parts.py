@@ -19,11 +19,19 @@ from worker.events import (
     MetricEvent,
     PhaseEvent,
     ProgressEvent,
+    first_bad_end,
 )
 from worker.folder import AttemptFolder
 from worker.runner.precision import choose, cpu_flags
 from worker.runner.predict import batches_by_length
-from worker.runner.reasons import BuildError, NonFinite, Preempted, end_of, reason_of
+from worker.runner.reasons import (
+    BuildError,
+    NonFinite,
+    Preempted,
+    end_of,
+    misses_a_rank,
+    reason_of,
+)
 from worker.runner.reporter import Reporter
 
 
@@ -47,6 +55,24 @@ from worker.runner.reporter import Reporter
 )
 def test_each_error_has_its_reason(error: BaseException, reason: Reason) -> None:
     assert reason_of(error) == reason
+
+
+@pytest.mark.parametrize(
+    ("error", "is_missed"),
+    [
+        (RuntimeError("[/x/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection"), True),
+        (torch.distributed.DistNetworkError("the store is gone"), True),
+        (RuntimeError("NCCL error in: ProcessGroupNCCL.cpp"), True),
+        (RuntimeError("size mismatch"), False),
+        (SpecError("of NCCL"), False),
+    ],
+)
+def test_who_only_misses_another_rank_has_no_reason_of_its_own(
+    error: Exception, is_missed: bool
+) -> None:
+    assert misses_a_rank(error) == is_missed
+    if is_missed:
+        assert reason_of(error) == Reason.INFRASTRUCTURE
 
 
 def test_torch_out_of_main_memory_is_told_from_other_runtime_errors() -> None:
@@ -116,6 +142,22 @@ def test_progress_is_told_seldom_unless_it_must_be(folder: AttemptFolder) -> Non
     assert steps[0] == 0
     assert steps[-1] == 100
     assert len(steps) < 100
+
+
+def test_ranks_speak_into_files_of_their_own_and_to_nobody(
+    folder: AttemptFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = [EndEvent(Reason.SUCCEEDED), EndEvent(Reason.NAN, "x"), EndEvent(Reason.BAD_DATA)]
+    for number, end in enumerate(ends):
+        with Reporter(folder, lambda _: None, rank=number) as reporter:
+            reporter.phase(f"rank {number}")
+            reporter.end(end)
+    assert capsys.readouterr().out == ""
+    phase, end = EventReader(folder.events_file).read()
+    assert (phase, end) == (PhaseEvent("rank 0"), ends[0])
+    assert [path.name for path in folder.events_of_others] == ["rank-1.jsonl", "rank-2.jsonl"]
+    assert first_bad_end([folder.events_file, *folder.events_of_others]) == ends[1]
+    assert first_bad_end([folder.events_file]) is None
 
 
 def test_events_of_earlier_runs_are_kept_aside(folder: AttemptFolder) -> None:

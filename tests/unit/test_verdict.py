@@ -1,7 +1,7 @@
 """How an attempt's end is decided."""
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from jobs.job import Reason
@@ -38,9 +38,17 @@ def test_nothing_succeeds_that_did_not_say_so(order: Order | None, exited: Exit)
 
 @given(ends, exits)
 def test_without_an_order_the_runner_s_word_counts(end: EndEvent, exited: Exit) -> None:
+    assume(end.reason is not Reason.INFRASTRUCTURE or not exited.oom_kills)
     ending = conclude(None, end, exited, "tail")
     assert (ending.reason, ending.message) == (end.reason, end.message)
     assert not ending.handed_back
+
+
+def test_the_kernel_knows_better_than_a_rank_that_misses_the_one_it_killed() -> None:
+    end = EndEvent(Reason.INFRASTRUCTURE, "connection closed by peer")
+    killed = Exit("exited", None, "SIGKILL", 1)
+    assert conclude(None, end, killed, "").reason is Reason.OUT_OF_MEMORY
+    assert conclude(None, EndEvent(Reason.NAN), killed, "").reason is Reason.NAN
 
 
 @pytest.mark.parametrize(

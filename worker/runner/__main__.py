@@ -3,6 +3,8 @@
 With `--parent` it is what a worker forks its runners from: each is then spared the imports.
 
 Whatever happens, the last line of the folder's events says how it ended, and the exit status is 0.
+An attempt of several ranks is run by as many processes, each with its number in `LOCAL_RANK`; of
+the others than the first the exit status is 1 where they ended badly.
 """
 
 import argparse
@@ -16,7 +18,8 @@ from typing import Any
 
 from jobs.job import Reason
 from jobs.spec import EvaluateSpec, GenerateSpec, PredictSpec, TrainSpec
-from worker.events import EndEvent
+from lightning_modules._ranks import rank
+from worker.events import EndEvent, first_bad_end
 from worker.folder import AttemptFolder
 from worker.runner.catalog import whole_catalog
 from worker.runner.commands import Commands
@@ -25,7 +28,8 @@ from worker.runner.generate import generate
 from worker.runner.lightning_setup import quiet, set_up_torch
 from worker.runner.predict import predict
 from worker.runner.preloaded import serve
-from worker.runner.reasons import end_of
+from worker.runner.ranks import join, local_rank, number_of
+from worker.runner.reasons import end_of, misses_a_rank
 from worker.runner.reporter import Reporter
 from worker.runner.task import Task
 from worker.runner.train import train
@@ -46,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not folder.spec_file.is_file():
         parser.error(f"{given.folder} is no attempt folder: it holds no {folder.spec_file.name}")
     faulthandler.enable()
-    run(folder, Commands.inherited())
-    return 0
+    number = local_rank()
+    # The first rank alone is spoken to, and speaks for all.
+    end = run(folder, Commands() if number else Commands.inherited(), number)
+    return int(number > 0 and end.reason not in {Reason.SUCCEEDED, Reason.PREEMPTED})
 
 
 def print_catalog() -> None:
@@ -58,9 +64,12 @@ def print_catalog() -> None:
     sys.stdout.write(json.dumps(catalog.to_dict(), ensure_ascii=False) + "\n")
 
 
-def run(folder: AttemptFolder, commands: Commands) -> EndEvent:
-    """Run the attempt, and return the event that it ended with and that the folder now holds."""
-    with Reporter(folder) as reporter, commands.listening():
+def run(folder: AttemptFolder, commands: Commands, number: int = 0) -> EndEvent:
+    """Run a rank of the attempt, and return the event with which it ended.
+
+    The folder then holds it, unless the rank only ended because it misses another.
+    """
+    with Reporter(folder, rank=number) as reporter, commands.listening():
         try:
             try:
                 result = _work(folder, reporter, commands)
@@ -69,6 +78,10 @@ def run(folder: AttemptFolder, commands: Commands) -> EndEvent:
             end = EndEvent(Reason.SUCCEEDED, result=result)
         except BaseException as error:
             end = end_of(error)
+            if misses_a_rank(error):
+                if number:
+                    return end
+                end = first_bad_end(folder.events_of_others) or end
         reporter.end(end)
     return end
 
@@ -76,12 +89,15 @@ def run(folder: AttemptFolder, commands: Commands) -> EndEvent:
 def _work(folder: AttemptFolder, reporter: Reporter, commands: Commands) -> dict[str, Any]:
     quiet()
     attempt, spec = folder.read_attempt(), folder.read_spec()
-    task = Task(folder, attempt, reporter, commands, set_up_torch(attempt))
+    task = Task(folder, attempt, reporter, commands, set_up_torch(attempt, number_of(attempt)))
+    join(folder, attempt)
     match spec:
         case TrainSpec():
             return train(task, spec)
         case EvaluateSpec():
             return evaluate(task, spec)
+        case _ if rank() > 0:
+            return {}  # lines are answered by one process
         case PredictSpec():
             return predict(task, spec)
         case GenerateSpec():

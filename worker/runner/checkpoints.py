@@ -10,9 +10,11 @@ import torch
 from lightning import Callback, Trainer
 
 from jobs.spec import Policy
+from lightning_modules._ranks import any_over_ranks, rank
 from worker.events import CheckpointEvent
 from worker.runner.commands import Commands
 from worker.runner.gradients import GradientGuard
+from worker.runner.reasons import Preempted
 from worker.runner.reporter import Reporter
 from worker.runner.resume import Continuation, Saved
 from worker.runner.selection import Selection
@@ -81,7 +83,8 @@ class Shelf:
 class Checkpointer(Callback):
     """Take a checkpoint by time, by steps, on command and after each validation; act on stop.
 
-    After the last batch of an epoch, what is due waits until the validation has ended.
+    After the last batch of an epoch, what is due waits until the validation has ended. What any
+    rank is told, or finds due, all do after the same batch.
     """
 
     def __init__(
@@ -111,7 +114,8 @@ class Checkpointer(Callback):
     def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
         """Take the checkpoint of this validation."""
         self._take(trainer)
-        self._stop_if_told()
+        (stop,) = any_over_ranks(self._commands.wants_stop)
+        self._stop_if(stop)
 
     def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
         """Take what is due after an epoch without validation."""
@@ -123,9 +127,11 @@ class Checkpointer(Callback):
             self._take(trainer)
 
     def _take_what_is_due(self, trainer: Trainer) -> None:
-        if self._commands.wants_checkpoint or self._commands.wants_stop or self._is_due:
+        wanted = self._commands.wants_checkpoint or self._is_due
+        take, stop = any_over_ranks(wanted, self._commands.wants_stop)
+        if take or stop:
             self._take(trainer)
-        self._stop_if_told()
+        self._stop_if(stop)
 
     @property
     def _is_due(self) -> bool:
@@ -138,10 +144,12 @@ class Checkpointer(Callback):
         if self._at.step > self._last_step:
             self._guard.look(self._at.step)
             score = self._selection.score if self._selection.is_best else None
-            self._shelf.put(self._at.capture(trainer), epoch=self._at.epoch, score=score)
+            saved = self._at.capture(trainer)
+            if rank() == 0:
+                self._shelf.put(saved, epoch=self._at.epoch, score=score)
             self._last_step, self._last_time = self._at.step, time.monotonic()
         self._commands.took_checkpoint(self._shelf.newest)
 
-    def _stop_if_told(self) -> None:
-        if not self._selection.finished:
-            self._commands.check()
+    def _stop_if(self, told: bool) -> None:
+        if told and not self._selection.finished:
+            raise Preempted

@@ -86,7 +86,7 @@ class Commands:
     def check(self) -> None:
         """Raise Preempted if the run is to stop."""
         if self._stop:
-            raise Preempted("told to stop")
+            raise Preempted
 
     def took_checkpoint(self, file: str | None) -> None:
         """Answer everyone who waits for a checkpoint."""

@@ -8,6 +8,7 @@ from datamodules._base import DataModule, TextData
 from jobs.errors import SpecError
 from jobs.spec import Component, EvaluateSpec, SearchOptions, TrainerOptions
 from lightning_modules._base import Topology
+from lightning_modules._ranks import rank
 from lightning_modules._sampling import Sampling
 from lightning_modules._scoring import one_line
 from lightning_modules._text import writes_text
@@ -44,7 +45,8 @@ def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
         trainer.validate(model, datamodule=data, verbose=False)
     metrics = logged_metrics(trainer)
     task.reporter.metrics(metrics, step=saved.position.step, epoch=saved.position.epochs_begun)
-    _write_text(task.folder.files, model, data, spec.split)
+    if rank() == 0:
+        _write_text(task.folder.files, model, data, spec.split)
     facts = {**scoring_facts(model), **data.facts(spec.split)}
     return {**metrics, **facts, "step": saved.position.step}
 

@@ -11,8 +11,10 @@ import torch
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy
 
 from jobs.errors import SpecError
+from lightning_modules._ranks import world_size
 from worker.folder import Attempt
 
 #: Warnings that tell a person nothing: each with why. Everything else is shown.
@@ -23,6 +25,8 @@ _QUIET: Final = (
     r"The '\w+_dataloader' does not have many workers",
     # The cluster's way of starting processes is not used: the ranks are ours.
     r"The `srun` command is available on your system but is not used",
+    # Scores are computed over all ranks before they are logged.
+    r"It is recommended to use `self\.log\(.*, sync_dist=True\)`",
     # Lightning 2.6 with torch 2.13, inside Lightning.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
@@ -46,13 +50,8 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def set_up_torch(attempt: Attempt) -> torch.device:
+def set_up_torch(attempt: Attempt, rank: int = 0) -> torch.device:
     """Give torch its share of the machine, and return the device to train on. Raise SpecError."""
-    if attempt.world_size != 1:
-        raise SpecError(
-            f"this worker trains with one process, not {attempt.world_size}: leave out "
-            "resources.devices, or ask for one GPU"
-        )
     # The machine's numbers, whatever this process was shown; without any, no GPU is ever touched.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, attempt.gpus))
@@ -63,19 +62,20 @@ def set_up_torch(attempt: Attempt) -> torch.device:
     torch.set_flush_denormal(True)
     if not attempt.gpus:
         return torch.device("cpu")
-    if torch.cuda.device_count() < 1:
-        raise SpecError(f"no GPU {attempt.gpus[0]} can be used here; ask for resources.gpus = 0")
+    if torch.cuda.device_count() <= rank:
+        raise SpecError(f"no GPU {attempt.gpus[rank]} can be used here; ask for resources.gpus = 0")
     torch.set_float32_matmul_precision("high")
-    return torch.device("cuda", 0)
+    return torch.device("cuda", rank)
 
 
 def make_trainer(
     folder: Path, device: torch.device, precision: Any, callbacks: list[Callback], **options: Any
 ) -> Trainer:
     """Return a Trainer that does nothing of its own accord."""
-    return Trainer(
+    trainer = Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=world_size(),
+        strategy="auto" if world_size() == 1 else DDPStrategy(gradient_as_bucket_view=True),
         precision=precision,
         callbacks=callbacks,
         default_root_dir=folder,
@@ -89,3 +89,13 @@ def make_trainer(
         use_distributed_sampler=False,
         **options,
     )
+    _leave_signals_to_commands(trainer)
+    return trainer
+
+
+def _leave_signals_to_commands(trainer: Trainer) -> None:
+    """Save the ranks a broadcast before each batch: `Commands` takes the signals, not Lightning."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    if not hasattr(loop, "_broadcast_sigterm_tensor"):
+        raise AttributeError("Lightning no longer asks the ranks for signals there")
+    loop._broadcast_sigterm_tensor = lambda: None  # noqa: SLF001 (it has no switch for it)

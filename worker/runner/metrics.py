@@ -10,6 +10,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_modules._ranks import sum_over_ranks
 from worker.events import ProgressEvent
 from worker.runner.reporter import Reporter
 from worker.runner.resume import Continuation
@@ -42,21 +43,21 @@ class MetricReporter(Callback):
         self._at = continuation
         self._plan = plan
         self._every = every
-        #: Sums (3,) of each step of the window.
+        #: Sums (3,) of each step of the window: those of all ranks before it was gone on with, and
+        #: those of this one.
+        self._before: list[list[float]] = []
         self._window: list[Tensor] = []
         #: Target symbols since the clock started; the clock stands still during validations.
         self._clock = 0.0
-        self._timed_from = 0
         self._paused = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the window has gathered."""
-        return {"window": [sums.tolist() for sums in self._window]}
+        """Return what the window has gathered on all ranks."""
+        return {"window": self._summed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with a window."""
-        self._window = [torch.tensor(sums, dtype=torch.float64) for sums in state_dict["window"]]
-        self._timed_from = len(self._window)
+        self._before, self._window = list(state_dict["window"]), []
 
     def on_train_start(self, *_: Any) -> None:
         """Tell that training begins."""
@@ -75,7 +76,7 @@ class MetricReporter(Callback):
 
     def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
         """Report what the window has, and stop the clock."""
-        if self._window:
+        if self._before or self._window:
             self._report(trainer)
         self._paused = time.perf_counter()
         self._tell_progress(now=True)
@@ -94,9 +95,9 @@ class MetricReporter(Callback):
         self._tell_progress(now=True)
 
     def _report(self, trainer: Trainer) -> None:
-        sums = torch.stack([each.to(self._window[-1].device) for each in self._window]).tolist()
+        sums = self._summed()
         nll, tokens, correct = (math.fsum(column) for column in zip(*sums, strict=True))
-        timed = math.fsum(row[1] for row in sums[self._timed_from :])
+        timed = math.fsum(row[1] for row in sums[len(self._before) :])
         now = time.perf_counter()
         values = {
             "train/loss": nll / max(tokens, 1),
@@ -104,8 +105,14 @@ class MetricReporter(Callback):
             "train/lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "train/tokens_per_second": timed / max(now - self._clock, 1e-9),
         }
-        self._window, self._timed_from, self._clock = [], 0, now
+        self._before, self._window, self._clock = [], [], now
         self._reporter.metrics(values, step=self._at.step, epoch=self._at.epoch)
+
+    def _summed(self) -> list[list[float]]:
+        """Return the sums (3,) of each step of the window, over all ranks."""
+        if not self._window:
+            return self._before
+        return self._before + sum_over_ranks(torch.stack(self._window)).tolist()
 
     def _tell_progress(self, *, now: bool = False) -> None:
         progress = ProgressEvent(self._at.step, self._plan.steps, self._at.epoch, self._plan.epochs)

@@ -32,6 +32,9 @@ TRACEBACK_LIMIT: Final = 20_000
 class Preempted(Exception):
     """The runner was told to stop."""
 
+    def __init__(self, message: str = "told to stop") -> None:
+        super().__init__(message)
+
 
 class NonFinite(Exception):
     """The loss or the gradient was not a number."""
@@ -74,7 +77,10 @@ _TEXTS: Final[tuple[tuple[str, Reason], ...]] = (
     ("CUDNN_STATUS", Reason.INFRASTRUCTURE),
     ("CUBLAS_STATUS", Reason.INFRASTRUCTURE),
     ("NCCL", Reason.INFRASTRUCTURE),
+    ("/gloo/", Reason.INFRASTRUCTURE),
 )
+#: What collectives say where a rank is gone: the file that raised it, of gloo; and NCCL's name.
+_OF_COLLECTIVES: Final = ("/gloo/", "NCCL")
 
 
 def reason_of(error: BaseException) -> Reason:
@@ -87,6 +93,14 @@ def reason_of(error: BaseException) -> Reason:
             if text in str(error):
                 return reason
     return Reason.USER_ERROR
+
+
+def misses_a_rank(error: BaseException) -> bool:
+    """Return whether this was raised because another rank is gone, not for a reason of its own."""
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, torch.distributed.DistError)
+        or any(text in str(error) for text in _OF_COLLECTIVES)
+    )
 
 
 def end_of(error: BaseException) -> EndEvent:

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final, Self
 
 from worker.events import (
@@ -25,13 +26,20 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
+def _nothing(_line: str) -> None:
+    pass
+
+
 class Reporter:
     """Append events to the folder, each whole and at once; what must survive is fsynced."""
 
-    def __init__(self, folder: AttemptFolder, say: Callable[[str], None] = _say) -> None:
-        self._say = say
-        _move_aside(folder)
-        self._file = os.open(folder.events_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    def __init__(
+        self, folder: AttemptFolder, say: Callable[[str], None] = _say, rank: int = 0
+    ) -> None:
+        self._say = _nothing if rank else say  # people are told once
+        events = folder.events_of(rank)
+        _move_aside(events)
+        self._file = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._progress_due = 0.0
 
     def __enter__(self) -> Self:
@@ -85,9 +93,8 @@ class Reporter:
             text = text[os.write(self._file, text) :]
 
 
-def _move_aside(folder: AttemptFolder) -> None:
+def _move_aside(events: Path) -> None:
     """Keep the events of an earlier run by hand under a number of their own."""
-    events = folder.events_file
     if not events.exists():
         return
     taken = len(list(events.parent.glob(f"{events.stem}-*{events.suffix}")))

@@ -15,7 +15,7 @@ schedule is the new spec's, for its own number of steps, entered at the step rea
 
 import pickle
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,8 +28,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from jobs.errors import ArtifactError, SpecError
+from lightning_modules._ranks import gather, rank
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+#: Of before there were several ranks.
+_ONE_RANK: Final = 1
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Saved:
     hyper_parameters: Mapping[str, Any]
     optimisers: list[Any]
     schedulers: list[Any]
-    #: States of the random number generators (see `random_states`).
-    random: Mapping[str, Any]
+    #: States of the random number generators of each rank (see `random_states`).
+    random: Sequence[Mapping[str, Any]]
     #: What each callback remembers, by its class's name.
     memory: Mapping[str, Any]
     #: The data module's `state_dict`: its vocabularies.
@@ -86,8 +89,10 @@ class Saved:
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             line = str(error).partition("\n")[0][:200]
             raise ArtifactError(f"{path.name} is torn or no checkpoint: {line}") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") not in {_ONE_RANK, FORMAT}:
             raise SpecError(f"{path.name} is no checkpoint of this version (format {FORMAT})")
+        if content["format"] == _ONE_RANK:
+            content["random"] = [content["random"]]
         names = cls.__dataclass_fields__.keys() - {"position"}
         position = Position(**content["position"])
         return cls(position=position, **{name: content[name] for name in names})
@@ -144,7 +149,8 @@ class Continuation(Callback):
     def on_train_start(self, *_: Any) -> None:
         """Set the random number generators, last: Lightning draws nothing from here on."""
         if self._saved is not None:
-            set_random_states(self._saved.random)
+            if rank() < len(self._saved.random):  # else there were fewer ranks: its seed will do
+                set_random_states(self._saved.random[rank()])
             self._saved = None
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
@@ -159,7 +165,10 @@ class Continuation(Callback):
         self._step = trainer.global_step
 
     def capture(self, trainer: Trainer) -> Saved:
-        """Return everything that a later attempt needs to go on from here exactly."""
+        """Return everything that a later attempt needs to go on from here exactly, on all ranks.
+
+        All ranks ask for it at the same step: some of it is gathered from each.
+        """
         module = trainer.lightning_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         return Saved(
@@ -168,7 +177,7 @@ class Continuation(Callback):
             hyper_parameters=dict(module.hparams),
             optimisers=[optimiser.state_dict() for optimiser in trainer.optimizers],
             schedulers=[each.scheduler.state_dict() for each in trainer.lr_scheduler_configs],
-            random=random_states(),
+            random=gather(random_states()),
             memory={type(each).__name__: each.state_dict() for each in _with_memory(trainer)},
             data=data.state_dict(),
             **self._constants,

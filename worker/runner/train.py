@@ -15,6 +15,7 @@ from jobs.catalog import Catalog
 from jobs.errors import SpecError
 from jobs.spec import TrainerOptions, TrainSpec
 from lightning_modules._base import Topology
+from lightning_modules._ranks import rank, world_size
 from lightning_modules._recipe import Recipe
 from worker.runner import catalog, precision
 from worker.runner.build import build_data, build_model
@@ -22,6 +23,7 @@ from worker.runner.checkpoints import Checkpointer, Shelf
 from worker.runner.gradients import GradientGuard
 from worker.runner.lightning_setup import make_trainer
 from worker.runner.metrics import MetricReporter, Plan
+from worker.runner.ranks import first_rank_first
 from worker.runner.resume import Continuation, Position, Saved
 from worker.runner.selection import Selection
 from worker.runner.task import Task
@@ -41,6 +43,8 @@ def train(task: Task, spec: TrainSpec) -> dict[str, Any]:
     prepare(task, data, options, spec.seed, saved)
     seed_everything(spec.seed)  # the first weights do not depend on how the data was prepared
     model = build_model(topology, spec.model, data.dims)
+    if rank() > 0:
+        seed_everything(spec.seed + rank())  # each rank draws masks of its own
     if saved:
         load_weights(model, saved)
     return _fit(task, spec, options, (model, data), saved)
@@ -61,12 +65,15 @@ def prepare(
     data.feed = Feed(
         batch_tokens=options.batch_tokens,
         seed=seed,
+        rank=rank(),
+        world_size=world_size(),
         start_epoch=position.epoch,
         start_batch=position.batch,
     )
     if saved:
         data.load_state_dict(dict(saved.data))
-    data.prepare(task.workspace)
+    with first_rank_first():
+        data.prepare(task.workspace)
 
 
 def load_weights(model: Topology, saved: Saved) -> None:
