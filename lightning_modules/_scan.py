@@ -58,7 +58,7 @@ class Look:
 
     def _before(self, at: int) -> Tensor:
         """Return α_{i-1}; before the first step attention stands on the first position."""
-        if at or not self._score.looks_back:
+        if at:
             return self.weights[at - 1]
         first = torch.zeros_like(self.weights[0])
         first[:, 0] = 1.0

@@ -26,9 +26,6 @@ _LARGEST: Final = 80.0
 class ScoreStep(Learner, ABC):
     """The energies of one batch; of its parameters the keys (B, S, A) come first."""
 
-    #: Whether the energies depend on the weights of the step before.
-    looks_back: bool = False
-
     @abstractmethod
     def forward(self, at: int, visible: Tensor, before: Tensor) -> Tensor:
         """Return e (B, S) of step `at` for a state (B, H) and the weights before it (B, S)."""
@@ -141,8 +138,6 @@ class LocationStep(ScoreStep):
 
     F is (K, 1, width) and V (A, K).
     """
-
-    looks_back = True
 
     def __init__(
         self,

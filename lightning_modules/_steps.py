@@ -36,38 +36,38 @@ def _tanh(values: Tensor, out: Tensor | None = None) -> Tensor:
 class Product:
     """x W^T at every step of a loop; the gradient of W is one product over all of them.
 
-    Under autograd every step would add a small product of its own. `at` says which rows of the
-    buffers a step has: a number, or a slice.
+    Under autograd every step would add a small product of its own.
 
     Args:
         weight: W (O, I), in the dtype of the products
-        rows: the first axes of the buffers: of all steps, and maybe of the rows of each
+        steps: T
+        rows: N
 
     """
 
-    def __init__(self, weight: Tensor, *rows: int) -> None:
+    def __init__(self, weight: Tensor, steps: int, rows: int) -> None:
         self.weight = weight
-        #: x of every step, (*rows, I).
-        self.inputs = weight.new_empty(*rows, weight.shape[1])
-        #: Gradients of x W^T, (*rows, O): filled step by step in the backward.
+        #: x of every step, (T, N, I).
+        self.inputs = weight.new_empty(steps, rows, weight.shape[1])
+        #: Gradients of x W^T, (T, N, O): filled step by step in the backward.
         self.grads = weight.new_empty(0)
 
-    def forward(self, at: int | slice, values: Tensor) -> Tensor:
-        """Return x W^T for a step's x, cast to W's dtype."""
+    def forward(self, at: int, values: Tensor) -> Tensor:
+        """Return x W^T for the x of step `at`, cast to W's dtype."""
         return self.inputs[at].copy_(values) @ self.weight.t()
 
     def begin_backward(self, grads: Tensor | None = None) -> None:
-        """Make room for the gradients, or share that of another product."""
-        shape = *self.inputs.shape[:-1], self.weight.shape[0]
+        """Make room for the gradients, or share those (T, N, O) of what this is only added to."""
+        shape = *self.inputs.shape[:2], self.weight.shape[0]
         self.grads = self.weight.new_empty(shape) if grads is None else grads
 
-    def backward(self, at: int | slice, dtype: torch.dtype) -> Tensor:
+    def backward(self, at: int, dtype: torch.dtype) -> Tensor:
         """Return the gradient of a step's x, once its row of `grads` is filled."""
         return (self.grads[at] @ self.weight).to(dtype)
 
     def gradient(self) -> Tensor:
         """Return that of W."""
-        return self.grads.flatten(0, -2).t() @ self.inputs.flatten(0, -2)
+        return self.grads.flatten(0, 1).t() @ self.inputs.flatten(0, 1)
 
 
 class Learner:
