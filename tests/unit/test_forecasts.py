@@ -11,10 +11,8 @@ from datamodules._base import Feed, Workspace
 from datamodules.time_series import TimeSeries
 from tests.benchmarks.baselines import ett
 from tests.benchmarks.forecasts import (
-    ETT,
     Task,
     errors,
-    naive,
     repeat_last,
     repeat_yesterday,
     ridge,
@@ -69,20 +67,3 @@ def test_the_three_are_scored_on_scaled_values(tmp_path: Path) -> None:
     # The mean square of sin a - sin b is 1 and the variance of a sine 1/2.
     assert scores["repeat last"]["test/mse"] == pytest.approx(2, abs=0.2)
     assert scores["ridge on 96 rows"]["test/mse"] < 1e-4
-
-
-@pytest.mark.data
-@pytest.mark.parametrize(
-    ("name", "mse", "mae"),
-    [
-        ("repeat last", 0.0343, 0.139),
-        ("repeat yesterday", 0.0458, 0.166),
-        ("ridge on 96 rows", 0.0264, 0.1234),
-    ],
-)
-def test_the_published_figures_of_ett_come_out(
-    name: str, mse: float, mae: float, data_folder: Path
-) -> None:
-    found = naive(data_folder / "ett" / "ETTh1.csv", ETT)[name]
-    assert found["mse"] == pytest.approx(mse, abs=6e-5)
-    assert found["mae"] == pytest.approx(mae, abs=6e-4)

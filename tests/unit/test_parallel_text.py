@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from datamodules import _cache, parallel_text
+from datamodules import _cache
 from datamodules._base import Feed, Workspace
 from datamodules._errors import DataError, DataFormatError, DataPathError
 from datamodules._vocab import EOS
@@ -521,41 +521,6 @@ def test_without_roots_nothing_is_read(tmp_path):
     workspace = Workspace(roots=(), cache=tmp_path / "cache")
     assert "no data root is allowed" in refusal(workspace)
     assert "UNROLL_DATA_ROOTS=" in refusal(workspace, root=str(tmp_path))
-
-
-# --- real data
-
-
-@pytest.mark.data
-def test_multi30k_makes_tight_batches_of_the_recipes_size(data_folder, tmp_path):
-    data = ParallelText(
-        root="multi30k", source="de", target="en", test="test_2016_flickr", lowercase=True
-    )
-    data.feed = Feed(
-        batch_tokens=parallel_text.ParallelText.trainer_defaults["batch_tokens"], seed=1
-    )
-    data.prepare(Workspace(roots=(data_folder,), cache=tmp_path))
-    plan = data.plan("train", 0)
-    assert 370 <= len(plan) <= 450
-    sizes = data.sizes("train")
-    places = sum(len(rows) * int(sizes[rows].max(axis=0).sum()) for rows in plan)
-    assert 1 - sizes.sum() / places < 0.05
-    for split in ("val", "test"):
-        decoded = [
-            data.detokenise(ids.tolist())
-            for batch in ([data.collate(split, range(200))])
-            for ids in batch.targets
-        ]
-        assert decoded == [text for (text,) in data.references(split)[:200]]
-
-
-@pytest.mark.data
-def test_scitldr_has_its_sentences_joined_and_all_its_summaries(data_folder, tmp_path):
-    data = ParallelText(root="scitldr", source="source", target="target", val="dev")
-    data.prepare(Workspace(roots=(data_folder,), cache=tmp_path))
-    assert len(data.sizes("train")) == 1992 - data.left_out["too_long"]
-    assert len(data.references("val")) == 619
-    assert max(map(len, data.references("val"))) == 4
 
 
 def test_errors_are_of_the_kinds_the_runner_knows():

@@ -264,20 +264,3 @@ def test_long_rows_are_left_out_of_training_and_counted(root, workspace):
     data = prepared(workspace, max_length=11)
     assert data.facts("train") == {"left_out_too_long": 1}
     assert (len(data.sizes("train")), len(data.sizes("val"))) == (2, 3)
-
-
-# --- real data
-
-
-@pytest.mark.data
-@pytest.mark.parametrize(
-    "task", ["qa1_single-supporting-fact", "qa4_two-arg-relations", "qa15_basic-deduction"]
-)
-def test_the_tasks_of_babi_are_read_whole(task, data_folder, tmp_path):
-    data = QuestionAnswer(root="babi", train=f"{task}_train", test=f"{task}_test", val_share=0.1)
-    data.prepare(Workspace(roots=(data_folder,), cache=tmp_path))
-    rows = {split: len(data.sizes(split)) for split in ("train", "val", "test")}
-    assert rows["train"] + rows["val"] == rows["test"] == 1000
-    assert 100 <= rows["val"] < 110
-    words = {symbol for answers in data.references("test") for symbol in answers}
-    assert words <= set(data.vocabularies.target.state()["entries"])

@@ -507,16 +507,3 @@ def test_parameters_that_say_nothing_are_refused(parameters, sentence):
 def test_what_has_learned_nothing_says_so():
     with pytest.raises(DataError, match="prepare it or load a checkpoint"):
         _ = unprepared().dims
-
-
-# --- real recordings
-
-
-@pytest.mark.data
-def test_the_digits_are_read_whole(data_folder, tmp_path):
-    workspace = Workspace(roots=(data_folder,), cache=tmp_path)
-    data = Speech(root="digits/recordings", **NAMES, test_where="index=0-4")
-    data.prepare(workspace)
-    sizes = {split: len(data.sizes(split)) for split in ("train", "val", "test")}
-    assert sizes == {"train": 2430, "val": 270, "test": 300}
-    assert data.dims == {"feature_size": 80, "num_classes": 10}

@@ -1,6 +1,5 @@
 """Numbers that grow beyond memory: the same whether they stayed in it or went to a file."""
 
-import tracemalloc
 from unittest.mock import patch
 
 import numpy as np
@@ -8,12 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules import _cache, _encoded, _files, _spool
-from datamodules._base import Workspace
+from datamodules import _spool
 from datamodules._rows import Rows, Texts
 from datamodules._spool import Spool
-from datamodules.char_text import CharText
-from datamodules.parallel_text import ParallelText
 
 #: Bytes held in memory: none, a few, all.
 HELD = st.sampled_from([0, 9, 1 << 20])
@@ -63,34 +59,3 @@ def test_rows_are_kept_whatever_part_of_them_is_looked_at_at_once(rows, held):
         whole = Rows.of_texts(text for text, _ in rows)
         kept = whole.where(np.array([keep for _, keep in rows], dtype=np.bool_))
         assert list(Texts(kept)) == [text for text, keep in rows if keep]
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        (ParallelText, {"source": "de", "target": "en", "tokens": "words"}),
-        (ParallelText, {"source": "de", "target": "en", "tokens": "words", "max_length": 9}),
-        (CharText, {"train": ["train.de"]}),
-        (CharText, {"train": ["train.de"], "tokens": "words", "val": "val.de"}),
-    ],
-)
-def test_preparing_holds_a_part_of_the_text_at_most(tmp_path, monkeypatch, kind, options):
-    for module, name, part in (
-        (_spool, "_HELD", 1 << 14),
-        (_files, "_CHUNK", 1 << 14),
-        (_encoded, "_PART", 100),
-        (_cache, "_sync", lambda _: None),
-    ):
-        monkeypatch.setattr(module, name, part)
-    text = "".join(f"{' '.join(['word'] * (5 + n % 5))} {n % 7}\n" for n in range(20_000))
-    for suffix in ("de", "en"):
-        (tmp_path / f"train.{suffix}").write_text(text)
-        (tmp_path / f"val.{suffix}").write_text("word\n")
-    data = kind(root=".", **options)
-    tracemalloc.start()
-    try:
-        data.prepare(Workspace(roots=(tmp_path,), cache=tmp_path / "cache"))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 2 * len(text) / 3
