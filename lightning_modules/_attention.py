@@ -10,15 +10,15 @@ translate", with its names:
     e_ij = a(s_{i-1}, h_j),  α_ij = softmax_j(e_ij),
     c_i = Σ_j α_ij h_j,      s_i = f(s_{i-1}, y_{i-1}, c_i).
 
-An `Order` may attend with s_i instead, and look more than once (`Hops`); a `Score` (`_scores.py`)
-is any a.
+An `Order` may attend with s_i instead, and feed the next step or not; it may look more than once
+(`Hops`). A `Score` (`_scores.py`) is any a.
 What does not depend on s_{i-1} is computed before the loop: the keys (what `a` sees of h_j) once a
 sentence, W_y y + b of all steps in one product. `scan` runs a loop with a backward by hand
 (`_scan.py`) where it can; `plain_scan`, which autograd differentiates, is its reference.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -28,8 +28,8 @@ from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from lightning_modules._cells import Cell, Move, product_dtype
 from lightning_modules._errors import ModelError
-from lightning_modules._recurrence import Chain
-from lightning_modules._scan import Attended, Look, Scan, ScanAfter, ScanBefore
+from lightning_modules._recurrence import Chain, Recurrence
+from lightning_modules._scan import Attended, Look, LookBack, ScanAfter, ScanBefore
 from lightning_modules._scores import Energies, Past, Score
 from lightning_modules._steps import Product
 
@@ -140,7 +140,7 @@ class Parts:
 LookAgain = Callable[[Tensor, Tensor], Tensor]
 #: Do what `Parts.step` says: state, context, weights = advance(parts, drive, state).
 Advance = Callable[[Parts, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-OrderName = Literal["before", "after"]
+OrderName = Literal["before", "after", "unfed"]
 
 
 class Hops(nn.Module):
@@ -187,8 +187,13 @@ class Order(nn.Module, ABC):
         """Return the step, its weights cast to `dtype` once."""
 
     @abstractmethod
-    def scan(self, chain: Chain, look: Look, drives: Tensor, dtype: torch.dtype) -> Scan:
-        """Return the loop with a backward by hand, products in `dtype`; drives (T, B, G*H)."""
+    def scan(
+        self, chain: Chain, look: Look, drives: Tensor, dtype: torch.dtype
+    ) -> Sequence[Tensor]:
+        """Do all steps, with a backward by hand and products in `dtype`, for drives (T, B, G*H).
+
+        Return s_i (T, B, W), c_i (T, B, C) and α_i (T, B, S).
+        """
 
 
 class AttendWithPrevious(Order):
@@ -211,9 +216,12 @@ class AttendWithPrevious(Order):
 
         return advance
 
-    def scan(self, chain: Chain, look: Look, drives: Tensor, dtype: torch.dtype) -> Scan:
-        """Return the same for all steps."""
-        return ScanBefore(chain, look, drives, Product(self.weight.to(dtype), *drives.shape[:2]))
+    def scan(
+        self, chain: Chain, look: Look, drives: Tensor, dtype: torch.dtype
+    ) -> Sequence[Tensor]:
+        """Do all steps."""
+        entering = Product(self.weight.to(dtype), *drives.shape[:2])
+        return ScanBefore(chain, look, drives, entering).run()
 
 
 class AttendWithNew(Order):
@@ -251,11 +259,43 @@ class AttendWithNew(Order):
 
         return advance
 
-    def scan(self, chain: Chain, look: Look, drives: Tensor, dtype: torch.dtype) -> Scan:
-        """Return the same for all steps."""
+    def scan(
+        self, chain: Chain, look: Look, drives: Tensor, dtype: torch.dtype
+    ) -> Sequence[Tensor]:
+        """Do all steps."""
         entering = Product(self.weight.to(dtype), *drives.shape[:2])
-        combine = self.combine.weight.to(dtype)
-        return ScanAfter(chain, look, drives, entering, combine=combine, bias=self.combine.bias)
+        combine, bias = self.combine.weight.to(dtype), self.combine.bias
+        return ScanAfter(chain, look, drives, entering, combine=combine, bias=bias).run()
+
+
+class AttendUnfed(Order):
+    """Move, then attend with s_i; the next step hears nothing of it.
+
+    Luong, Pham & Manning 2015, equation 5, without input feeding: no step waits for attention, so
+    that the cell runs ahead through all of them.
+    """
+
+    def bind(self, dtype: torch.dtype) -> Advance:  # noqa: ARG002 (nothing is multiplied)
+        """Return: s_i = f(s_{i-1}, y_{i-1}), then c_i from s_i."""
+
+        def advance(parts: Parts, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            own, fed, past = parts.split(state)
+            own = parts.move(drive, own)
+            context, weights = parts.attend(own, past)
+            return parts.join(own, fed, past, weights), context, weights
+
+        return advance
+
+    def scan(
+        self,
+        chain: Chain,
+        look: Look,
+        drives: Tensor,
+        dtype: torch.dtype,  # noqa: ARG002 (nothing is multiplied)
+    ) -> Sequence[Tensor]:
+        """Do all steps of the cell, and then of attention."""
+        (states,) = Recurrence(chain, drives).run()
+        return states, *LookBack(look, chain.seen(states)).run()
 
 
 def make_order(name: OrderName, cell: Cell, value_size: int, *, hops: int = 1) -> Order:
@@ -265,6 +305,8 @@ def make_order(name: OrderName, cell: Cell, value_size: int, *, hops: int = 1) -
         order = AttendWithPrevious(value_size, cell.drive_size)
     elif name == "after":
         order = AttendWithNew(value_size, cell.drive_size, cell.hidden_size)
+    elif name == "unfed":
+        order = AttendUnfed()
     else:
         raise ModelError(f"order is {name!r}; it must be one of {', '.join(get_args(OrderName))}")
     if hops > 1:
@@ -336,7 +378,7 @@ def scan(
     look = Look(score.step(memory.keys, steps, dtype), Attended(memory.values, memory.bias), steps)
     weight, mask = cell.weight.to(dtype), cell.mask(len(state))
     chain = Chain(cell.step(raw=True), weight, state, steps, mask)
-    states, contexts, weights = order.scan(chain, look, drives, dtype).run()
+    states, contexts, weights = order.scan(chain, look, drives, dtype)
     first = (each.transpose(0, 1) for each in (cell.visible(states), contexts, weights))
     return Scanned(*first)
 

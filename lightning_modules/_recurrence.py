@@ -85,7 +85,11 @@ class Chain:
 
     def visible(self, at: int) -> Tensor:
         """Return what the outside sees of s_{at}, (N, H)."""
-        return self.states[at, :, : self._hidden]
+        return self.seen(self.states[at])
+
+    def seen(self, states: Tensor) -> Tensor:
+        """Return what the outside sees of states (..., W), (..., H)."""
+        return states[..., : self._hidden]
 
     def forward(self, at: int, drive: Tensor, *, keep: bool) -> None:
         """Make the state after step `at` from its drive (N, G*H)."""

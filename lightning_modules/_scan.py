@@ -4,9 +4,11 @@ Shapes: T target positions, B sentences, S source positions, C width of an annot
 units, G*H a cell's drive, W a cell's state.
 
 The equations are those of `_attention.py`, whose plain loop is the reference. One driver serves
-every cell (`_steps.py`), every score (`_score_steps.py`) and both orders: each of these gives its
-own step forward and backward. Nothing stands inside the loop that does not depend on the state, and
-gradients of weights, of annotations and of what was fed are products over all steps, made after it.
+every cell (`_steps.py`), every score (`_score_steps.py`) and both orders in which a step hears of
+attention: each of these gives its own step forward and backward. Where none hears of it, `LookBack`
+attends with states that are known. Nothing stands inside the loop that does not depend on the
+state, and gradients of weights, of annotations and of what was fed are products over all steps,
+made after it.
 
 Products are in the dtype of their weights; states, energies, contexts and all that is elementwise
 is float32 or wider.
@@ -87,6 +89,35 @@ class Look:
         """Return those of h_j and of the score's parameters."""
         values = torch.bmm(self.weights.permute(1, 2, 0), self._of_contexts.transpose(0, 1))
         return values, *self._score.gradients()
+
+
+class LookBack(Loop):
+    """Attend with states that are all known, (T, B, H): c_i (T, B, C) and α_i (T, B, S)."""
+
+    def __init__(self, look: Look, states: Tensor) -> None:
+        self._look, self._states = look, states
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The states, and what attention has."""
+        return self._states, *self._look.parameters
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Attend at every step."""
+        for at, state in enumerate(self._states):
+            self._look.forward(at, state)
+        return self._look.contexts, self._look.weights
+
+    def backward(self, *gradients: Tensor | None) -> tuple[Tensor, ...]:
+        """Return the gradients of the states, and attention's."""
+        of_contexts, of_weights = gradients
+        if of_contexts is None:
+            of_contexts = torch.zeros_like(self._look.contexts)
+        of_states = torch.empty_like(self._states)
+        self._look.begin_backward(of_weights)
+        for at in reversed(range(len(of_states))):
+            of_states[at] = self._look.backward(at, of_contexts[at])
+        return of_states, *self._look.gradients()
 
 
 class Scan(Loop, ABC):

@@ -93,6 +93,8 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
 
         s_i = f(s_{i-1}, y_{i-1}, v_{i-1}),  e_ij = a(s_i, h_j),  v_i = tanh(W_v [c_i; s_i] + b_v).
 
+    With `order="unfed"` s_i attends and nothing is fed: s_i = f(s_{i-1}, y_{i-1}).
+
     The scores:
 
         additive    v · tanh(W s + U h_j + b), Bahdanau et al. 2015
@@ -129,7 +131,8 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
             given
         bidirectional: whether the encoder reads in both directions
         score: how attention compares a state with an annotation
-        order: whether the state before a step or the one after it attends
+        order: whether the state before a step or the one after it attends, that with what it finds
+            fed to the next step or not
         attention_size: width in which attention compares states; hidden_size if not given
         location_filters: filters by which a location score sees the weights before; 10 if not given
         location_reach: positions they see to each side; 15 if not given

@@ -130,6 +130,8 @@ def run_direction(
 
 def enter(model: AttentionEncoderDecoder, y: Row, more: Row) -> Row:
     """Return W_y y + b and what else enters the cell."""
+    if model.hparams["order"] == "unfed":
+        return affine(model.drive, y)
     entering = [dot(row, more) for row in model.order.weight.tolist()]
     return [a + b for a, b in zip(affine(model.drive, y), entering, strict=True)]
 
@@ -194,7 +196,8 @@ def reference(
         else:
             state = move(name, enter(model, y, fed), products, state, late)
             alphas, context = attend(model, state[:3], annotations, alphas)
-            fed = [math.tanh(v) for v in affine(model.order.combine, context + state[:3])]
+            if model.hparams["order"] == "after":
+                fed = [math.tanh(v) for v in affine(model.order.combine, context + state[:3])]
         hidden = [math.tanh(v) for v in affine(model.readout, state[:3] + y + context)]
         logits.append(affine(model.output, hidden))
         attention.append(alphas)
@@ -418,7 +421,7 @@ def test_target_mask_counts_the_end_symbol() -> None:
         ({"location_filters": 4}, "score 'additive' has no filters: leave out location_filters"),
         ({"score": "general", "attention_size": None, "location_reach": 4}, "has no filters"),
         ({"score": "cosine"}, "score is 'cosine'; it must be one of additive, dot, scaled_dot"),
-        ({"order": "later"}, "order is 'later'; it must be one of before, after"),
+        ({"order": "later"}, "order is 'later'; it must be one of before, after, unfed"),
     ],
 )
 def test_sizes_that_cannot_work_together_are_refused(params: dict[str, Any], message: str) -> None:

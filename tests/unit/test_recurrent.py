@@ -400,8 +400,9 @@ def test_the_loop_that_attends_takes_them_too(
     fed = torch.zeros(2, HIDDEN).double()
     for at in range(5):
         context = found.contexts[:, at]  # how that comes about is no matter of the cell
-        entering = context if order == "before" else fed
-        total = drives[:, at] + entering @ wiring.weight.T
+        total = drives[:, at]
+        if order != "unfed":
+            total = total + (context if order == "before" else fed) @ wiring.weight.T
         rows = zip(total.tolist(), state.view(2, -1, HIDDEN).tolist(), kept, strict=True)
         moved = [list(chain(*plain.step(*row))) for row in rows]
         state = torch.tensor(moved, dtype=torch.float64)
