@@ -101,7 +101,7 @@ def test_a_text_is_written_for_a_label(lay_plain: Lay, tmp_path: Path) -> None:
         words = [letter * length for letter in letters for length in range(1, 12)]
         (tmp_path / "data" / f"{name}.txt").write_text("".join(f"{word}\n" for word in words))
     data = {"name": "labelled_text", "root": ".", "layout": "classes", "tokens": "characters"}
-    plain = spec({**data, "direction": "label_to_text"}, 6)
+    plain = spec({**data, "direction": "label_to_text"}, 12)
     result, model = trained(lay_plain, plain)
     assert {"val/loss", "val/perplexity", "val/accuracy"} <= result.keys()
     assert "val/bleu" not in result
