@@ -77,6 +77,8 @@ class Chain:
         self._step, self._mask = step, mask
         self._pull = Product(weight, steps, len(start))
         self._hidden = weight.shape[1]
+        #: That of the products.
+        self.dtype = weight.dtype
         self.parameters = (start, weight, *step.parameters)
         #: s_0 ... s_T, (T + 1, N, W).
         self.states = start.new_empty(steps + 1, *start.shape)
@@ -100,7 +102,7 @@ class Chain:
             self._kept.append(kept)
 
     def begin_backward(self, of_drives: Tensor) -> None:
-        """Make room for the gradients; those of the drives go to (T, N, G*H)."""
+        """Make room for the gradients; those of the drives go to (T, N, G*H), of `dtype`."""
         self._step.begin_backward()
         self._of_drives = of_drives
         self._pull.begin_backward(of_drives if self._step.adds else None)
@@ -150,10 +152,10 @@ class Recurrence(Loop):
     def backward(self, *gradients: Tensor | None) -> tuple[Tensor, ...]:
         """Return the gradients of the drives, and the chain's."""
         (of_states,) = gradients
-        of_drives = torch.empty_like(self._drives)
+        of_drives = self._drives.new_empty(self._drives.shape, dtype=self._chain.dtype)
         self._chain.begin_backward(of_drives)
         for at in reversed(range(len(of_drives))):
             if of_states is not None:
                 self._chain.grad += of_states[at]
             self._chain.backward(at)
-        return of_drives, *self._chain.gradients()
+        return of_drives.to(self._drives.dtype), *self._chain.gradients()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_modules import _attention
 from lightning_modules._attention import Memory, Order, OrderName, Scanned, make_order, remember
 from lightning_modules._cells import CELLS, Cell, CellName
+from lightning_modules._recurrent import run
 from lightning_modules._scores import Score, ScoreName, ScoreSizes, make_score
 
 B, S, T, H = 3, 5, 4, 6
@@ -150,15 +151,40 @@ def test_keys_and_queries_far_from_zero_still_give_numbers() -> None:
 
 
 @pytest.mark.parametrize("order", get_args(OrderName))
-def test_bfloat16_is_close_to_float32_and_states_stay_wide(order: OrderName) -> None:
-    decoder = Decoder(("gru", "additive", order)).float()
-    values, drives, state = (each.float() for each in decoder.inputs())
-    exact = decoder.run("scan", values, drives, state)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = decoder.run("scan", values, drives, state)
-    assert rounded.states.dtype == rounded.contexts.dtype == torch.float32
-    torch.testing.assert_close(rounded.states, exact.states, rtol=0.05, atol=0.05)
-    assert not torch.equal(rounded.states, exact.states)  # products were rounded indeed
+@pytest.mark.parametrize("cell", get_args(CellName))
+def test_bfloat16_is_close_to_float32_and_states_stay_wide(
+    cell: CellName, order: OrderName
+) -> None:
+    decoder = Decoder((cell, "additive", order)).float()
+    inputs = [each.detach().float().requires_grad_() for each in decoder.inputs()]
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            scanned = decoder.run("scan", *inputs)
+        assert scanned.states.dtype == scanned.contexts.dtype == torch.float32
+        loss = scanned.states.square().sum() + scanned.contexts.square().sum()
+        found.append((scanned.states, *torch.autograd.grad(loss, inputs)))
+    exact, rounded = found
+    for ours, theirs in zip(rounded, exact, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.1)
+        assert not torch.equal(ours, theirs)  # products were rounded indeed
+
+
+@pytest.mark.parametrize("cell", get_args(CellName))
+def test_a_recurrence_in_bfloat16_is_close_to_float32(cell: CellName) -> None:
+    torch.manual_seed(3)
+    module = CELLS[cell](H)
+    drives = torch.randn(B, T, module.drive_size, requires_grad=True)
+    state = torch.randn(B, module.state_size, requires_grad=True)
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            states = run(module, drives, state)
+        wanted = [drives, state, module.weight]
+        found.append((states, *torch.autograd.grad(states.square().sum(), wanted)))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.1)
 
 
 @pytest.fixture
