@@ -89,14 +89,21 @@ class Parameter:
         return ", ".join(words) + (", or none" if self.optional else "")
 
     def check(self, value: Any, owner: str) -> Any:
-        """Return the value in its own type. Raise SpecError in the name of `owner` if it is not."""
-        if value is None and self.optional:
+        """Return the value in its own type. Raise SpecError in the name of `owner` if it is not.
+
+        TOML has no word for none, so "none" stands for it where it could be nothing else.
+        """
+        if self.optional and (value is None or (value == "none" and not self._takes_text)):
             return None
         if not self.many:
             return self._check_one(value, owner)
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise self._refusal(value, owner)
         return [self._check_one(item, owner) for item in value]
+
+    @property
+    def _takes_text(self) -> bool:
+        return self.type == "str" and (not self.choices or "none" in self.choices)
 
     def _check_one(self, value: Any, owner: str) -> Any:
         if self.type == "float" and isinstance(value, int) and not isinstance(value, bool):

@@ -52,7 +52,10 @@ def serve(main: Main) -> None:
     gc.freeze()
     _say(requests, {"ready": True})
     while True:
-        said, descriptors, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, _DESCRIPTORS)
+        try:
+            said, descriptors, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, _DESCRIPTORS)
+        except ConnectionError:  # the worker let go before it had read the last answer
+            return
         if not said:
             return
         try:

@@ -173,3 +173,22 @@ def test_unknown_and_missing_names(given_values: dict[str, Any], sentence: str) 
 
 def test_only_what_was_given_comes_back() -> None:
     assert check_all(KNOWN, {"hidden_size": 3}, "model") == {"hidden_size": 3}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "expected"),
+    [
+        (Parameter("clip", "float", optional=True, gt=0), None),
+        (Parameter("files", "int", optional=True, many=True), None),
+        (Parameter("kind", "str", optional=True, choices=("a", "b")), None),
+        (Parameter("name", "str", optional=True), "none"),
+        (Parameter("form", "str", optional=True, choices=("none", "NFC")), "none"),
+    ],
+)
+def test_the_word_none_is_none_where_it_can_be_nothing_else(parameter, expected):
+    assert parameter.check("none", "[t]") == expected
+
+
+def test_what_needs_a_value_does_not_take_the_word_none():
+    with pytest.raises(SpecError, match="must be float, not 'none'"):
+        Parameter("lr", "float").check("none", "[t]")
