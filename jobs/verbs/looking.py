@@ -3,10 +3,10 @@
 import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -16,6 +16,7 @@ from jobs.errors import SetupError, SpecError, did_you_mean
 from jobs.handle import JobHandle, failure_line
 from jobs.job import Job, JobState, MetricPoint
 from jobs.schema import Parameter
+from jobs.spec import Policy, Resources, Section, TrainerOptions
 from jobs.verbs.common import (
     Number,
     common,
@@ -29,6 +30,10 @@ from jobs.verbs.common import (
 
 #: Seconds that a worker may need until it has said what it can build.
 _CATALOG_TIMEOUT = 30.0
+#: Sections of a spec whose options are the same for all topologies and kinds of data.
+_SECTIONS: Final[Mapping[str, type[Section]]] = {
+    each.section: each for each in (TrainerOptions, Resources, Policy)
+}
 
 
 @click.command()
@@ -198,7 +203,10 @@ def logs(id: str, follow: bool, tail: int | None, home: Path | None, as_json: bo
 @click.option("--queue", default="default", help="The queue whose workers are asked.")
 @common
 def catalog(name: str | None, queue: str, home: Path | None, as_json: bool) -> None:
-    """Explain topologies, kinds of data, parameters."""
+    """Explain topologies, kinds of data, the sections of a spec, and their parameters."""
+    if section := _SECTIONS.get(name or ""):
+        _explain_section(section, as_json=as_json)
+        return
     with Client(home=home) as client:
         patience = _CATALOG_TIMEOUT if client.workers() else 0
         found = client.catalog(queue, timeout=patience)
@@ -217,8 +225,19 @@ def catalog(name: str | None, queue: str, home: Path | None, as_json: bool) -> N
 def _find(found: Catalog, name: str) -> Entry:
     entries = {**found.data, **found.models}
     if name not in entries:
-        raise SpecError(f"the catalogue has no {name!r}{did_you_mean(name, entries)}")
+        known = (*entries, *_SECTIONS)
+        raise SpecError(f"the catalogue has no {name!r}{did_you_mean(name, known)}")
     return entries[name]
+
+
+def _explain_section(section: type[Section], *, as_json: bool) -> None:
+    """Show a section; it is the same whatever the workers can build."""
+    parameters = section.parameters()
+    if as_json:
+        print_json([each.to_dict() for each in parameters])
+        return
+    click.echo(f"[{section.section}]: {(section.__doc__ or '').splitlines()[0]}")
+    _print_parameters(parameters)
 
 
 def _print_names(found: Catalog) -> None:
@@ -226,16 +245,23 @@ def _print_names(found: Catalog) -> None:
         click.echo(title)
         for key, each in sorted(entries.items()):
             click.echo(f"  {key:30}{each.summary}")
+    click.echo("sections of a spec")
+    for key, section in _SECTIONS.items():
+        click.echo(f"  {key:30}{(section.__doc__ or '').splitlines()[0]}")
 
 
 def _print_entry(entry: Entry) -> None:
     click.echo(f"{entry.name}: {entry.summary}")
     for given, wanted in sorted(entry.tasks):
         click.echo(f"task: {given} -> {wanted}")
-    rows = [[each.name, each.describe(), _default(each), each.meaning] for each in entry.parameters]
-    print_table(["PARAMETER", "TYPE", "DEFAULT", "MEANING"], rows)
+    _print_parameters(entry.parameters)
     for key, value in sorted(entry.trainer_defaults.items()):
         click.echo(f"trainer.{key} = {_toml(value)} unless the spec says otherwise")
+
+
+def _print_parameters(parameters: Iterable[Parameter]) -> None:
+    rows = [[each.name, each.describe(), _default(each), each.meaning] for each in parameters]
+    print_table(["PARAMETER", "TYPE", "DEFAULT", "MEANING"], rows)
 
 
 def _default(parameter: Parameter) -> str:

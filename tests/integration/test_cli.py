@@ -202,6 +202,9 @@ def test_the_catalogue_is_explained(unroll: Unroll, player: Any) -> None:
     assert all(word in said for word in ("hidden_size", "int, at least 1", "8", "width of the"))
     assert "trainer.max_epochs = 3" in unroll("catalog", "text").out
     assert unroll("catalog", "--json").json == CATALOG.to_dict()
+    trainer = unroll("catalog", "trainer").out
+    assert all(word in trainer for word in ("[trainer]", "clip", "or none", "1.0", "gradient's"))
+    assert unroll("catalog", "resources", "--json").json[0]["name"] == "queue"
     wrong = unroll("catalog", "rn")
     assert (wrong.status, wrong.err) == (
         2,
