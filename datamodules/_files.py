@@ -173,6 +173,10 @@ def _with_header(path: Path, rows: Iterable[tuple[int, list[str]]]) -> Iterator[
     for line, cells in rows:
         if header is None:
             header = cells
+            if twice := [name for name in header if name and header.count(name) > 1]:
+                raise DataFormatError(
+                    f"{path}, line {line} names the column {twice[0]!r} twice: rename one"
+                )
         elif len(cells) != len(header):
             raise DataFormatError(
                 f"{path}, line {line} has {len(cells)} cells where the header has {len(header)}"

@@ -70,7 +70,11 @@ def _data(overrides: Sequence[str]) -> Mapping[str, Any]:
 @click.command()
 @job_id
 @searching
-@click.option("--n-best", type=click.IntRange(1, 100), help="Answers to each line, the best first.")
+@click.option(
+    "--n-best",
+    type=click.IntRange(1, 100),
+    help="Answers to each line, the best first; the beam is at least as wide.",
+)
 @click.option(
     "--attention",
     metavar="DIR",

@@ -413,6 +413,7 @@ BAD_FILES = [
         b"de\tenn\na\tb\n",
         "train.tsv, line 2 has no column 'en' (it has: de, enn); did you mean 'enn'?",
     ),
+    ("train.tsv", b"de\ten\tde\na\tb\tc\n", "line 1 names the column 'de' twice: rename one"),
     ("train.tsv", b"de\ten\na\tb\na\n", "train.tsv, line 3 has 1 cells where the header has 2"),
     ("train.csv", b'de,en\n"a"b,c\n', "train.csv, line 2: "),
     ("train.csv", b'de,en\n"a', "train.csv, line 2: "),
