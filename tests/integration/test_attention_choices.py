@@ -165,6 +165,9 @@ class Reference:
         if self.params["order"] == "before":
             alphas, context = self.attend(self.state[0, :3].tolist())
             self.move(plus(drive, times(model.order.weight, context)))
+        elif self.params["order"] == "unfed":
+            self.move(drive)
+            alphas, context = self.attend(self.state[0, :3].tolist())
         else:
             self.move(plus(drive, times(model.order.weight, self.fed)))
             alphas, context = self.attend(self.state[0, :3].tolist())
