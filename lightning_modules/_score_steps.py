@@ -78,9 +78,9 @@ class AdditiveStep(ScoreStep):
     """e_j = v · σ(q + k_j) with q = W s.
 
     σ(q + k) = 1 / (1 + exp(-q) exp(-k)): exp(-k) is the same at all steps, and what remains takes
-    a third of the time of σ. The exponents are cut off at ±80: it is only beyond that, where a
-    network has long diverged, that anything else would come out. The backward computes σ again,
-    which takes less time than to keep it takes memory: of (B, S, A) a step there is nothing.
+    about a third of the time of adding and σ. The exponents are cut off at ±80: only beyond that,
+    where a network has long diverged, does anything else come out. The backward computes σ again:
+    that is faster than to write and read (B, S, A) numbers a step, and takes no memory.
     """
 
     def __init__(self, keys: Tensor, steps: int, weight: Tensor, vector: Tensor) -> None:
