@@ -17,24 +17,13 @@ import pytest
 
 from jobs.spec import Component, TrainSpec
 from tests.doubles.parents import SCRIPTED, SCRIPTED_PARENT, wait_until_ready
+from tests.doubles.waiting import PATIENCE, eventually, is_alive
 from worker import guard
 from worker.folder import Attempt, AttemptFolder
 from worker.parent import PreloadedParent
 from worker.process import Exit, Handback, Launcher, Running
 
-PATIENCE = 20.0
 SLEEP = "say('ready')\ntime.sleep(600)"
-
-
-def eventually(found: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not found():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
-
-
-def is_alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.fixture

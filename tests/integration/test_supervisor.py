@@ -2,8 +2,7 @@
 
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from jobs.job import Checkpoint, Job, JobState, Lease, Reason
 from jobs.spec import Component, TrainSpec
 from jobs.store import JobStore
 from jobs.workers import Worker
+from tests.doubles.waiting import eventually
 from worker.devices import Share
 from worker.events import MetricEvent
 from worker.folder import AttemptFolder
@@ -133,13 +133,6 @@ class Stage:
             except (psutil.Error, OSError):
                 continue
         return found
-
-
-def eventually(found: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not found():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
 
 
 def over(thread: threading.Thread) -> None:

@@ -19,8 +19,8 @@ from jobs.errors import ServiceUnreachable
 from jobs.job import Job, JobState, Reason
 from jobs.spec import Component, EvaluateSpec, TrainSpec
 from jobs.store import JobStore
+from tests.doubles.waiting import PATIENCE, eventually
 
-PATIENCE = 30.0
 WORKER = Path(__file__).parents[1] / "doubles" / "worker.py"
 ENDLESS = 100_000
 
@@ -75,14 +75,6 @@ class Workers:
             process.kill()
             process.wait()
         eventually(lambda: not self.runners())
-
-
-def eventually(found: Callable[[], Any], what: str = "it did not come about") -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (result := found()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
-    return result
 
 
 @pytest.fixture

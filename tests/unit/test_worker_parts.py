@@ -5,8 +5,7 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,6 +18,7 @@ from jobs.errors import ArtifactError, ServiceUnreachable, SetupError
 from jobs.job import Job, JobState, Lease
 from jobs.store import JobStore, Sweep
 from jobs.workers import Worker
+from tests.doubles.waiting import PATIENCE, eventually
 from worker import handback
 from worker.__main__ import main, read_settings
 from worker.app import make_launcher, warn_of_eviction
@@ -31,15 +31,6 @@ from worker.routines import Routine
 from worker.settings import Settings, data_roots
 from worker.sources import code_digest, code_stamp
 from worker.supervisor import Assignment, Tools, tail
-
-PATIENCE = 20.0
-
-
-def eventually(found: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not found():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,22 @@ class Row:
     ratio: float | None = None
     #: What was aimed at, in words: "ratio >= 2".
     goal: str = ""
+
+    @classmethod
+    def of_pairs(
+        cls, pairs: "Pairs", *, name: str, size: str, against_name: str, goal: str
+    ) -> Self:
+        """Return a row of times in milliseconds; its ratio is how many times as fast ours is."""
+        return cls(
+            name=name,
+            size=size,
+            figure=1e3 * pairs.our_median,
+            unit="ms",
+            against=1e3 * pairs.their_median,
+            against_name=against_name,
+            ratio=pairs.speedup,
+            goal=goal,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain values; the ratio is always there where there can be one."""

@@ -51,14 +51,11 @@ def _time(size: tuple[int, int, int], dtype: torch.dtype, repeats: int) -> Row:
         mean.backward()
 
     pairs = in_turn(lambda: step(_ours), lambda: step(_whole), repeats=repeats, warmup=1)
-    return Row(
+    return Row.of_pairs(
+        pairs,
         name=f"readout and loss, {str(dtype).removeprefix('torch.')}",
         size=str(size),
-        figure=1e3 * pairs.our_median,
-        unit="ms",
-        against=1e3 * pairs.their_median,
         against_name="F.cross_entropy of all logits",
-        ratio=pairs.speedup,
         goal="ratio >= 1",
     )
 

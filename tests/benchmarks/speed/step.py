@@ -179,14 +179,11 @@ def _rows(size: Size, cell: CellName, dtype: torch.dtype, goal: float) -> Iterat
     precision = "bf16" if dtype == torch.bfloat16 else "fp32"
     step = ours(size, cell, dtype)
     pairs = in_turn(step, theirs(size, cell), repeats=9)
-    yield Row(
+    yield Row.of_pairs(
+        pairs,
         name=f"training step, {cell}, {precision}",
         size=str(size),
-        figure=1e3 * pairs.our_median,
-        unit="ms",
-        against=1e3 * pairs.their_median,
         against_name="textbook, fp32",
-        ratio=pairs.speedup,
         goal=f"≥ {goal} times as fast",
     )
     if size in _WIDE:

@@ -1,0 +1,24 @@
+"""How tests wait for what other threads and processes bring about."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+#: Seconds: far more than anything takes, also on a busy machine.
+PATIENCE = 30.0
+
+
+def eventually(found: Callable[[], Any], what: str = "it did not come about") -> Any:
+    """Return what is found, as soon as it is something."""
+    deadline = time.monotonic() + PATIENCE
+    while not (result := found()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+    return result
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether the process still runs; one that only waits to be buried does not."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
