@@ -17,11 +17,13 @@ if TYPE_CHECKING:
         SetupError,
         SpecError,
         UnknownJob,
+        UnknownModel,
         UnrollError,
         WaitTimeout,
     )
     from jobs.handle import Hypothesis, JobHandle, Result
     from jobs.job import Job, JobState, MetricPoint, Progress, Reason
+    from jobs.registry import Event, Model, Registry, Version
     from jobs.spec import (
         Component,
         EvaluateSpec,
@@ -39,6 +41,7 @@ __all__ = [
     "Client",
     "Component",
     "EvaluateSpec",
+    "Event",
     "GenerateSpec",
     "Hypothesis",
     "Job",
@@ -46,11 +49,13 @@ __all__ = [
     "JobHandle",
     "JobState",
     "MetricPoint",
+    "Model",
     "NotAllowed",
     "Policy",
     "PredictSpec",
     "Progress",
     "Reason",
+    "Registry",
     "Resources",
     "Result",
     "SearchOptions",
@@ -60,7 +65,9 @@ __all__ = [
     "TrainSpec",
     "TrainerOptions",
     "UnknownJob",
+    "UnknownModel",
     "UnrollError",
+    "Version",
     "WaitTimeout",
 ]
 
@@ -73,7 +80,8 @@ _HOMES: Final = {
         ("ArtifactError", "JobFailed", "NotAllowed", "ServiceUnreachable"), "jobs.errors"
     ),
     **dict.fromkeys(("SetupError", "SpecError", "UnknownJob", "UnrollError"), "jobs.errors"),
-    "WaitTimeout": "jobs.errors",
+    **dict.fromkeys(("UnknownModel", "WaitTimeout"), "jobs.errors"),
+    **dict.fromkeys(("Event", "Model", "Registry", "Version"), "jobs.registry"),
 }
 
 

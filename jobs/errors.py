@@ -3,6 +3,7 @@
 UnrollError
 ├── SpecError            what was asked for is not possible; nothing was queued
 ├── UnknownJob           no job has this id
+├── UnknownModel         no model has this name, or no version of it this number
 ├── NotAllowed           the job's state does not permit this (retry of a running job, ...)
 ├── ServiceUnreachable   no service answers, or it refuses the password
 ├── WaitTimeout          the job had not ended when the wait ran out; the job goes on
@@ -26,6 +27,10 @@ class SpecError(UnrollError):
 
 class UnknownJob(UnrollError):
     """No job has this id."""
+
+
+class UnknownModel(UnrollError):
+    """No model has this name, or no version of it this number."""
 
 
 class NotAllowed(UnrollError):

@@ -1,7 +1,7 @@
 """Every Redis key: its type, its lifetime, and the role that writes it. Nothing else spells a key.
 
-A key is `unroll:NAMESPACE:GROUP:NAME`, and `:JOB` or `:QUEUE` behind it where there is one for
-each. The groups are what Redis ACLs (Redis 7 and later) can tell apart:
+A key is `unroll:NAMESPACE:GROUP:NAME`, and `:JOB`, `:QUEUE` or `:MODEL` behind it where there is
+one for each. The groups are what Redis ACLs (Redis 7 and later) can tell apart:
 
     ask    written by submitters (and by workers, which take requests off the queue)
     run    written by workers only: a submitter cannot forge a result
@@ -33,7 +33,7 @@ class Key:
     name: str
     group: str
     type: str
-    #: "job" or "queue" where there is one key for each, else empty.
+    #: "job", "queue" or "model" where there is one key for each, else empty.
     per: str
     #: What it holds and how long it lives.
     meaning: str
@@ -49,6 +49,11 @@ KEYS: Final = (
     Key("sequence", ASK, "string", "", "number of submissions: the age in a rank"),
     Key("clearing", ASK, "zset", "", "ended jobs by the time at which they may be cleared"),
     Key("rung", ASK, "string", "queue", "a bell was rung; expires in a moment"),
+    Key("models", ASK, "zset", "", "names of models by the time of their first version"),
+    Key("model", ASK, "hash", "model", "champion, challenger, champions before; versions by job"),
+    Key("versions", ASK, "list", "model", "its versions as JSON, the first first; never shortened"),
+    Key("trail", ASK, "list", "model", "what was done with its versions; never shortened"),
+    Key("registered", ASK, "hash", "", "job -> the versions that keep it: it is never cleared"),
     Key("job", RUN, "hash", "job", "what became of the request; until the job is removed"),
     Key("leases", RUN, "zset", "", "running jobs by the time at which their leases run out"),
     Key("holds", RUN, "hash", "", "job that waits for GPUs -> worker that keeps its own free"),

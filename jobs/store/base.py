@@ -1,7 +1,7 @@
 """What the sides of the store share: the connection, the keys and the transitions."""
 
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import redis
 
@@ -11,6 +11,8 @@ from jobs.store.scripts import Clock, Scripts
 
 #: Cleared jobs that are remembered, for workers that were away meanwhile.
 CLEARED: Final = 100_000
+
+S = TypeVar("S", bound="StoreBase")
 
 
 class StoreBase:
@@ -22,7 +24,12 @@ class StoreBase:
         self._client: Any = client  # redis-py types each answer as one that may be awaited
         self._address = address(client)
         self._scripts = Scripts(client, Keys(namespace), clock)
+        self._clock = clock
         self.keys = Keys(namespace)
+
+    def beside(self, kind: type[S], /, **more: Any) -> S:
+        """Return another side of the same namespace, over the same connection."""
+        return kind(self._client, self.keys.namespace, self._clock, **more)
 
     def _reaching(self) -> AbstractContextManager[None]:
         return reaching(self._address)

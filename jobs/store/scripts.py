@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import redis
 
-from jobs.errors import NotAllowed, SpecError, StaleToken, UnknownJob, UnrollError
+from jobs.errors import NotAllowed, SpecError, StaleToken, UnknownJob, UnknownModel, UnrollError
 from jobs.job import COUNTED_RETRIES, ENDED, FREE_RETRIES, MAX_FREE_RETRIES
 from jobs.keys import Keys
 
@@ -36,6 +36,7 @@ _ARGUMENT: Final = re.compile(r"--   (\w+)")
 _ERRORS: Final[dict[str, type[UnrollError]]] = {
     "STALE": StaleToken,
     "UNKNOWN": UnknownJob,
+    "UNKNOWNMODEL": UnknownModel,
     "NOTALLOWED": NotAllowed,
     "REFUSED": SpecError,
 }

@@ -8,9 +8,10 @@ import pytest
 import jobs
 
 NAMES = """
-ArtifactError Client Component EvaluateSpec GenerateSpec Hypothesis Job JobFailed JobHandle JobState
-MetricPoint NotAllowed Policy PredictSpec Progress Reason Resources Result SearchOptions
-ServiceUnreachable SetupError SpecError TrainSpec TrainerOptions UnknownJob UnrollError WaitTimeout
+ArtifactError Client Component EvaluateSpec Event GenerateSpec Hypothesis Job JobFailed JobHandle
+JobState MetricPoint Model NotAllowed Policy PredictSpec Progress Reason Registry Resources Result
+SearchOptions ServiceUnreachable SetupError SpecError TrainSpec TrainerOptions UnknownJob
+UnknownModel UnrollError Version WaitTimeout
 """
 PUBLIC = NAMES.split()
 

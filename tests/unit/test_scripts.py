@@ -46,7 +46,7 @@ def test_every_key_is_one_of_the_table(name: str) -> None:
     assert not set(source.written) & set(source.read)
 
 
-WRITES = "SET|HSET|HDEL|HINCRBY|INCR|ZADD|ZREM|SADD|SREM|XADD|XTRIM|DEL|UNLINK"
+WRITES = "SET|HSET|HDEL|HINCRBY|INCR|ZADD|ZREM|SADD|SREM|XADD|XTRIM|RPUSH|DEL|UNLINK"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,7 +55,9 @@ def test_a_key_that_is_only_read_is_not_written(name: str) -> None:
     assert set(written) <= set(load(name).written)
 
 
-@pytest.mark.parametrize("name", ["create", "wish", "retry", "remove"])
+@pytest.mark.parametrize(
+    "name", ["create", "wish", "retry", "remove", *(each for each in NAMES if "model_" in each)]
+)
 def test_a_submitter_writes_what_is_asked_and_nothing_else(name: str) -> None:
     groups = {key.name: key.group for key in KEYS}
     assert {groups[key] for key in load(name).written} == {"ask"}
@@ -67,4 +69,4 @@ def test_a_looker_writes_nothing(name: str) -> None:
 
 
 def test_there_is_a_file_for_each_transition() -> None:
-    assert len(NAMES) == 20
+    assert len(NAMES) == 24

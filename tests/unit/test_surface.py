@@ -38,8 +38,9 @@ def test_the_public_names_are_a_decision() -> None:
         *("TrainSpec", "EvaluateSpec", "PredictSpec", "GenerateSpec", "Component"),
         *("TrainerOptions", "Resources", "Policy", "SearchOptions"),
         *("Job", "JobState", "MetricPoint", "Progress", "Reason"),
+        *("Registry", "Model", "Version", "Event"),
         *("UnrollError", "SpecError", "UnknownJob", "NotAllowed", "ServiceUnreachable"),
-        *("WaitTimeout", "JobFailed", "ArtifactError", "SetupError"),
+        *("UnknownModel", "WaitTimeout", "JobFailed", "ArtifactError", "SetupError"),
     }
     with pytest.raises(AttributeError, match="no attribute 'Clinet'"):
         _ = jobs.Clinet

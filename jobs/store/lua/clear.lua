@@ -1,4 +1,4 @@
--- Take away everything of the ended jobs whose time of keeping is over.
+-- Take away everything of the ended jobs whose time of keeping is over. Versions of models stay.
 --
 -- KEYS
 --   request     w
@@ -12,6 +12,7 @@
 --   log         w
 --   files       w
 --   cleared     w
+--   registered  r
 -- ARGV
 --   limit       at most so many
 --   keep        so many are remembered, for those who have files of them
@@ -20,7 +21,8 @@ local due = redis.call('ZRANGEBYSCORE', K.clearing, '-inf', now(), 'LIMIT', 0, A
 for _, id in ipairs(due) do
   local request, job = both(id)
   redis.call('ZREM', K.clearing, id)
-  if not request or ENDED[standing(request, job)] then
+  local stays = request and redis.call('HEXISTS', K.registered, id) == 1
+  if not stays and (not request or ENDED[standing(request, job)]) then
     local key = request and redis.call('HGET', K.request .. id, 'key') or ''
     if key ~= '' then redis.call('HDEL', K.dedupe, key) end
     redis.call('ZREM', K.requests, id)

@@ -168,3 +168,31 @@ local function record(id, bound)
   end
   return fields
 end
+
+-- A model as its hash has it, or nil and the refusal. `before` holds the champions before this one.
+local function model(name)
+  local found = hash(K.model .. name)
+  if not found.versions then return nil, redis.error_reply('UNKNOWNMODEL no model is called ' .. name) end
+  found.before = cjson.decode(found.before)
+  return found
+end
+
+-- The refusal of a version that a model does not have; else nil.
+local function unknown_version(name, found, number)
+  if tonumber(number) >= 1 and tonumber(number) <= tonumber(found.versions) then return nil end
+  return redis.error_reply('UNKNOWNMODEL ' .. name .. ' has no version ' .. number .. ': they are 1 to ' .. found.versions)
+end
+
+-- Add to what was done with a model. The evidence stays the text it came as.
+local function tell(name, action, version, before)
+  redis.call('RPUSH', K.trail .. name, cjson.encode({
+    time = whole(now()), by = A.by, action = action, version = version, before = before,
+    reason = A.reason, evidence = A.evidence}))
+end
+
+-- Let another version be the champion.
+local function crown(name, found, number, before)
+  local challenger = found.challenger ~= number and found.challenger or ''
+  redis.call('HSET', K.model .. name, 'champion', number, 'challenger', challenger,
+    'before', #before > 0 and cjson.encode(before) or '[]', 'nonce', A.nonce)
+end

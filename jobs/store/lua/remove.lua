@@ -6,6 +6,7 @@
 --   dedupe      w
 --   clearing    w   due at once
 --   job         r
+--   registered  r
 -- ARGV
 --   id
 
@@ -14,6 +15,10 @@ if not request then return redis.error_reply('UNKNOWN no job has the id ' .. A.i
 local state = standing(request, job)
 if not ENDED[state] then
   return redis.error_reply('NOTALLOWED job ' .. A.id .. ' is ' .. state .. ': cancel it before you remove it')
+end
+local versions = redis.call('HGET', K.registered, A.id)
+if versions then
+  return redis.error_reply('NOTALLOWED job ' .. A.id .. ' is ' .. versions .. ', and versions of models are kept')
 end
 local key = redis.call('HGET', K.request .. A.id, 'key')
 if key ~= '' then redis.call('HDEL', K.dedupe, key) end
