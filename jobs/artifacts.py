@@ -31,6 +31,12 @@ def default_root(home: Path | None = None) -> Path:
     return Path(given).expanduser().absolute() if given else (home or default_home()) / "store"
 
 
+def existing_store(home: Path | None = None) -> "ArtifactStore | None":
+    """Return the artifact store that this machine has, or None: nothing is made."""
+    root = default_root(home)
+    return ArtifactStore(root) if (root / _ID_FILE).is_file() else None
+
+
 class ArtifactStore:
     """Keep files under a root folder, which several machines may share.
 

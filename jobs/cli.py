@@ -20,31 +20,13 @@ from jobs.errors import (
     ServiceUnreachable,
     UnrollError,
     WaitTimeout,
-    did_you_mean,
 )
-from jobs.verbs import looking, service, submitting, using
-from jobs.verbs.common import printable
+from jobs.verbs import looking, models, service, submitting, using
+from jobs.verbs.common import Verbs, printable
 
 _REFUSED, _FAULT, _INTERRUPTED, _NOBODY_READS = 2, 70, 130, 141
 _STATUS: Final = ((JobFailed, 1), (ServiceUnreachable, 3), (WaitTimeout, 4))
 _COMPLETE: Final = "_UNROLL_COMPLETE"
-
-
-class Verbs(click.Group):
-    """A group that knows what a misspelt verb may have meant, and keeps the verbs' order."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the verb. Raise UsageError with the nearest one."""
-        name = args[0]
-        if not name.startswith("-") and name not in self.commands:
-            raise click.UsageError(f"no verb {name!r}{did_you_mean(name, self.commands)}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the verbs in the order of a job's life."""
-        return list(self.commands)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,7 +40,7 @@ for verb in (
     *(looking.catalog, submitting.submit, looking.ls, looking.show, looking.why),
     *(looking.watch, looking.metrics, looking.logs, looking.wait),
     *(submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
-    *(using.evaluate, using.predict, using.generate, using.demo),
+    *(using.evaluate, using.predict, using.generate, models.models, using.demo),
 ):
     cli.add_command(verb)
 

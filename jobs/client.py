@@ -25,6 +25,8 @@ from jobs.spec import AnySpec, Component, EvaluateSpec, SearchOptions, TrainSpec
 
 if TYPE_CHECKING:
     from jobs.catalog import Catalog
+    from jobs.models import Models
+    from jobs.registry import Registry
     from jobs.store import JobStore
     from jobs.workers import Worker
 
@@ -82,6 +84,21 @@ class Client:
         self._open.callback(connection.close)
         return JobStore(connection, self._namespace)
 
+    @cached_property
+    def registry(self) -> "Registry":
+        """Return the names of models, their versions and champions."""
+        from jobs.artifacts import existing_store  # noqa: PLC0415 - only who asks for models pays
+        from jobs.registry import Registry  # noqa: PLC0415 - imports Redis
+
+        return self.store.beside(Registry, artifacts=existing_store(self.home))
+
+    @property
+    def models(self) -> "Models":
+        """Return the named models: `client.models["de-en"].champion`."""
+        from jobs.models import Models  # noqa: PLC0415 - only who asks for models pays
+
+        return Models(self)
+
     def __enter__(self) -> Self:
         return self
 
@@ -90,7 +107,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
-        self.__dict__.pop("store", None)
+        for name in ("store", "registry"):
+            self.__dict__.pop(name, None)
         self._open.close()
 
     def submit(
@@ -140,8 +158,8 @@ class Client:
         search: SearchOptions | None = None,
         wait: bool = True,
     ) -> JobHandle:
-        """Score a job's best model on a split; see `JobHandle.evaluate`."""
-        return self.get(id).evaluate(data, split=split, search=search, wait=wait)
+        """Score a job's or a named model on a split; see `JobHandle.evaluate`."""
+        return self.models.trained(id).evaluate(data, split=split, search=search, wait=wait)
 
     def predict(
         self,
@@ -151,8 +169,8 @@ class Client:
         beam: int = 1,
         timeout: float | None = None,
     ) -> "Sequence[str]":
-        """Return a job's answer to each line; see `JobHandle.predict`."""
-        return self.get(id).predict(lines, beam=beam, timeout=timeout)
+        """Return a job's or a named model's answer to each line; see `JobHandle.predict`."""
+        return self.models.trained(id).predict(lines, beam=beam, timeout=timeout)
 
     def _with_absolute_root(self, spec: AnySpec, base: Path | None) -> AnySpec:
         if not self._shares_home:

@@ -110,6 +110,11 @@ class JobHandle:
         return f"JobHandle({self.id!r})"
 
     @property
+    def label(self) -> str:
+        """Return the version of a model that this is known to be, `NAME@NUMBER`, or nothing."""
+        return ""
+
+    @property
     def record(self) -> Job:
         """Return the job's record as it is now."""
         return self._client.store.get(self.id)

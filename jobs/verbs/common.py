@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from jobs.errors import did_you_mean
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -22,6 +24,23 @@ def common(function: F) -> F:
         type=click.Path(path_type=Path),
         help="Home of the service; by default UNROLL_HOME.",
     )(function)
+
+
+class Verbs(click.Group):
+    """A group that knows what a misspelt verb may have meant, and keeps the verbs' order."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the verb. Raise UsageError with the nearest one."""
+        name = args[0]
+        if not name.startswith("-") and name not in self.commands:
+            raise click.UsageError(f"no verb {name!r}{did_you_mean(name, self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the verbs in the order of a job's life."""
+        return list(self.commands)
 
 
 class Number(click.FloatRange):

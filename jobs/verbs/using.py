@@ -97,7 +97,7 @@ def predict(
     """
     search = search_options(options, n_best=n_best or 1)
     with Client(home=home) as client:
-        job = client.get(id)
+        job = client.models.trained(id)
         lines = _read_lines()
         if not lines:
             return

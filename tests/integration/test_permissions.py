@@ -12,8 +12,9 @@ from celery.contrib.testing.worker import start_worker
 from jobs import keys
 from jobs.broker import TASK, make_app, ring
 from jobs.connection import connect
-from jobs.errors import ServiceUnreachable
-from jobs.job import Reason
+from jobs.errors import NotAllowed, ServiceUnreachable
+from jobs.job import Checkpoint, Reason
+from jobs.registry import Registry
 from jobs.spec import Component, TrainSpec
 from jobs.store import JobStore
 from jobs.workers import Worker
@@ -127,6 +128,36 @@ def test_a_looker_reads_everything_and_changes_nothing(house: House) -> None:
     assert looker.why(job.id).startswith("running")
     assert [each.id for each in looker.workers()] == ["w"]
     assert looker.catalog() is None
+
+
+def test_a_person_and_a_worker_promote_and_a_looker_looks_on(house: House) -> None:
+    submitter, worker, looker = map(house.store, ("submitter", "worker", "looker"))
+    for _ in range(2):
+        job = submitter.create(SPEC).id
+        found = worker.acquire(WORKER, TTL)
+        assert found is not None
+        worker.publish(found[1], Checkpoint("a.ckpt", "0" * 64, 1, 1), best=True)
+        worker.finish(found[1], Reason.SUCCEEDED)
+        submitter.beside(Registry).register("m", job, by="person")
+    submitter.beside(Registry).promote("m", 1, expect=None, by="person")
+    worker.beside(Registry).promote("m", 2, expect=1, by="worker")
+    worker.beside(Registry).keep("m", 1, by="worker", reason="worse")
+    submitter.beside(Registry).rollback("m", by="person")
+    seen = looker.beside(Registry)
+    assert seen.resolve("m").number == 1
+    assert len(seen.history("m")) == 6
+    for act in (
+        lambda: seen.register("m", job, by="looker"),
+        lambda: seen.register("n", job, by="looker"),
+        lambda: seen.promote("m", 2, expect=1, by="looker"),
+        lambda: seen.keep("m", 2, by="looker", reason=""),
+    ):
+        with pytest.raises(ServiceUnreachable, match="may not do that"):
+            act()
+    submitter.cancel(submitter.create(SPEC).id)
+    with pytest.raises(NotAllowed, match="is m@2"):
+        submitter.remove(job)
+    worker.sweep(TTL)
 
 
 def test_a_submitter_rings_and_a_worker_hears_it(house: House) -> None:

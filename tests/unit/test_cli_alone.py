@@ -4,6 +4,7 @@ import io
 from importlib.util import find_spec
 from pathlib import Path
 
+import click
 import pytest
 
 from jobs import cli
@@ -26,6 +27,8 @@ VERBS = (
         "demo",
     ),
 )
+#: Verbs that hold others.
+GROUPS = {"models": ("ls", "show", "register", "promote", "rollback", "history")}
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +41,22 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_verbs_are_those_of_the_manual() -> None:
-    assert set(cli.cli.commands) == set(VERBS)
+    assert set(cli.cli.commands) == {*VERBS, *GROUPS}
+    for name, verbs in GROUPS.items():
+        group = cli.cli.commands[name]
+        assert isinstance(group, click.Group)
+        assert set(group.commands) == set(verbs)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "verb",
+    [*((verb,) for verb in VERBS), *((name, each) for name in GROUPS for each in GROUPS[name])],
+    ids=" ".join,
+)
 def test_every_verb_explains_itself_and_takes_json(
-    verb: str, capsys: pytest.CaptureFixture[str]
+    verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main([verb, "--help"]) == 0
+    assert cli.main([*verb, "--help"]) == 0
     said = capsys.readouterr().out
     assert "--json" in said
     assert "--home" in said
@@ -60,6 +71,8 @@ def test_every_verb_explains_itself_and_takes_json(
         *([verb, "some-id"] for verb in ("show", "why", "watch", "metrics", "logs", "wait")),
         *([verb, "some-id"] for verb in ("cancel", "retry", "clone", "rm", "evaluate", "predict")),
         ["worker"],
+        ["models", "ls"],
+        ["models", "rollback", "de-en"],
     ],
 )
 def test_no_service_is_status_3_and_the_mend(
