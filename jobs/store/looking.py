@@ -28,6 +28,7 @@ Points = list[MetricPoint]
 Lines = list[tuple[int, str]]
 Workers = list[Worker]
 Entries = list[Entry]
+Raw = list[bytes]
 
 
 @lru_cache(maxsize=8)
@@ -142,19 +143,29 @@ class Looker(StoreBase):
         """Return the ids of all jobs that may stand so, the newest first.
 
         All at once: pages by place would show a job twice where another came meanwhile. Those that
-        run or wait for others are few among many that have ended, and have an index of their own.
+        run, wait for a worker or for others are few among many that have ended, and have an index.
         """
         with self._reaching():
             if state is JobState.RUNNING:
                 ids = self._client.zrange(self.keys("leases"), 0, -1)
             elif state is JobState.BLOCKED:
-                ids = list(self._client.smembers(self.keys("blocked")))
+                ids = self._client.hkeys(self.keys("waiting"))
+            elif state is JobState.QUEUED:
+                ids = self._queued()
             else:
                 return self._ids(0, limit - 1 if state is None else -1)
             ages = self._client.zmscore(self.keys("requests"), ids) if ids else []
         # One that was removed meanwhile has no age any more, and is not read either.
         newest_first = sorted(zip((age or 0 for age in ages), ids, strict=True), reverse=True)
         return [text(each) for _, each in newest_first]
+
+    def _queued(self) -> Raw:
+        queues = [text(each) for each in self._client.smembers(self.keys("queues"))]
+        pipe = self._client.pipeline(transaction=True)  # no job moves between the two
+        pipe.zrange(self.keys("delayed"), 0, -1)
+        for queue in queues:
+            pipe.zrange(self.keys("pending", queue), 0, -1)
+        return [each for ids in pipe.execute() for each in ids]
 
     def _ids(self, first: int, last: int) -> Ids:
         with self._reaching():

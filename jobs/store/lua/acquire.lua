@@ -6,6 +6,8 @@
 -- KEYS
 --   request     r
 --   pending     rw
+--   queues      w
+--   delayed     rw  whose wait is over comes back to its place first
 --   job         w   state, attempt, worker, store
 --   leases      w
 --   holds       rw
@@ -95,6 +97,7 @@ end
 
 local before = taken_before()
 if before then return before end
+promote(time)
 for id in candidates() do
   local why, yet = misfit(id, worker)
   if not why then return take(id) end

@@ -6,6 +6,7 @@
 --   leases      w
 --   pending     w
 --   queues      w
+--   delayed     w   where it waits before a retry
 --   clearing    w
 -- ARGV
 --   id

@@ -11,7 +11,8 @@
 --   leases      rw
 --   pending     rw
 --   queues      rw
---   blocked     rw
+--   delayed     rw
+--   waiting     rw
 --   clearing    w
 --   workers     rw
 --   alive       rw
@@ -94,13 +95,14 @@ end
 
 local function unblock()
   local known = {}  -- thousands may wait for the same jobs
-  for _, id in ipairs(redis.call('SMEMBERS', K.blocked)) do
-    local after = redis.call('HGET', K.request .. id, 'after') or '[]'
+  local waiting = redis.call('HGETALL', K.waiting)
+  for i = 1, #waiting, 2 do
+    local id, after = waiting[i], waiting[i + 1]
     known[after] = known[after] or verdict(after)
     local ready, reason = known[after].ready, known[after].reason
     if ready or reason then
       local request = both(id)
-      redis.call('SREM', K.blocked, id)
+      redis.call('HDEL', K.waiting, id)
       if request then redis.call('HDEL', K.request .. id, 'waits') end
       if request and ready then enqueue(id, request) end
       if request and reason then
@@ -152,5 +154,6 @@ else
   bury()
 end
 drop_holds()
+promote(set_back and '+inf' or time)
 unblock()
 return {expired, bells()}
