@@ -10,6 +10,11 @@ local function now()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
+-- Where its memory is full, Redis refuses the first write of a script, but for those that take none;
+-- what follows in the same script goes through. So begin what keeps leases alive and what ends jobs:
+-- it takes little, and without it nothing would ever be given back.
+local function despite_full_memory(key) redis.call('PERSIST', key) end
+
 local function whole(number) return string.format('%.0f', number) end
 
 local function hash(key)

@@ -29,6 +29,7 @@
 local time, ttl = now(), tonumber(A.ttl)
 local silence = time - tonumber(redis.call('GET', K.swept) or 0)
 local set_back = silence < 0
+despite_full_memory(K.swept)
 redis.call('SET', K.swept, time)
 
 local function extend(index)

@@ -23,6 +23,7 @@ local function refuse(what)
   return redis.error_reply('NOTALLOWED job ' .. A.id .. ' is ' .. state .. ': ' .. what)
 end
 
+despite_full_memory(K.clearing)
 if A.wish == 'cancel' then
   if state == 'cancelled' then return state end
   if ENDED[state] then return refuse('there is nothing left to cancel') end
