@@ -160,7 +160,9 @@ class Job:
     submitted: float = 0.0
     started: float = 0.0
     ended: float = 0.0
-    #: When the newest ended attempt ended, on the same clock.
+    #: When the newest attempt last reported something, on the same clock; at first its start.
+    said: float = 0.0
+    #: When the newest ended attempt ended, likewise.
     last_ended: float = 0.0
     #: Seconds that earlier attempts ran; the newest one, while it runs, did so since `started`.
     ran: float = 0.0

@@ -10,7 +10,7 @@ from jobs.errors import ArtifactError, UnknownJob, did_you_mean
 from jobs.job import Job, JobState, MetricPoint
 from jobs.store.base import StoreBase
 from jobs.store.feed import Entry, batches, decode_lines, decode_points
-from jobs.store.reasons import explain
+from jobs.store.reasons import Circumstances, explain
 from jobs.store.records import plain, read_job, text
 from jobs.workers import Worker
 
@@ -73,13 +73,19 @@ class Looker(StoreBase):
     def why(self, job: str) -> str:
         """Return one sentence on why the job is where it is. Raise UnknownJob."""
         record = self.get(job)
-        if record.state is JobState.BLOCKED:
-            return explain(record, parents=self._read(record.spec["after"], 0))
-        if record.state is not JobState.QUEUED:
-            return explain(record)
-        place, workers = self._run("why", id=job)
-        misfits = {text(name): (json.loads(queues), text(why)) for name, queues, why in workers}
-        return explain(record, place=place, misfits=misfits)
+        now, place, due, lease, workers = self._run("why", id=job)
+        parents = self._read([*record.spec.get("after", ())], 0)
+        return explain(
+            record,
+            Circumstances(
+                now=now / 1000,
+                place=place,
+                due=float(due or 0) / 1000,
+                lease=float(lease or 0) / 1000,
+                parents={each.id: str(each.state) for each in parents},
+                misfits={text(name): (json.loads(on), text(why)) for name, on, why in workers},
+            ),
+        )
 
     def metrics(self, job: str, since: int = 0, block: float = 0) -> Points:
         """Return the points behind cursor `since`; if none, wait for some up to `block` seconds."""

@@ -51,6 +51,7 @@ def read_job(flat: Sequence[bytes]) -> Job:
         free_used=int(fields.get("free", 0)),
         submitted=_seconds(fields, "submitted"),
         started=_seconds(fields, "started"),
+        said=_seconds(fields, "said"),
         last_ended=_seconds(fields, "last_ended"),
         ran=_seconds(fields, "ran"),
         progress=Progress(**json.loads(fields.get("progress", "{}"))),

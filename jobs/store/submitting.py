@@ -10,6 +10,7 @@ from jobs.spec import AnySpec, TrainSpec
 from jobs.store.base import new_nonce
 from jobs.store.looking import Looker
 from jobs.store.records import plain
+from jobs.workers import own_version
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 _MAX_KEY: Final = 200
@@ -96,6 +97,7 @@ def _fields(spec: AnySpec, note: str) -> list[str | int]:
     """Return the further fields of a request and their values in turn."""
     fields: dict[str, str | int] = {
         "kind": spec.kind,
+        "version": own_version(),
         "note": note,
         "tags": plain(list(spec.tags)),
         "labels": plain(spec.resources.labels),

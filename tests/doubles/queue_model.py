@@ -82,6 +82,16 @@ class ModelJob:
                 return again
         return "failed"
 
+    def allows(self, wish: str) -> bool:
+        """Return whether a person may wish so, and it changes something."""
+        return {
+            "cancel": self.state not in ENDED,
+            "pause": self.state in ("queued", "running"),
+            "resume": self.state == "paused" or self.wish == "pause",
+            "retry": self.state in ("failed", "cancelled") or self.due is not None,
+            "remove": self.state in ENDED,
+        }[wish]
+
     @property
     def shown_reason(self) -> str | None:
         """A cancelled request shows that; asked for again, it shows what its last attempt said."""

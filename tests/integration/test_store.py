@@ -474,7 +474,7 @@ def test_a_silent_worker_is_taken_over(timed: JobStore, clock: Clock) -> None:
     assert expired == [job]
     record = timed.get(job)
     assert (record.state, record.reason) == (JobState.QUEUED, Reason.LOST)
-    assert record.message == "worker w fell silent"
+    assert record.message == "the lease of w ran out"
     with pytest.raises(StaleToken):
         timed.renew(lease, TTL)
 
@@ -662,7 +662,7 @@ def test_a_running_job_hears_the_wish(store: JobStore) -> None:
     lease = take(store)
     store.cancel(job)
     assert store.get(job).wish == "cancel"
-    assert store.why(job) == "running on w, attempt 1; is being cancelled"
+    assert store.why(job).endswith("; is being cancelled")
     assert store.renew(lease, TTL) == "cancel"
     assert store.finish(lease, Reason.PREEMPTED) is JobState.CANCELLED
     assert store.get(job).wish == ""
@@ -683,7 +683,7 @@ def test_a_pause_keeps_the_place_and_costs_nothing(store: JobStore) -> None:
     store.pause(first)
     assert store.renew(lease, TTL) == "pause"
     assert store.finish(lease, Reason.PREEMPTED) is JobState.PAUSED
-    assert store.why(first) == "set aside by a person"
+    assert store.why(first).startswith(f"paused by a person; `unroll resume {first}`")
     store.resume(first)
     assert taken(store) == first
     with pytest.raises(NotAllowed, match="only a paused job can be resumed"):
@@ -1030,8 +1030,8 @@ def test_why_says_what_a_queued_job_waits_for(store: JobStore) -> None:
     assert why_of(store, queue="gup") == (
         "queued: no worker serves queue 'gup'; did you mean 'gpu'? (served: busy, default, gpu)"
     )
-    assert why_of(store, queue="gpu", gpus=2) == "queued: needs 2 GPUs; 1 free on g"
-    assert why_of(store, queue="gpu", gpus=3) == "queued: needs 3 GPUs; the worker g has 2"
+    assert why_of(store, queue="gpu", gpus=2) == "queued: needs 2 GPUs, 1 is free on g"
+    assert why_of(store, queue="gpu", gpus=3) == "queued: needs 3 GPUs, the worker g has 2"
     assert why_of(store, labels=["a100"]) == (
         "queued: no worker of its queue carries the label 'a100'"
     )

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     rule,
     run_state_machine_as_test,
@@ -42,15 +43,17 @@ CHOICES = st.integers(0, 99)
 
 
 class Forgetful:
-    """Run a transition once; while answers are lost twice, as a client does that asks again."""
+    """Lose the answer of every nth write, so that it is sent twice, as redis-py does."""
 
     def __init__(self, scripts: Any) -> None:
         self._scripts = scripts
-        self.lost = 0
+        self._writes = 0
+        #: 0: none is lost; 1: all are.
+        self.every = 0
 
     def run(self, name: str, /, **arguments: Any) -> Any:
-        if self.lost and load(name).written:
-            self.lost -= 1
+        self._writes += bool(load(name).written)
+        if load(name).written and self.every and self._writes % self.every == 0:
             with suppress(UnrollError):  # the refusal is an answer, too
                 self._scripts.run(name, **dict(arguments))
         return self._scripts.run(name, **arguments)
@@ -76,6 +79,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.leases: list[Lease] = []
         self.holds: dict[str, tuple[str, int]] = {}
         self.age = 0
+
+    @initialize(every=st.sampled_from([1, 2, 0]))
+    def lose_answers(self, every: int) -> None:
+        self.answers.every = every
 
     # -- what a submitter does ---------------------------------------------------------------
 
@@ -137,13 +144,27 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(error):
                 yield
 
-    @rule(choice=CHOICES, wish=st.sampled_from(["cancel", "pause", "resume", "retry", "remove"]))
-    def wish(self, choice: int, wish: str) -> None:
-        if job := self.any_job(choice):
-            getattr(self, wish)(job)
+    @rule(
+        wishes=st.lists(
+            st.tuples(
+                CHOICES, st.sampled_from(["retry", "pause", "resume", "cancel", "remove", "retry"])
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def wish(self, wishes: list[tuple[int, str]]) -> None:
+        for choice, wish in wishes:
+            if job := self.job_for(wish, choice):
+                getattr(self, wish)(job)
+
+    def job_for(self, wish: str, choice: int) -> ModelJob | None:
+        """Choose among the jobs that the wish is meant for, or at times among all."""
+        apt = [job for job in self.model.values() if job.allows(wish)]
+        return apt[choice % len(apt)] if apt and choice >= 20 else self.any_job(choice)
 
     def cancel(self, job: ModelJob) -> None:
-        with self.refused(job.state not in ("succeeded", "failed")):
+        with self.refused(job.allows("cancel") or job.state == "cancelled"):
             self.store.cancel(job.id)
         if job.state == "running":
             job.wish = "cancel"
@@ -153,7 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
     def pause(self, job: ModelJob) -> None:
         if job.wish == "cancel":
             return
-        with self.refused(job.state in ("queued", "running", "paused")):
+        with self.refused(job.allows("pause") or job.state == "paused"):
             self.store.pause(job.id)
         if job.state == "queued":
             job.move("paused")
@@ -163,7 +184,7 @@ class StoreMachine(RuleBasedStateMachine):
     def resume(self, job: ModelJob) -> None:
         if job.wish == "cancel":
             return
-        with self.refused(job.state == "paused" or job.wish == "pause"):
+        with self.refused(job.allows("resume")):
             self.store.resume(job.id)
         if job.state == "paused":
             job.move("queued")
@@ -180,7 +201,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def retry(self, job: ModelJob) -> None:
         again = job.state in ("failed", "cancelled")
-        with self.refused(again or job.due is not None):
+        with self.refused(job.allows("retry")):
             self.store.retry(job.id)
         job.due = None
         if again:
@@ -189,7 +210,7 @@ class StoreMachine(RuleBasedStateMachine):
             job.move("blocked" if job.after and not job.attempt else "queued")
 
     def remove(self, job: ModelJob) -> None:
-        with self.refused(job.state in ENDED):
+        with self.refused(job.allows("remove")):
             self.store.remove(job.id)
         if job.state in ENDED:
             del self.model[job.id]
@@ -225,16 +246,15 @@ class StoreMachine(RuleBasedStateMachine):
         for job in self.model.values():
             job.promote(until)
 
-    @rule(name=st.sampled_from(sorted(WORKERS)))
-    def announce(self, name: str) -> None:
-        worker = self.worker(name)
-        self.store.announce(worker, TTL / 1000)
-        self.alive[name] = worker, self.now + TTL
-
-    @rule(name=st.sampled_from(sorted(WORKERS)))
-    def withdraw(self, name: str) -> None:
-        self.store.withdraw(name)
-        self.alive.pop(name, None)
+    @rule(name=st.sampled_from(sorted(WORKERS)), there=st.sampled_from([True, True, False]))
+    def come_and_go(self, name: str, there: bool) -> None:
+        if there:
+            worker = self.worker(name)
+            self.store.announce(worker, TTL / 1000)
+            self.alive[name] = worker, self.now + TTL
+        else:
+            self.store.withdraw(name)
+            self.alive.pop(name, None)
 
     @rule(name=st.sampled_from(sorted(WORKERS)), times=st.integers(0, 2))
     def ring(self, name: str, times: int) -> None:
@@ -363,7 +383,7 @@ class StoreMachine(RuleBasedStateMachine):
                 job.end_attempt(reason, self.now)
 
     @rule(
-        seconds=st.sampled_from([0, 1, 4, 4, 4, 6, 11, -1, -3_600, 3_600]),
+        seconds=st.sampled_from([0, 1, 4, 4, 4, 6, 11, -3_600, -3_600, 3_600]),
         swept=st.sampled_from([True, True, False]),
     )
     def wait(self, seconds: int, swept: bool) -> None:
@@ -405,22 +425,11 @@ class StoreMachine(RuleBasedStateMachine):
             for job in waiting
         )
 
-    @rule(calls=st.integers(1, 4))
-    def lose_answers(self, calls: int) -> None:
-        self.answers.lost = calls
-
     @rule(often=st.sampled_from([False, False, True]))
     def kill_redis(self, often: bool) -> None:
         if often:
             self.server.kill()
             self.server.start()
-
-    @rule(choice=CHOICES)
-    def ask_why(self, choice: int) -> None:
-        if job := self.any_job(choice):
-            said = self.store.why(job.id)
-            assert said.isprintable(), said
-            assert said.strip(), "every state has a sentence"
 
     def unblock(self) -> None:
         changed = True
@@ -462,6 +471,13 @@ class StoreMachine(RuleBasedStateMachine):
             points = self.store.metrics(name)
             assert [point.step for point in points] == job.points
             assert [point.cursor for point in points] == list(range(1, len(points) + 1))
+
+    @invariant()
+    def every_state_has_a_sentence(self) -> None:
+        for job in list(self.model.values())[-2:]:  # all of them come to be the newest
+            said = self.store.why(job.id)
+            assert said.strip(), job.state
+            assert said.isprintable(), said
 
     @invariant()
     def only_known_moves(self) -> None:

@@ -135,15 +135,25 @@ local function bound_to(id, origin)
   return store and store ~= '' and store or nil
 end
 
+-- What orders the versions of this package that read different specs: the first two numbers.
+local function release(version, unknown)
+  local major, minor = string.match(version or '', '^(%d+)%.(%d+)')
+  return major and major * 1000 + minor or unknown
+end
+
 -- Why a worker cannot take a job: nil if it can, else a word and whether it may yet come to it. A
 -- long queue is looked through a job at a time, so that no more of each is read than decides it.
 local function misfit(id, worker)
-  local needs = redis.call('HMGET', K.request .. id, 'labels', 'gpus', 'origin')
+  local needs = redis.call('HMGET', K.request .. id, 'labels', 'gpus', 'origin', 'version')
   if not needs[1] then return 'request', false end
   if needs[1] ~= '[]' then
     for _, label in ipairs(cjson.decode(needs[1])) do
       if not worker.has[label] then return 'label ' .. label, false end
     end
+  end
+  local version = needs[4] or ''
+  if version ~= worker.version and release(version, 0) > release(worker.version, math.huge) then
+    return 'version ' .. version .. ' ' .. worker.version, false
   end
   local needed = tonumber(needs[2]) or math.min(1, worker.gpus)
   if needed > worker.gpus then return 'gpus ' .. needed .. ' ' .. worker.gpus, false end
