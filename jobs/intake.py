@@ -10,6 +10,7 @@ from jobs.catalog import Catalog
 from jobs.errors import NotAllowed, SpecError, did_you_mean
 from jobs.job import Job
 from jobs.spec import AnySpec, EvaluateSpec, GenerateSpec, PredictSpec, TrainSpec, spec_from_dict
+from jobs.wording import is_plain
 
 #: Note of a job that no catalogue was there to check.
 UNCHECKED = "unchecked"
@@ -47,7 +48,7 @@ def _refuse_half_characters(plain: Any) -> None:
 def refuse_control_characters(what: str, texts: Iterable[str]) -> None:
     """Raise SpecError where a text that people will see would act on their terminal."""
     for text in texts:
-        if isinstance(text, str) and not text.isprintable():
+        if isinstance(text, str) and not all(map(is_plain, text)):
             raise SpecError(f"{what}: {text!r} holds a character that cannot be printed")
 
 

@@ -71,6 +71,9 @@ class Reason(StrEnum):
 FREE_RETRIES: Final = frozenset({Reason.PREEMPTED, Reason.INFRASTRUCTURE, Reason.LOST})
 #: Ends that use up one of the job's retries.
 COUNTED_RETRIES: Final = frozenset({Reason.OUT_OF_MEMORY, Reason.NAN, Reason.HUNG})
+#: Milliseconds before the second free retry of a row; each later one waits twice as long as the one
+#: before. The first comes at once: a killed worker shall cost no more than a second.
+FREE_BACKOFF_MS: Final = 1_000
 #: Free retries in a row, without a newer checkpoint, after which the job ends all the same.
 MAX_FREE_RETRIES: Final = 5
 
@@ -151,10 +154,16 @@ class Job:
     attempt: int = 0
     worker: str = ""
     retries_used: int = 0
+    #: Free ends in a row, without a newer checkpoint; see MAX_FREE_RETRIES.
+    free_used: int = 0
     #: Seconds since 1970 of Redis server time; 0 where it has not happened.
     submitted: float = 0.0
     started: float = 0.0
     ended: float = 0.0
+    #: When the newest attempt last reported something, on the same clock; at first its start.
+    said: float = 0.0
+    #: When the newest ended attempt ended, likewise.
+    last_ended: float = 0.0
     #: Seconds that earlier attempts ran; the newest one, while it runs, did so since `started`.
     ran: float = 0.0
     progress: Progress = field(default_factory=Progress)

@@ -165,6 +165,12 @@ class Policy(Section):
     on_nan: Literal["fail", "retry"] = setting(
         "fail", "whether a loss that is not a number uses a retry or ends the job"
     )
+    retry_seconds: Annotated[float, Interval(ge=0, le=86_400)] = setting(
+        5.0, "wait before the first retry that counts; it doubles with each, and 0 waits for none"
+    )
+    retry_max_seconds: Annotated[float, Interval(ge=0, le=86_400)] = setting(
+        300.0, "the longest wait before a retry that counts"
+    )
     keep_days: Annotated[float, Gt(0)] = setting(
         30.0, "days until the record and files of an ended job may be cleared"
     )

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from typing import Any, Final
 
 #: Most jobs that one worker runs side by side.
@@ -45,3 +47,12 @@ class Worker:
         given = {name: value for name, value in plain.items() if name in known}
         lists = {name: tuple(given.get(name, ())) for name in ("queues", "labels")}
         return cls(**{**given, **lists, "seen": seen})
+
+
+@cache
+def own_version() -> str:
+    """Return the version of this package; empty where it was not installed."""
+    try:
+        return metadata.version("unroll")
+    except metadata.PackageNotFoundError:
+        return ""

@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +24,7 @@ from jobs.broker import make_app
 from jobs.connection import connect
 from jobs.errors import ServiceUnreachable
 from jobs.store import JobStore
-from jobs.workers import Worker
+from jobs.workers import Worker, own_version
 from worker import tasks
 from worker.crew import Crew
 from worker.devices import Devices, visible_gpus
@@ -171,7 +170,7 @@ def describe(settings: Settings, devices: Devices, store: str) -> Worker:
         free_gpus=len(devices.gpus),
         queues=settings.queues,
         labels=settings.labels,
-        version=metadata.version("unroll"),
+        version=own_version(),
         store=store,
     )
 

@@ -9,7 +9,8 @@ JobStore has three sides, one for each role that Redis ACLs can tell apart:
 All methods raise ServiceUnreachable where Redis does not answer.
 """
 
-from jobs.store.holding import Holder, Sweep, new_nonce
+from jobs.store.base import new_nonce
+from jobs.store.holding import Holder, Sweep
 from jobs.store.scripts import Clock
 from jobs.store.submitting import Submitter
 

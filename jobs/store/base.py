@@ -1,5 +1,6 @@
 """What the sides of the store share: the connection, the keys and the transitions."""
 
+import secrets
 from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
@@ -13,6 +14,11 @@ from jobs.store.scripts import Clock, Scripts
 CLEARED: Final = 100_000
 
 S = TypeVar("S", bound="StoreBase")
+
+
+def new_nonce() -> str:
+    """Return what tells a call that is sent again from another one."""
+    return secrets.token_hex(8)
 
 
 class StoreBase:

@@ -1,7 +1,6 @@
 """The worker's side of the store: every write to a job is fenced by the attempt of its lease."""
 
 import random
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,7 +9,7 @@ from jobs.catalog import Catalog
 from jobs.errors import ArtifactError
 from jobs.job import Checkpoint, Job, JobState, Lease, Progress, Reason
 from jobs.spec import MAX_CARRIED_BYTES
-from jobs.store.base import StoreBase
+from jobs.store.base import StoreBase, new_nonce
 from jobs.store.feed import (
     LOG_LINES,
     STREAM_POINTS,
@@ -48,11 +47,6 @@ class Sweep:
     expired: list[str]
     #: Queues with a job that a living worker could take now.
     bells: list[str]
-
-
-def new_nonce() -> str:
-    """Return what tells a call that is sent again from another one."""
-    return secrets.token_hex(8)
 
 
 class Holder(StoreBase):

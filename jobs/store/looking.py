@@ -10,7 +10,7 @@ from jobs.errors import ArtifactError, UnknownJob, did_you_mean
 from jobs.job import Job, JobState, MetricPoint
 from jobs.store.base import StoreBase
 from jobs.store.feed import Entry, batches, decode_lines, decode_points
-from jobs.store.reasons import explain
+from jobs.store.reasons import Circumstances, explain
 from jobs.store.records import plain, read_job, text
 from jobs.workers import Worker
 
@@ -28,6 +28,7 @@ Points = list[MetricPoint]
 Lines = list[tuple[int, str]]
 Workers = list[Worker]
 Entries = list[Entry]
+Raw = list[bytes]
 
 
 @lru_cache(maxsize=8)
@@ -72,13 +73,19 @@ class Looker(StoreBase):
     def why(self, job: str) -> str:
         """Return one sentence on why the job is where it is. Raise UnknownJob."""
         record = self.get(job)
-        if record.state is JobState.BLOCKED:
-            return explain(record, parents=self._read(record.spec["after"], 0))
-        if record.state is not JobState.QUEUED:
-            return explain(record)
-        place, workers = self._run("why", id=job)
-        misfits = {text(name): (json.loads(queues), text(why)) for name, queues, why in workers}
-        return explain(record, place=place, misfits=misfits)
+        now, place, due, lease, workers = self._run("why", id=job)
+        parents = self._read([*record.spec.get("after", ())], 0)
+        return explain(
+            record,
+            Circumstances(
+                now=now / 1000,
+                place=place,
+                due=float(due or 0) / 1000,
+                lease=float(lease or 0) / 1000,
+                parents={each.id: str(each.state) for each in parents},
+                misfits={text(name): (json.loads(on), text(why)) for name, on, why in workers},
+            ),
+        )
 
     def metrics(self, job: str, since: int = 0, block: float = 0) -> Points:
         """Return the points behind cursor `since`; if none, wait for some up to `block` seconds."""
@@ -142,19 +149,29 @@ class Looker(StoreBase):
         """Return the ids of all jobs that may stand so, the newest first.
 
         All at once: pages by place would show a job twice where another came meanwhile. Those that
-        run or wait for others are few among many that have ended, and have an index of their own.
+        run, wait for a worker or for others are few among many that have ended, and have an index.
         """
         with self._reaching():
             if state is JobState.RUNNING:
                 ids = self._client.zrange(self.keys("leases"), 0, -1)
             elif state is JobState.BLOCKED:
-                ids = list(self._client.smembers(self.keys("blocked")))
+                ids = self._client.hkeys(self.keys("waiting"))
+            elif state is JobState.QUEUED:
+                ids = self._queued()
             else:
                 return self._ids(0, limit - 1 if state is None else -1)
             ages = self._client.zmscore(self.keys("requests"), ids) if ids else []
         # One that was removed meanwhile has no age any more, and is not read either.
         newest_first = sorted(zip((age or 0 for age in ages), ids, strict=True), reverse=True)
         return [text(each) for _, each in newest_first]
+
+    def _queued(self) -> Raw:
+        queues = [text(each) for each in self._client.smembers(self.keys("queues"))]
+        pipe = self._client.pipeline(transaction=True)  # no job moves between the two
+        pipe.zrange(self.keys("delayed"), 0, -1)
+        for queue in queues:
+            pipe.zrange(self.keys("pending", queue), 0, -1)
+        return [each for ids in pipe.execute() for each in ids]
 
     def _ids(self, first: int, last: int) -> Ids:
         with self._reaching():

@@ -7,8 +7,10 @@ from typing import Final
 from jobs.errors import ServiceUnreachable, SpecError
 from jobs.job import Job
 from jobs.spec import AnySpec, TrainSpec
+from jobs.store.base import new_nonce
 from jobs.store.looking import Looker
 from jobs.store.records import plain
+from jobs.workers import own_version
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 _MAX_KEY: Final = 200
@@ -35,7 +37,7 @@ class Submitter(Looker):
             raise SpecError(f"an idempotency key has 1 to {_MAX_KEY} characters, not {len(key)}")
         arguments = {
             "key": key or "",
-            "nonce": secrets.token_hex(8),
+            "nonce": new_nonce(),
             "priority": spec.priority,
             "after": plain(list(spec.after)),
             "queue": spec.resources.queue,
@@ -51,22 +53,25 @@ class Submitter(Looker):
 
         Raise UnknownJob, and NotAllowed if it has succeeded or failed.
         """
-        self._run("wish", id=job, wish="cancel")
+        self._wish(job, "cancel")
 
     def pause(self, job: str) -> None:
         """Set a queued or running job aside. Raise UnknownJob, NotAllowed."""
-        self._run("wish", id=job, wish="pause")
+        self._wish(job, "pause")
 
     def resume(self, job: str) -> None:
         """Put a paused job back to its place in the queue. Raise UnknownJob, NotAllowed."""
-        self._run("wish", id=job, wish="resume")
+        self._wish(job, "resume")
+
+    def _wish(self, job: str, wish: str) -> None:
+        self._run("wish", id=job, wish=wish, nonce=new_nonce())
 
     def retry(self, job: str) -> None:
         """Queue a failed or cancelled job again; it goes on from its newest checkpoint.
 
-        Raise UnknownJob, NotAllowed.
+        One that waits before a retry waits no longer. Raise UnknownJob, NotAllowed.
         """
-        self._run("retry", id=job)
+        self._run("retry", id=job, nonce=new_nonce())
 
     def remove(self, job: str) -> None:
         """Remove an ended job and every key of it. Raise UnknownJob, NotAllowed.
@@ -92,11 +97,14 @@ def _fields(spec: AnySpec, note: str) -> list[str | int]:
     """Return the further fields of a request and their values in turn."""
     fields: dict[str, str | int] = {
         "kind": spec.kind,
+        "version": own_version(),
         "note": note,
         "tags": plain(list(spec.tags)),
         "labels": plain(spec.resources.labels),
         "retries": spec.retries,
         "keep": int(spec.policy.keep_days * 86_400_000),
+        "backoff": round(spec.policy.retry_seconds * 1000),
+        "backoff_max": round(spec.policy.retry_max_seconds * 1000),
     }
     if spec.resources.gpus is not None:
         fields["gpus"] = spec.resources.gpus

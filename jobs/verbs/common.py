@@ -5,13 +5,14 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from jobs.errors import did_you_mean
+from jobs.wording import duration as duration  # noqa: PLC0414 - verbs print with both
+from jobs.wording import printable as printable  # noqa: PLC0414
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,11 +80,6 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))
 
 
-def printable(text: str) -> str:
-    """Return the text without what would act on a terminal: escapes, carriage returns, bells."""
-    return "".join(each for each in text if each.isprintable() or each == "\t")
-
-
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print left-aligned columns, as wide as they must be; never cut, so that ids can be copied."""
     cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
@@ -91,13 +87,3 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in cells:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo(line.rstrip())
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time in its two largest units: `2h 05m`, `3m 10s`, `4s`."""
-    whole = max(0, int(seconds))
-    units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
-    for (large, size), (small, part) in pairwise(units):
-        if whole >= size:
-            return f"{whole // size}{large} {whole % size // part:02d}{small}"
-    return f"{whole}s"

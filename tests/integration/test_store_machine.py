@@ -1,12 +1,12 @@
-"""The record store against a model in plain Python: several workers, expiry, cancel, stale tokens.
+"""The record store against a model in plain Python, with everything that can go wrong between.
 
-The model knows no Redis, no scripts and no keys; it is the queue's section of the design written
-down once more, as simply as it can be. The clock is the test's own.
+Several workers, leases that run out, stale tokens, cancel, pause and retry; a clock that jumps;
+bells that are lost or ring twice; answers that are lost, so that the same call comes again; a Redis
+that is killed at any point and starts again from its append-only file. The clock is the test's own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -15,22 +15,23 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     rule,
     run_state_machine_as_test,
 )
 
-from jobs.errors import NotAllowed, SpecError, StaleToken
+from jobs.connection import connect
+from jobs.errors import NotAllowed, SpecError, StaleToken, UnrollError
 from jobs.job import TRANSITIONS, Checkpoint, JobState, Lease, Reason
-from jobs.spec import Component, Resources, TrainSpec
+from jobs.spec import Component, Policy, Resources, TrainSpec
 from jobs.store import JobStore
+from jobs.store.scripts import load
 from jobs.workers import Worker
+from tests.doubles.queue_model import COUNTED, ENDED, FREE, LONGEST_WAIT, ModelJob
 from worker.events import MetricEvent
 
 TTL = 10_000
-ENDED = ("succeeded", "failed", "cancelled")
-FREE = ("preempted", "infrastructure", "lost")
-COUNTED = ("out_of_memory", "hung")
 WORKERS = {  # name -> GPUs, labels
     "cpu": (0, ("fast",)),
     "two": (2, ()),
@@ -38,86 +39,50 @@ WORKERS = {  # name -> GPUs, labels
 }
 
 
-@dataclass
-class ModelJob:
-    """What the design says of one job."""
-
-    id: str
-    priority: int
-    age: int
-    retries: int
-    gpus: int | None
-    labels: tuple[str, ...]
-    after: str | None
-    state: str = "queued"
-    reason: str | None = None
-    wish: str = ""
-    attempt: int = 0
-    worker: str = ""
-    used: int = 0
-    free: int = 0
-    expires: int = 0
-    taken: int = 0
-    step: int = -1
-    highest: int = -1
-    points: list[int] = field(default_factory=list)
-    moves: list[tuple[str, str]] = field(default_factory=list)
-
-    def move(self, state: str, reason: str | None = None) -> None:
-        self.moves.append((self.state, state))
-        self.state, self.wish = state, ""
-        if reason:
-            self.reason = reason
-
-    def end_attempt(self, reason: str) -> None:
-        if self.wish == "cancel" and reason != "succeeded":
-            reason = "cancelled"
-        if reason in ("succeeded", "cancelled"):
-            self.move(reason, reason)
-        elif reason == "preempted" and self.wish == "pause":
-            self.move("paused", reason)
-        else:
-            self.move(self.after_failure(reason), reason)
-
-    def after_failure(self, reason: str) -> str:
-        again = "paused" if self.wish == "pause" else "queued"
-        if reason in FREE:
-            self.free += 1
-            return again if self.free < 5 else "failed"
-        if reason in COUNTED:
-            self.free = 0
-            if self.used < self.retries:
-                self.used += 1
-                return again
-        return "failed"
-
-    @property
-    def shown_reason(self) -> str | None:
-        """A cancelled request shows that; asked for again, it shows what its last attempt said."""
-        return "cancelled" if self.state == "cancelled" else self.reason
-
-    def needs(self, gpus: int) -> int:
-        return min(1, gpus) if self.gpus is None else self.gpus
-
-
 CHOICES = st.integers(0, 99)
+
+
+class Forgetful:
+    """Lose the answer of every nth write, so that it is sent twice, as redis-py does."""
+
+    def __init__(self, scripts: Any) -> None:
+        self._scripts = scripts
+        self._writes = 0
+        #: 0: none is lost; 1: all are.
+        self.every = 0
+
+    def run(self, name: str, /, **arguments: Any) -> Any:
+        self._writes += bool(load(name).written)
+        if load(name).written and self.every and self._writes % self.every == 0:
+            with suppress(UnrollError):  # the refusal is an answer, too
+                self._scripts.run(name, **dict(arguments))
+        return self._scripts.run(name, **arguments)
 
 
 class StoreMachine(RuleBasedStateMachine):
     """Do the same to the store and to the model, and compare what both say."""
 
     client: Any
+    server: Any
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 1_800_000_000_000
         self.swept = 0
-        self.store = JobStore(self.client, uuid4().hex, clock=lambda: self.now)
+        namespace = uuid4().hex
+        self.store = JobStore(self.client, namespace, clock=lambda: self.now)
+        self.store._scripts = self.answers = Forgetful(self.store._scripts)  # type: ignore[assignment]
+        self.sweeper = JobStore(self.client, namespace, clock=lambda: self.now)
+        self.alive: dict[str, tuple[Worker, int]] = {}
         self.model: dict[str, ModelJob] = {}
         self.keys: dict[str, str] = {}
         self.leases: list[Lease] = []
         self.holds: dict[str, tuple[str, int]] = {}
         self.age = 0
+
+    @initialize(every=st.sampled_from([1, 2, 0]))
+    def lose_answers(self, every: int) -> None:
+        self.answers.every = every
 
     # -- what a submitter does ---------------------------------------------------------------
 
@@ -127,15 +92,18 @@ class StoreMachine(RuleBasedStateMachine):
         needs=st.lists(st.sampled_from([None, 0, 1, 1, 2]), min_size=1, max_size=3),
         labels=st.sampled_from([(), (), (), ("fast",)]),
         key=st.sampled_from([None, None, "a", "b"]),
+        wait=st.sampled_from([0, 3]),
     )
-    def submit(self, priority: int, retries: int, needs: Any, labels: Any, key: Any) -> None:
+    def submit(
+        self, priority: int, retries: int, needs: Any, labels: Any, key: Any, wait: int
+    ) -> None:
         for gpus in needs:
-            self.put(ModelJob("", priority, 0, retries, gpus, labels, None), key)
+            self.put(ModelJob("", priority, 0, retries, wait * 1000, gpus, labels, None), key)
 
     @rule(choice=CHOICES)
     def submit_after(self, choice: int) -> None:
         if parent := self.any_job(choice):
-            job = ModelJob("", 0, 0, 0, None, (), parent.id)
+            job = ModelJob("", 0, 0, 0, 0, None, (), parent.id)
             if parent.state in ("failed", "cancelled"):
                 with pytest.raises(SpecError, match="which this one would wait for"):
                     self.put(job, None)
@@ -153,6 +121,7 @@ class StoreMachine(RuleBasedStateMachine):
             data=Component("d"),
             priority=job.priority,
             retries=job.retries,
+            policy=Policy(retry_seconds=job.backoff / 1000, retry_max_seconds=LONGEST_WAIT / 1000),
             resources=Resources(gpus=job.gpus, labels=list(job.labels)),
             after=(job.after,) if job.after else (),
         )
@@ -175,13 +144,27 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(error):
                 yield
 
-    @rule(choice=CHOICES, wish=st.sampled_from(["cancel", "pause", "retry", "remove"]))
-    def wish(self, choice: int, wish: str) -> None:
-        if job := self.any_job(choice):
-            getattr(self, wish)(job)
+    @rule(
+        wishes=st.lists(
+            st.tuples(
+                CHOICES, st.sampled_from(["retry", "pause", "resume", "cancel", "remove", "retry"])
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    def wish(self, wishes: list[tuple[int, str]]) -> None:
+        for choice, wish in wishes:
+            if job := self.job_for(wish, choice):
+                getattr(self, wish)(job)
+
+    def job_for(self, wish: str, choice: int) -> ModelJob | None:
+        """Choose among the jobs that the wish is meant for, or at times among all."""
+        apt = [job for job in self.model.values() if job.allows(wish)]
+        return apt[choice % len(apt)] if apt and choice >= 20 else self.any_job(choice)
 
     def cancel(self, job: ModelJob) -> None:
-        with self.refused(job.state not in ("succeeded", "failed")):
+        with self.refused(job.allows("cancel") or job.state == "cancelled"):
             self.store.cancel(job.id)
         if job.state == "running":
             job.wish = "cancel"
@@ -191,19 +174,21 @@ class StoreMachine(RuleBasedStateMachine):
     def pause(self, job: ModelJob) -> None:
         if job.wish == "cancel":
             return
+        with self.refused(job.allows("pause") or job.state == "paused"):
+            self.store.pause(job.id)
+        if job.state == "queued":
+            job.move("paused")
+        elif job.state == "running":
+            job.wish = "pause"
+
+    def resume(self, job: ModelJob) -> None:
+        if job.wish == "cancel":
+            return
+        with self.refused(job.allows("resume")):
+            self.store.resume(job.id)
         if job.state == "paused":
-            self.store.resume(job.id)
             job.move("queued")
-        elif job.wish == "pause":
-            self.store.resume(job.id)
-            job.wish = ""
-        else:
-            with self.refused(job.state in ("queued", "running")):
-                self.store.pause(job.id)
-            if job.state == "queued":
-                job.move("paused")
-            elif job.state == "running":
-                job.wish = "pause"
+        job.wish = ""
 
     @rule(choice=CHOICES, reason=st.sampled_from(["preempted", "lost", "hung"]))
     def pause_and_end_the_attempt(self, choice: int, reason: str) -> None:
@@ -212,19 +197,20 @@ class StoreMachine(RuleBasedStateMachine):
         if lease and job and not job.wish:
             self.pause(job)
             assert self.store.finish(lease, Reason(reason)) is not None
-            job.end_attempt(reason)
+            job.end_attempt(reason, self.now)
 
     def retry(self, job: ModelJob) -> None:
         again = job.state in ("failed", "cancelled")
-        with self.refused(again):
+        with self.refused(job.allows("retry")):
             self.store.retry(job.id)
+        job.due = None
         if again:
             self.age += 1
             job.age, job.used, job.free = self.age, 0, 0
             job.move("blocked" if job.after and not job.attempt else "queued")
 
     def remove(self, job: ModelJob) -> None:
-        with self.refused(job.state in ENDED):
+        with self.refused(job.allows("remove")):
             self.store.remove(job.id)
         if job.state in ENDED:
             del self.model[job.id]
@@ -233,8 +219,12 @@ class StoreMachine(RuleBasedStateMachine):
     # -- what workers do ---------------------------------------------------------------------
 
     @rule(name=st.sampled_from(["two", "twin", "two", "twin", "cpu"]), lost=st.booleans())
-    def acquire(self, name: str, lost: bool = False) -> None:
+    def acquire(self, name: str, lost: bool) -> None:
+        self.take(name, lost)
+
+    def take(self, name: str, lost: bool = False) -> bool:
         worker = self.worker(name)
+        self.promote(self.now)
         expected = self.choose(worker)
         nonce = uuid4().hex
         found = self.store.acquire(worker, TTL / 1000, nonce)
@@ -250,6 +240,28 @@ class StoreMachine(RuleBasedStateMachine):
             expected.expires = self.now + TTL
             assert found[1] == Lease(expected.id, expected.attempt, name, expected.expires)
             self.leases.append(found[1])
+        return found is not None
+
+    def promote(self, until: float) -> None:
+        for job in self.model.values():
+            job.promote(until)
+
+    @rule(name=st.sampled_from(sorted(WORKERS)), there=st.sampled_from([True, True, False]))
+    def come_and_go(self, name: str, there: bool) -> None:
+        if there:
+            worker = self.worker(name)
+            self.store.announce(worker, TTL / 1000)
+            self.alive[name] = worker, self.now + TTL
+        else:
+            self.store.withdraw(name)
+            self.alive.pop(name, None)
+
+    @rule(name=st.sampled_from(sorted(WORKERS)), times=st.integers(0, 2))
+    def ring(self, name: str, times: int) -> None:
+        """A bell is lost, or heard once or twice: the worker takes jobs until nothing fits."""
+        for _ in range(times):
+            while self.take(name):
+                pass
 
     def worker(self, name: str) -> Worker:
         gpus, labels = WORKERS[name]
@@ -271,7 +283,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def choose(self, worker: Worker) -> ModelJob | None:
         free = worker.free_gpus
-        waiting = [job for job in self.model.values() if job.state == "queued"]
+        waiting = [job for job in self.model.values() if job.state == "queued" and job.due is None]
         for job in sorted(waiting, key=lambda job: (-job.priority, job.age)):
             needed = job.needs(worker.gpus)
             if not set(job.labels) <= set(worker.labels) or needed > worker.gpus:
@@ -346,7 +358,7 @@ class StoreMachine(RuleBasedStateMachine):
             job = self.holding(lease)
             if job:
                 state = self.store.finish(lease, Reason(reason))
-                job.end_attempt(reason)
+                job.end_attempt(reason, self.now)
                 assert state == job.state
             elif lease.job in self.model:
                 self.finish_late(lease, Reason(reason))
@@ -362,15 +374,16 @@ class StoreMachine(RuleBasedStateMachine):
     def crash_again_and_again(self, name: str, reason: str) -> None:
         for _ in range(5):
             before = len(self.leases)
-            self.acquire(name)
+            self.now += 4_000  # the longest wait before a free retry
+            self.take(name)
             for lease in self.leases[before:]:
                 job = self.holding(lease)
                 assert job is not None
                 assert self.store.finish(lease, Reason(reason)) is not None
-                job.end_attempt(reason)
+                job.end_attempt(reason, self.now)
 
     @rule(
-        seconds=st.sampled_from([0, 1, 4, 4, 4, 6, 11, -3_600]),
+        seconds=st.sampled_from([0, 1, 4, 4, 4, 6, 11, -3_600, -3_600, 3_600]),
         swept=st.sampled_from([True, True, False]),
     )
     def wait(self, seconds: int, swept: bool) -> None:
@@ -390,10 +403,33 @@ class StoreMachine(RuleBasedStateMachine):
             if silent:
                 job.expires = max(0 if set_back else job.expires, self.now + TTL)
             elif job in expired:
-                job.end_attempt("lost")
-        found = self.store.sweep(TTL / 1000)
+                job.end_attempt("lost", self.now)
+        self.alive = {
+            name: (worker, max(0 if set_back else until, self.now + TTL) if silent else until)
+            for name, (worker, until) in self.alive.items()
+            if silent or until > self.now
+        }
+        self.promote(float("inf") if set_back else self.now)
+        found = self.sweeper.sweep(TTL / 1000)
         assert sorted(found.expired) == sorted(job.id for job in expired)
         self.unblock()
+        rung = self.sweeper.sweep(TTL / 1000).bells
+        assert rung == (["default"] if self.somebody_could_work() else [])
+
+    def somebody_could_work(self) -> bool:
+        waiting = [job for job in self.model.values() if job.state == "queued" and job.due is None]
+        workers = [worker for worker, _ in self.alive.values() if worker.free_slots]
+        return any(
+            set(job.labels) <= set(worker.labels) and job.needs(worker.gpus) <= worker.free_gpus
+            for worker in workers
+            for job in waiting
+        )
+
+    @rule(often=st.sampled_from([False, False, True]))
+    def kill_redis(self, often: bool) -> None:
+        if often:
+            self.server.kill()
+            self.server.start()
 
     def unblock(self) -> None:
         changed = True
@@ -401,7 +437,7 @@ class StoreMachine(RuleBasedStateMachine):
             changed = False
             for job in self.model.values():
                 if job.state == "blocked":
-                    self.store.sweep(TTL / 1000)  # one goes through them once, in any order
+                    self.sweeper.sweep(TTL / 1000)  # one goes through them once, in any order
                     changed |= self.look_at_parent(job)
 
     def look_at_parent(self, job: ModelJob) -> bool:
@@ -425,6 +461,7 @@ class StoreMachine(RuleBasedStateMachine):
             record = records[name]
             said = (record.state, record.attempt, record.retries_used, record.wish, record.reason)
             assert said == (job.state, job.attempt, job.used, job.wish, job.shown_reason)
+            assert record.free_used == job.free
             step = record.checkpoint.step if record.checkpoint else -1
             assert step == job.step
 
@@ -436,14 +473,29 @@ class StoreMachine(RuleBasedStateMachine):
             assert [point.cursor for point in points] == list(range(1, len(points) + 1))
 
     @invariant()
+    def every_state_has_a_sentence(self) -> None:
+        for job in list(self.model.values())[-2:]:  # all of them come to be the newest
+            said = self.store.why(job.id)
+            assert said.strip(), job.state
+            assert said.isprintable(), said
+
+    @invariant()
     def only_known_moves(self) -> None:
         for job in self.model.values():
             for before, after in job.moves:
                 assert JobState(after) in TRANSITIONS[JobState(before)], (before, after)
 
 
-def test_the_store_does_what_the_model_does(redis_server: Any, client: Any) -> None:
-    StoreMachine.client = client
+@pytest.fixture
+def durable(make_server: Callable[..., Any]) -> Iterator[Any]:
+    """Return a server that loses nothing that it has acknowledged, however it dies."""
+    server = make_server(durable=True)
+    with connect(server.url) as client:
+        StoreMachine.client, StoreMachine.server = client, server
+        yield server
+
+
+def test_the_store_does_what_the_model_does(durable: Any) -> None:
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(

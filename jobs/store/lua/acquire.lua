@@ -6,6 +6,8 @@
 -- KEYS
 --   request     r
 --   pending     rw
+--   queues      w
+--   delayed     rw  whose wait is over comes back to its place first
 --   job         w   state, attempt, worker, store
 --   leases      w
 --   holds       rw
@@ -79,7 +81,7 @@ local function take(id)
   redis.call('ZREM', K.pending .. request.queue, id)
   redis.call('HDEL', K.holds, id)
   redis.call('HSET', K.job .. id, 'state', 'running', 'attempt', attempt, 'worker', worker.id,
-    'store', worker.store, 'started', time)
+    'store', worker.store, 'started', time, 'said', time)
   if job.round ~= request.round then
     redis.call('HSET', K.job .. id, 'round', request.round, 'retries', 0, 'free', 0, 'ran', 0)
   end
@@ -95,6 +97,7 @@ end
 
 local before = taken_before()
 if before then return before end
+promote(time)
 for id in candidates() do
   local why, yet = misfit(id, worker)
   if not why then return take(id) end

@@ -9,6 +9,7 @@
 --   ttl         milliseconds
 
 local time = now()
+despite_full_memory(K.workers)
 redis.call('HSET', K.workers, A.id, whole(time) .. ' ' .. A.worker)
 redis.call('ZADD', K.alive, time + tonumber(A.ttl), A.id)
 return 1

@@ -10,6 +10,11 @@ local function now()
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
+-- Where its memory is full, Redis refuses the first write of a script, but for those that take none;
+-- what follows in the same script goes through. So begin what keeps leases alive and what ends jobs:
+-- it takes little, and without it nothing would ever be given back.
+local function despite_full_memory(key) redis.call('PERSIST', key) end
+
 local function whole(number) return string.format('%.0f', number) end
 
 local function hash(key)
@@ -21,7 +26,7 @@ end
 -- The request and the job state of a job; nil where there is no request. The spec may be large and
 -- no transition looks into it.
 local REQUEST = {'kind', 'round', 'queue', 'rank', 'retries', 'keep', 'retry_nan', 'after', 'waits',
-                 'withdrawn', 'held'}
+                 'withdrawn', 'held', 'backoff', 'backoff_max'}
 local function both(id)
   local values = redis.call('HMGET', K.request .. id, unpack(REQUEST))
   if not values[1] then return nil end
@@ -61,6 +66,22 @@ local function enqueue(id, request)
   redis.call('SADD', K.queues, request.queue)
 end
 
+-- Let those be taken again whose wait before a retry is over.
+local function promote(until_then)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.delayed, '-inf', until_then)) do
+    redis.call('ZREM', K.delayed, id)
+    local request, job = both(id)
+    if request and standing(request, job) == 'queued' then enqueue(id, request) end
+  end
+end
+
+-- Milliseconds between an end and the next attempt, doubled with each end of its kind: none after the
+-- first free end of a row, so that a killed worker costs a second.
+local function wait_before_retry(request, reason, retries, free)
+  if FREE_RETRIES[reason] then return free > 1 and FREE_BACKOFF_MS * 2 ^ (free - 2) or 0 end
+  return math.min(tonumber(request.backoff or 0) * 2 ^ (retries - 1), tonumber(request.backoff_max or 0))
+end
+
 -- A job comes to its end in the present round.
 local function conclude(id, request, state, time, fields)
   redis.call('HSET', K.job .. id, 'state', state, 'round', request.round, 'ended', time, unpack(fields))
@@ -70,7 +91,7 @@ end
 -- An attempt is over: the job ends or goes back to its place in the queue. Returns its state.
 local function settle(id, request, job, reason, message, traceback, time)
   local retries, free = tonumber(job.retries or 0), tonumber(job.free or 0)
-  local again = false
+  local again, wait = false, 0
   if request.withdrawn and reason ~= 'succeeded' then reason = 'cancelled' end
   if reason == 'preempted' and request.held then
     again = true
@@ -86,18 +107,24 @@ local function settle(id, request, job, reason, message, traceback, time)
     again = retries < tonumber(request.retries)
     if again then retries = retries + 1 end
   end
+  if again and not request.held then wait = wait_before_retry(request, reason, retries, free) end
   local state = again and 'queued' or 'failed'
   if reason == 'succeeded' or reason == 'cancelled' then state = reason end
   local ran = tonumber(job.ran or 0) + math.max(0, time - tonumber(job.started))
   local fields = {'reason', reason, 'message', message, 'traceback', traceback,
-                  'retries', retries, 'free', free, 'ran', ran}
+                  'retries', retries, 'free', free, 'ran', ran,
+                  'last_ended', time}
   redis.call('ZREM', K.leases, id)
   if state ~= 'queued' then
     conclude(id, request, state, time, fields)
     return state
   end
   redis.call('HSET', K.job .. id, 'state', state, unpack(fields))
-  if not request.held then enqueue(id, request) end
+  if wait > 0 then
+    redis.call('ZADD', K.delayed, time + wait, id)
+  elseif not request.held then
+    enqueue(id, request)
+  end
   return standing(request, {state = state, round = job.round})
 end
 
@@ -108,15 +135,25 @@ local function bound_to(id, origin)
   return store and store ~= '' and store or nil
 end
 
+-- What orders the versions of this package that read different specs: the first two numbers.
+local function release(version, unknown)
+  local major, minor = string.match(version or '', '^(%d+)%.(%d+)')
+  return major and major * 1000 + minor or unknown
+end
+
 -- Why a worker cannot take a job: nil if it can, else a word and whether it may yet come to it. A
 -- long queue is looked through a job at a time, so that no more of each is read than decides it.
 local function misfit(id, worker)
-  local needs = redis.call('HMGET', K.request .. id, 'labels', 'gpus', 'origin')
+  local needs = redis.call('HMGET', K.request .. id, 'labels', 'gpus', 'origin', 'version')
   if not needs[1] then return 'request', false end
   if needs[1] ~= '[]' then
     for _, label in ipairs(cjson.decode(needs[1])) do
       if not worker.has[label] then return 'label ' .. label, false end
     end
+  end
+  local version = needs[4] or ''
+  if version ~= worker.version and release(version, 0) > release(worker.version, math.huge) then
+    return 'version ' .. version .. ' ' .. worker.version, false
   end
   local needed = tonumber(needs[2]) or math.min(1, worker.gpus)
   if needed > worker.gpus then return 'gpus ' .. needed .. ' ' .. worker.gpus, false end

@@ -5,7 +5,7 @@
 --   requests    w   index by time
 --   pending     w   where it waits for a worker
 --   queues      w
---   blocked     w   where it waits for other jobs
+--   waiting     w   where it waits for other jobs
 --   dedupe      rw
 --   sequence    rw
 --   job         r   state of the jobs it waits for
@@ -47,7 +47,7 @@ redis.call('ZADD', K.requests, time, A.id)
 if A.key ~= '' then redis.call('HSET', K.dedupe, A.key, A.id) end
 if blocked then
   redis.call('HSET', K.request .. A.id, 'waits', 1)
-  redis.call('SADD', K.blocked, A.id)
+  redis.call('HSET', K.waiting, A.id, A.after)
 else
   enqueue(A.id, request)
 end

@@ -6,6 +6,7 @@
 --   leases      w
 --   pending     w
 --   queues      w
+--   delayed     w   where it waits before a retry
 --   clearing    w
 -- ARGV
 --   id
@@ -23,6 +24,7 @@ if not request then
   if asked and state.finished == finished then return standing(asked, state) end
   return job
 end
+despite_full_memory(K.leases)
 redis.call('HSET', K.job .. A.id, 'finished', finished)
 if A.reason == 'succeeded' then redis.call('HSET', K.job .. A.id, 'result', A.result) end
 return settle(A.id, request, job, A.reason, A.message, A.traceback, now())

@@ -11,6 +11,7 @@
 
 local request, job = fence(A.id, A.attempt)
 if not request then return job end
+despite_full_memory(K.job .. A.id)
 local step = cjson.decode(A.checkpoint).step
 local newest = job.checkpoint and cjson.decode(job.checkpoint).step or -1
 if step >= newest then redis.call('HSET', K.job .. A.id, 'checkpoint', A.checkpoint) end

@@ -4,13 +4,14 @@
 --   request     w
 --   requests    w
 --   dedupe      w
---   clearing    w   due at once
+--   clearing    rw  due at once
 --   job         r
 --   registered  r
 -- ARGV
 --   id
 
 local request, job = both(A.id)
+if not request and redis.call('ZSCORE', K.clearing, A.id) == '0' then return 'removed' end  -- said twice
 if not request then return redis.error_reply('UNKNOWN no job has the id ' .. A.id) end
 local state = standing(request, job)
 if not ENDED[state] then

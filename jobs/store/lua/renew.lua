@@ -12,5 +12,6 @@
 
 local request, job = fence(A.id, A.attempt)
 if not request then return job end
+despite_full_memory(K.leases)
 redis.call('ZADD', K.leases, now() + tonumber(A.ttl), A.id)
 return wish(request, job)

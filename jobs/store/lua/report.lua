@@ -3,7 +3,7 @@
 --
 -- KEYS
 --   request     r
---   job         w   progress
+--   job         w   progress, said
 --   series      rw  points, packed, lines, heard; step:NAME
 --   points      w
 --   log         w
@@ -40,5 +40,6 @@ if #lines > 0 and redis.call('HGET', series, 'heard') ~= A.nonce then
   redis.call('XTRIM', K.log .. A.id, 'MINID', whole(math.max(0, count - tonumber(A.keep))) .. '-1')
 end
 if A.progress ~= '' then redis.call('HSET', K.job .. A.id, 'progress', A.progress) end
+if A.progress ~= '' or #kept > 0 or #lines > 0 then redis.call('HSET', K.job .. A.id, 'said', now()) end
 local counts = redis.call('HMGET', series, 'points', 'packed')
 return tonumber(counts[1] or 0) - tonumber(counts[2] or 0)

@@ -11,7 +11,8 @@
 --   leases      rw
 --   pending     rw
 --   queues      rw
---   blocked     rw
+--   delayed     rw
+--   waiting     rw
 --   clearing    w
 --   workers     rw
 --   alive       rw
@@ -28,6 +29,7 @@
 local time, ttl = now(), tonumber(A.ttl)
 local silence = time - tonumber(redis.call('GET', K.swept) or 0)
 local set_back = silence < 0
+despite_full_memory(K.swept)
 redis.call('SET', K.swept, time)
 
 local function extend(index)
@@ -43,7 +45,7 @@ local function expire()
   for _, id in ipairs(expired) do
     local request, job = both(id)
     if request then
-      settle(id, request, job, 'lost', 'worker ' .. job.worker .. ' fell silent', '', time)
+      settle(id, request, job, 'lost', 'the lease of ' .. job.worker .. ' ran out', '', time)
     else
       redis.call('ZREM', K.leases, id)  -- somebody else's hand: it must not stop the sweep of all
     end
@@ -94,13 +96,14 @@ end
 
 local function unblock()
   local known = {}  -- thousands may wait for the same jobs
-  for _, id in ipairs(redis.call('SMEMBERS', K.blocked)) do
-    local after = redis.call('HGET', K.request .. id, 'after') or '[]'
+  local waiting = redis.call('HGETALL', K.waiting)
+  for i = 1, #waiting, 2 do
+    local id, after = waiting[i], waiting[i + 1]
     known[after] = known[after] or verdict(after)
     local ready, reason = known[after].ready, known[after].reason
     if ready or reason then
       local request = both(id)
-      redis.call('SREM', K.blocked, id)
+      redis.call('HDEL', K.waiting, id)
       if request then redis.call('HDEL', K.request .. id, 'waits') end
       if request and ready then enqueue(id, request) end
       if request and reason then
@@ -152,5 +155,6 @@ else
   bury()
 end
 drop_holds()
+promote(set_back and '+inf' or time)
 unblock()
 return {expired, bells()}
