@@ -203,6 +203,27 @@ def test_a_draining_crew_takes_nothing_and_offers_nothing(settings: Settings) ->
     assert hall.crew.worker.free_slots == 0
 
 
+def test_a_crew_without_room_takes_nothing_until_there_is_some_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("worker.room._HOLDS", 0.0)
+    hall = Hall(shop := Shop({}), settings, Devices(1))
+    with monkeypatch.context() as without_room:
+        without_room.setattr("os.posix_fallocate", full)
+        assert hall.crew.take() is None
+        assert hall.crew.worker.free_slots == 0
+        assert not shop.seen
+    assert hall.crew.take() is not None
+    assert [each.message.partition(":")[0] for each in caplog.records] == [
+        "no job is taken",
+        "there is room again, and jobs are taken",
+    ]
+    assert not list(settings.attempts.iterdir())
+
+
 def test_a_job_that_was_taken_at_the_last_moment_is_waited_for(settings: Settings) -> None:
     shop, asked, answer = Shop({}), threading.Event(), threading.Event()
     acquire = shop.acquire
