@@ -40,12 +40,18 @@ class Crew:
     @property
     def worker(self) -> Worker:
         """Return what this worker says of itself now."""
-        taking = not self._tools.draining.is_set() and not self._room.missing
         return replace(
             self._worker,
-            free_slots=self._devices.free_slots if taking else 0,
+            free_slots=self._devices.free_slots if self._is_taking else 0,
             free_gpus=self._devices.free_gpus,
         )
+
+    @property
+    def _is_taking(self) -> bool:
+        tools = self._tools
+        # While the parent loads, another worker starts a job sooner, and this one would no later.
+        waits = tools.draining.is_set() or tools.launcher.is_loading
+        return not waits and not self._room.missing
 
     def name_catalog(self, digest: str) -> None:
         """Note the digest of the catalogue that this worker has published."""
