@@ -7,6 +7,7 @@ resumed.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -18,10 +19,14 @@ from tests.benchmarks.chaos.run import run
 from tests.benchmarks.chaos.specs import SHAPES
 from tests.benchmarks.chaos.table import show
 
+#: Exit status after SIGTERM, as a shell would give it.
+_TERMINATED = 143
+
 
 def main() -> int:
     """Run the plan that the command line describes; return the exit status."""
     given = read_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # what was started is ended
     kinds = [kind for kind in KINDS if not given.kinds or kind in given.kinds]
     plan = draw(given.seed, given.jobs, given.faults, kinds=kinds, shapes=list(SHAPES))
     with tempfile.TemporaryDirectory(prefix="unroll-chaos-") as temporary:

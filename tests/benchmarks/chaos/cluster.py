@@ -27,6 +27,8 @@ _WORKER: Final = Path(__file__).with_name("worker.py")
 _REDIS: Final = ("--auto-aof-rewrite-percentage", "0", "--aof-timestamp-enabled", "yes")
 #: Seconds that a draining worker may take.
 _DRAIN: Final = 60.0
+#: Seconds for all workers to load torch, on a busy machine.
+_READY: Final = 300.0
 #: Size of the file systems that may get full.
 _DISK_BYTES: Final = 256 << 20
 
@@ -210,6 +212,15 @@ class Cluster:
         unmount(self.store_root)
         with contextlib.suppress(ProcessLookupError):
             self.redis.stop(signal.SIGKILL)
+
+
+def await_parents(cluster: Cluster) -> None:
+    """Wait until every worker has its preloaded parent."""
+    deadline = time.monotonic() + _READY
+    while not all(host.parent for host in cluster.hosts):
+        if time.monotonic() > deadline:
+            raise RuntimeError("the workers do not get ready")
+        time.sleep(0.1)
 
 
 def mount_small(folder: Path) -> bool:

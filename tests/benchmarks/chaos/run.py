@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 from jobs.client import Client
 from tests.benchmarks.chaos import specs
-from tests.benchmarks.chaos.cluster import Cluster, Options, running
+from tests.benchmarks.chaos.cluster import Cluster, Options, await_parents, running
 from tests.benchmarks.chaos.drive import CLEARED_SECONDS, Drive
 from tests.benchmarks.chaos.ledger import Bookkeeper, Ledger, Values, values_of
 from tests.benchmarks.chaos.plan import Plan, PlannedJob
 
-#: Seconds for workers to get ready, and for a job that nobody disturbs.
+#: Seconds for a job that nobody disturbs.
 _PATIENCE = 300.0
 
 
@@ -29,15 +29,6 @@ def run(plan: Plan, options: Options, say: Callable[[str], None]) -> Ledger:
         cluster.redis.stop()
         keeper.read_history()
         return keeper.close()
-
-
-def await_parents(cluster: Cluster) -> None:
-    """Wait until every worker has its preloaded parent."""
-    deadline = time.monotonic() + _PATIENCE
-    while not all(host.parent for host in cluster.hosts):
-        if time.monotonic() > deadline:
-            raise RuntimeError("the workers do not get ready")
-        time.sleep(0.1)
 
 
 def run_undisturbed(plan: Plan, cluster: Cluster, client: Client) -> dict[tuple[str, int], Values]:
