@@ -37,6 +37,7 @@ def main() -> int:
             slots=given.slots,
             lease=given.lease or None,
             appendfsync=given.appendfsync,
+            networks=not given.no_networks,
         )
         ledger = run(plan, options, say=tell)
     show(plan, ledger)
@@ -55,6 +56,9 @@ def read_arguments() -> argparse.Namespace:
         "--lease", type=float, default=3.0, help="seconds; 0 for the clocks that workers have"
     )
     parser.add_argument("--appendfsync", choices=("always", "everysec"), default="always")
+    parser.add_argument(
+        "--no-networks", action="store_true", help="cut hosts off by proxies, not by networks"
+    )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND", help="these faults")
     parser.add_argument("--keep", type=Path, help="a new folder in which everything is kept")
     return parser.parse_args()

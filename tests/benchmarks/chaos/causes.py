@@ -11,7 +11,7 @@ from jobs.client import Client
 from jobs.handle import JobHandle
 from jobs.job import Reason
 from jobs.spec import TrainSpec, spec_from_dict
-from tests.benchmarks.chaos.cluster import Cluster, Host, await_parents
+from tests.benchmarks.chaos.cluster import Cluster, Host
 from tests.benchmarks.chaos.processes import Crowd, send
 
 _PATIENCE: Final = 120.0
@@ -121,14 +121,8 @@ def worker_drained(scene: Scene, number: int) -> JobHandle:
     host = scene.host_of(job)
     host.end(signal.SIGTERM)
     scene.until_over(job)
-    restart(scene, host)
-    return job
-
-
-def restart(scene: Scene, host: Host) -> None:
-    """Start a worker again, and wait until it is as before."""
     host.start()
-    await_parents(scene.cluster)
+    return job
 
 
 def killed(scene: Scene, number: int) -> JobHandle:
@@ -176,7 +170,7 @@ def lost(scene: Scene, number: int) -> JobHandle:
         send(everything, signal.SIGKILL)
         scene.until_over(job)
         host.end(signal.SIGKILL)
-        restart(scene, host)
+        host.start()
     return job
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from jobs.service.embedded import find_server
 from tests.benchmarks.chaos import specs
+from tests.benchmarks.chaos.network import Link, links
 from tests.benchmarks.chaos.processes import at_work, called, children, send
 from tests.benchmarks.chaos.proxy import Proxy
 from tests.integration.conftest import RedisServer
@@ -43,6 +44,8 @@ class Options:
     #: Seconds of a lease; None for the worker's own clocks throughout.
     lease: float | None = 3.0
     appendfsync: str = "always"
+    #: Whether each host gets a network of its own, where the machine allows that.
+    networks: bool = True
 
     @property
     def clocks(self) -> Mapping[str, float]:
@@ -67,6 +70,8 @@ class Host:
     #: What the worker is told, besides.
     told: Mapping[str, Any]
     log: Path
+    #: Its network, where the machine allows it one.
+    link: Link | None = None
     worker: "subprocess.Popen[bytes] | None" = None
     #: What is wrong with it now, by a word; a host with nothing wrong may be broken next.
     wrong: set[str] = field(default_factory=set)
@@ -74,9 +79,10 @@ class Host:
 
     def start(self) -> None:
         """Start the worker."""
+        inside = self.link.inside if self.link else ()
         with self.log.open("ab") as log:
             self.worker = subprocess.Popen(
-                [sys.executable, "-P", str(_WORKER), json.dumps(self.told)],
+                [*inside, sys.executable, "-P", str(_WORKER), json.dumps(self.told)],
                 env={**os.environ, "UNROLL_REDIS_URL": self.proxy.url},
                 stdout=log,
                 stderr=log,
@@ -107,6 +113,14 @@ class Host:
         """Return the folder of an attempt on this host."""
         return self.home / "attempts" / job / f"{number:04d}"
 
+    def cut(self) -> None:
+        """Cut it off: packets are lost, or, without a network of its own, held up."""
+        (self.link.cut if self.link else self.proxy.hold)()
+
+    def join(self) -> None:
+        """Let it reach Redis again."""
+        (self.link.join if self.link else self.proxy.release)()
+
     def end(self, with_signal: signal.Signals) -> None:
         """End the worker and wait for it."""
         if self.worker is not None:
@@ -117,8 +131,10 @@ class Host:
 class Cluster:
     """Start everything, and leave nothing behind."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, networks: Sequence[Link]) -> None:
         self.options = options
+        #: One for each host, or none where the machine allows none.
+        self.networks = networks
         folder = options.folder
         self.store_root = folder / "store"
         self.text = folder / "text"
@@ -160,12 +176,14 @@ class Cluster:
             "clocks": self.options.clocks,
             "catalog": str(catalog),
         }
-        proxy = Proxy(Path(self.redis.url.removeprefix("unix://")))
+        link = self.networks[number - 1] if self.networks else None
+        upstream = Path(self.redis.url.removeprefix("unix://"))
+        proxy = Proxy(upstream, link.address) if link else Proxy(upstream)
         home = folder / name
         home.mkdir()
         if number == 1:  # the others keep their attempts where the rest lies
             mount_small(home)
-        return Host(name, home, proxy, told, folder / f"{name}.log")
+        return Host(name, home, proxy, told, folder / f"{name}.log", link)
 
     def start(self) -> None:
         """Start Redis and the workers."""
@@ -242,9 +260,10 @@ def unmount(folder: Path) -> None:
 @contextlib.contextmanager
 def running(options: Options) -> Iterator[Cluster]:
     """Run a cluster for the length of a block."""
-    cluster = Cluster(options)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.stop()
+    with links(options.hosts if options.networks else 0) as networks:
+        cluster = Cluster(options, networks)
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()

@@ -135,29 +135,48 @@ def host_frozen(scene: Scene, fault: Fault) -> Hit | None:
     return hit
 
 
-def _cut(scene: Scene, fault: Fault, seconds: float) -> Hit | None:
+def _apart(
+    scene: Scene,
+    fault: Fault,
+    seconds: float,
+    ways: Callable[[Host], tuple[Callable[[], None], ...]],
+) -> Hit | None:
     if (host := scene.busy_host(fault.pick)) is None:
         return None
     hit = scene.hit(host.name, scene.on(host))
+    part, join = ways(host)
 
-    def join() -> None:
-        host.proxy.release()
+    def rejoin() -> None:
+        join()
         _mend(host, "cut off")
 
     host.wrong.add("cut off")
-    host.proxy.hold()
-    scene.later(seconds, join)
+    part()
+    scene.later(seconds, rejoin)
     return hit
 
 
 def host_cut_off(scene: Scene, fault: Fault) -> Hit | None:
-    """Let nothing pass between a host and Redis for so long that its jobs are taken over."""
-    return _cut(scene, fault, scene.cluster.options.lease_seconds * (1.3 + fault.amount))
+    """Cut a host off from Redis for so long that its jobs are taken over."""
+    lease = scene.cluster.options.lease_seconds
+    return _apart(scene, fault, lease * (1.3 + fault.amount), lambda host: (host.cut, host.join))
 
 
 def host_cut_off_briefly(scene: Scene, fault: Fault) -> Hit | None:
-    """Let nothing pass between a host and Redis for a moment."""
-    return _cut(scene, fault, 0.6 * fault.amount * scene.cluster.options.lease_seconds)
+    """Cut a host off from Redis for a moment."""
+    lease = scene.cluster.options.lease_seconds
+    return _apart(scene, fault, 0.6 * fault.amount * lease, lambda host: (host.cut, host.join))
+
+
+def host_held_up(scene: Scene, fault: Fault) -> Hit | None:
+    """Hold up all that a host and Redis say to each other; late writes arrive all the same."""
+    lease = scene.cluster.options.lease_seconds
+    return _apart(
+        scene,
+        fault,
+        lease * (1.3 + fault.amount),
+        lambda host: (host.proxy.hold, host.proxy.release),
+    )
 
 
 def replies_cut(scene: Scene, fault: Fault) -> Hit | None:
@@ -309,6 +328,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "host frozen": Kind(host_frozen, "vanished"),
     "host cut off": Kind(host_cut_off, "vanished"),
     "host cut off briefly": Kind(host_cut_off_briefly, "held up"),
+    "host held up": Kind(host_held_up, "vanished"),
     "replies cut": Kind(replies_cut, "held up"),
     "parent killed": Kind(parent_killed, "held up"),
     "parent stopped": Kind(parent_stopped, "held up"),

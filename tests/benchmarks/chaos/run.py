@@ -18,6 +18,8 @@ def run(plan: Plan, options: Options, say: Callable[[str], None]) -> Ledger:
     """Carry out a plan and return what it has come to."""
     with running(options) as cluster, Client(cluster.redis.url) as client:
         await_parents(cluster)
+        way = "lose packets" if cluster.networks else "hold them up: no networks can be made here"
+        say(f"hosts that are cut off {way}")
         say("every job is run undisturbed first")
         undisturbed = run_undisturbed(plan, cluster, client)
         story = Drive(cluster, plan, say).run()
