@@ -1,9 +1,12 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 DATA ?= data
+SEED ?= 1
+JOBS ?= 300
+FAULTS ?= 200
 BIN := .venv/bin
 
-.PHONY: help install demo test unit check results bench bench-quality lint types contracts format clean
+.PHONY: help install demo test unit check results bench bench-quality chaos fault-table lint types contracts format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -35,6 +38,12 @@ bench: install  ## measure the speed: THEMES="step search", all if not given; a 
 
 bench-quality: install  ## how long Multi30k takes to 28 and 35 validation BLEU, one core, minutes: DATA=folder
 	$(BIN)/python -m tests.benchmarks.quality --data "$(DATA)" $(ARGS)
+
+chaos: install  ## prove the service under faults, minutes: SEED=1 JOBS=300 FAULTS=200, ARGS=--help
+	$(BIN)/python -m tests.benchmarks.chaos --seed $(SEED) --jobs $(JOBS) --faults $(FAULTS) $(ARGS)
+
+fault-table: install  ## ten planted causes against the reasons that records give: ARGS=--help
+	$(BIN)/python -m tests.benchmarks.chaos.fault_table $(ARGS)
 
 check: lint types contracts test  ## what CI runs
 

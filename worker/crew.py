@@ -12,6 +12,7 @@ from jobs.spec import Resources
 from jobs.store import new_nonce
 from jobs.workers import Worker
 from worker.devices import Devices
+from worker.room import Room
 from worker.supervisor import Assignment, Supervisor, Tools
 
 
@@ -28,6 +29,7 @@ class Crew:
         self._tools = tools
         self._worker = worker
         self._devices = devices
+        self._room = Room((tools.settings.attempts, tools.artifacts.root))
         self._supervise = supervise or (lambda *given: Supervisor(*given).run())
         self._taking = threading.Lock()
         self._filling = threading.Lock()
@@ -40,9 +42,16 @@ class Crew:
         """Return what this worker says of itself now."""
         return replace(
             self._worker,
-            free_slots=0 if self._tools.draining.is_set() else self._devices.free_slots,
+            free_slots=self._devices.free_slots if self._is_taking else 0,
             free_gpus=self._devices.free_gpus,
         )
+
+    @property
+    def _is_taking(self) -> bool:
+        tools = self._tools
+        # While the parent loads, another worker starts a job sooner, and this one would no later.
+        waits = tools.draining.is_set() or tools.launcher.is_loading
+        return not waits and not self._room.missing
 
     def name_catalog(self, digest: str) -> None:
         """Note the digest of the catalogue that this worker has published."""
@@ -51,10 +60,11 @@ class Crew:
     def take(self) -> Assignment | None:
         """Take the best job that fits what is free, or None. Raise ServiceUnreachable."""
         with self._taking:  # one at a time: what is free must not change between look and take
-            if self._tools.draining.is_set() or not self._devices.free_slots:
+            worker = self.worker
+            if not worker.free_slots:
                 return None
             ttl = self._tools.settings.clocks.lease
-            found = self._tools.store.acquire(self.worker, ttl, self._nonce)
+            found = self._tools.store.acquire(worker, ttl, self._nonce)
             self._nonce = new_nonce()
             if found is None:
                 return None

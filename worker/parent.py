@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 PARENT_COMMAND: Final = (sys.executable, "-P", "-m", "worker.runner", "--parent")
 #: Seconds for a parent to answer; it does so in milliseconds.
 _ANSWER_SECONDS: Final = 5.0
+#: Seconds for which it is worth to wait for a parent that loads. A runner in an interpreter of its
+#: own has the same to load, beside it and later; but a parent may also hang.
+_LOADING_SECONDS: Final = 60.0
 #: Seconds between two starts: of one that ends again and again, ever longer.
 _FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 300.0
@@ -71,6 +74,7 @@ class Parent:
     def __init__(self, command: Sequence[str]) -> None:
         #: What it loads, or something older.
         self.stamp = code_stamp()
+        self._started = time.monotonic()
         self._is_ready = False
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._requests.settimeout(_ANSWER_SECONDS)
@@ -93,11 +97,20 @@ class Parent:
         """Whether it has not ended yet."""
         return self._child.running
 
-    def require_ready(self) -> None:
-        """Raise NoParent where it has not loaded everything yet."""
+    @property
+    def is_loading(self) -> bool:
+        """Whether it will be ready in a while."""
+        in_time = time.monotonic() - self._started < _LOADING_SECONDS
+        return self.running and in_time and not self._is_ready and not self._has_spoken()
+
+    def _has_spoken(self) -> bool:
         poll = select.poll()
         poll.register(self._requests, select.POLLIN)
-        if not self._is_ready and not poll.poll(0):
+        return bool(poll.poll(0))
+
+    def require_ready(self) -> None:
+        """Raise NoParent where it has not loaded everything yet."""
+        if not self._is_ready and not self._has_spoken():
             raise NoParent("the preloaded parent is still loading")
         if not self._is_ready:
             self._hear()
@@ -144,6 +157,14 @@ class PreloadedParent:
     def pid(self) -> int:
         """Return the process id of the parent; 0 where there is none."""
         return self._parent.pid if self._parent else 0
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a parent will be ready in a while, so that it is worth to wait for it."""
+        with self._lock:
+            if self._parent is None:
+                return not (self._closed or self._next_start)  # the first is about to be started
+            return self._parent.is_loading
 
     def keep(self) -> None:
         """Start a parent where there is none, or none with the code as it is now."""

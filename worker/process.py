@@ -249,6 +249,11 @@ class Launcher:
                 ours.close()
                 raise
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a runner that starts now would start slowly, and one in a while quickly."""
+        return self._parent is not None and self._parent.is_loading
+
     def keep_ready(self) -> None:
         """See to it that the next runner starts quickly; to be called again and again."""
         if self._parent:

@@ -81,6 +81,10 @@ class Relay:
         while self.pump() or not self._log.exhausted:
             pass
 
+    def settle(self) -> str:
+        """Return why the best model cannot be kept, or an empty string: it is."""
+        return self._shelf.settle()
+
     def _read_ahead(self) -> None:
         if not self._lines:
             self._lines.extend(self._log.read())
@@ -146,13 +150,29 @@ class Shelf:
         self._newest = job.checkpoint
         self._best = job.best
         self._put: tuple[CheckpointEvent, Checkpoint] | None = None
+        #: The best checkpoint, where it could not be kept. Those after it remember it as the best:
+        #: who went on from one of them would end with a model that is nowhere.
+        self._owed: CheckpointEvent | None = None
 
     def publish(self, event: CheckpointEvent) -> str:
         """Put a checkpoint into the artifact store and let it count.
 
         Return what a person should know. A checkpoint that cannot be kept is passed over: the
-        training goes on, and the next one may fit again.
+        training goes on, and the next one may fit again. After the best one, none counts before it.
         """
+        if event.best:
+            self._owed = event
+        said = self.settle()
+        return said if said or event.best else self._publish(event)
+
+    def settle(self) -> str:
+        """Try again to keep the best checkpoint; return why that cannot be, or an empty string."""
+        if self._owed and (said := self._publish(self._owed)):
+            return said
+        self._owed = None
+        return ""
+
+    def _publish(self, event: CheckpointEvent) -> str:
         path = self._folder.checkpoints / event.file
         if path.parent != self._folder.checkpoints:
             return f"checkpoint {event.file!r} lies outside its folder and was passed over"
@@ -161,20 +181,19 @@ class Shelf:
         except ArtifactError as error:
             # One that is gone was replaced by a newer one, whose event follows.
             return f"checkpoint {event.file} cannot be kept: {error}" if path.exists() else ""
-        if checkpoint is not None:
-            self._store.publish(self._lease, checkpoint, best=event.best)
-            self._forget_older(checkpoint, best=event.best)
+        self._store.publish(self._lease, checkpoint, best=event.best)
+        self._forget_older(checkpoint, best=event.best)
         return ""
 
-    def _keep(self, event: CheckpointEvent, path: Path) -> Checkpoint | None:
+    def _keep(self, event: CheckpointEvent, path: Path) -> Checkpoint:
         if self._put and self._put[0] == event:  # it is there; only the record has not heard of it
             return self._put[1]
         # The digest is part of the name: a file that the record names is never replaced.
         key = f"{attempt_key(self._lease)}/checkpoints/{path.stem}-{event.digest[:8]}{path.suffix}"
         digest = self._artifacts.put(key, path)
-        if digest != event.digest:  # replaced meanwhile by a newer one of the same step
+        if digest != event.digest:
             self._artifacts.remove(key)
-            return None
+            raise ArtifactError("it is torn, or another has its name by now")
         checkpoint = Checkpoint(key, digest, event.step, event.epoch, event.score)
         self._put = event, checkpoint
         return checkpoint

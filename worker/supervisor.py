@@ -180,6 +180,8 @@ class Supervisor:
         # Where the first rank was ended before it could speak, another may have said why.
         end = relay.end or first_bad_end(folder.events_of_others)
         ending = conclude(self._order, end, exited, tail(folder.log_file))
+        if ending.reason is Reason.SUCCEEDED and (why := self._insist(relay.settle)):
+            ending = Ending(Reason.INFRASTRUCTURE, f"the best model is nowhere: {why}")
         leavings = Leavings(self._tools.store, self._tools.artifacts, self._lease, folder)
         try:
             self._insist(leavings.keep_log if ending.handed_back else leavings.keep)

@@ -120,6 +120,28 @@ def test_before_the_parent_is_ready_a_runner_starts_without_it(
     assert "still loading" in caplog.text
 
 
+def test_a_parent_is_waited_for_while_it_loads_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parent = PreloadedParent([sys.executable, "-c", "import time; time.sleep(600)"])
+    assert Launcher(parent=parent).is_loading, "the first is about to be started"
+    parent.keep()
+    assert parent.is_loading
+    monkeypatch.setattr(parent_module, "_LOADING_SECONDS", 0.0)
+    assert not parent.is_loading
+    parent.close()
+    assert not Launcher().is_loading
+
+
+def test_a_parent_that_is_ready_or_has_ended_is_not_waited_for(make: Make) -> None:
+    parent = make()
+    assert not parent.is_loading
+    os.kill(parent.pid, signal.SIGKILL)
+    assert not parent.is_loading
+    parent.close()
+    assert not parent.is_loading
+
+
 @pytest.mark.parametrize("ends", ["killed", "closed"])
 def test_the_end_of_the_parent_leaves_running_jobs_alone(
     make: Make, runs: Runs, ends: str, monkeypatch: pytest.MonkeyPatch

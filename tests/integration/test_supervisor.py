@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from jobs.artifacts import ArtifactStore
-from jobs.errors import ServiceUnreachable, StaleToken
+from jobs.errors import ArtifactError, ServiceUnreachable, StaleToken
 from jobs.job import Checkpoint, Job, JobState, Lease, Reason
 from jobs.spec import Component, TrainSpec
 from jobs.store import JobStore
@@ -245,6 +245,23 @@ def full_store(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("full_store")
 def test_a_full_artifact_store_at_the_end_is_told(stage: Stage) -> None:
     stage.run()
+    ((reason, said),) = stage.store.told
+    assert reason is Reason.INFRASTRUCTURE
+    assert "No space left" in said["message"]
+
+
+def test_a_success_whose_best_model_could_not_be_kept_is_none(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = ArtifactStore.put
+
+    def no_space(store: ArtifactStore, key: str, path: Path) -> str:
+        if "/checkpoints/" in key:
+            raise ArtifactError("No space left on device")
+        return put(store, key, path)
+
+    monkeypatch.setattr(ArtifactStore, "put", no_space)
+    stage.run(steps=2, checkpoint_every=2)
     ((reason, said),) = stage.store.told
     assert reason is Reason.INFRASTRUCTURE
     assert "No space left" in said["message"]

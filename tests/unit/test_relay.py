@@ -98,6 +98,10 @@ def point(step: int) -> MetricEvent:
     return MetricEvent("train/loss", 0.0, step, 1, 0.0)
 
 
+def _no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 @pytest.fixture
 def stage(tmp_path: Path) -> Stage:
     return Stage(tmp_path, FlakyStore())
@@ -145,7 +149,7 @@ def test_checkpoints_of_earlier_attempts_go_when_newer_ones_count(tmp_path: Path
     assert stage.kept() == ["1.ckpt", "step-00000003"]
 
 
-def test_a_checkpoint_that_was_replaced_before_it_was_taken_is_passed_over(stage: Stage) -> None:
+def test_a_checkpoint_that_is_another_by_now_or_gone_is_passed_over(stage: Stage) -> None:
     first = stage.save(1, name="same.ckpt")
     second = stage.save(2, name="same.ckpt")
     gone = stage.save(3)
@@ -153,7 +157,38 @@ def test_a_checkpoint_that_was_replaced_before_it_was_taken_is_passed_over(stage
     stage.say(first, second, gone)
     stage.relay.drain()
     assert stage.store.said == [("checkpoint", 2)]
-    assert not stage.store.lines
+    assert stage.store.lines == [
+        "checkpoint same.ckpt cannot be kept: it is torn, or another has its name by now"
+    ]
+
+
+def test_none_counts_that_remembers_a_best_one_which_is_not_kept(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.say(stage.save(1), stage.save(2, best=True), stage.save(3))
+    with monkeypatch.context() as full:
+        full.setattr("jobs.artifacts.link_or_copy", _no_space)
+        stage.relay.drain()
+        assert "No space left on device" in stage.relay.settle()
+    assert not stage.store.said
+    stage.say(stage.save(4))
+    stage.relay.drain()
+    assert stage.store.said == [("best", 2), ("checkpoint", 4)]
+    assert not stage.relay.settle()
+
+
+def test_a_torn_best_one_is_owed_until_there_is_a_better(stage: Stage) -> None:
+    torn = stage.save(1, best=True)
+    (stage.folder.checkpoints / torn.file).write_bytes(b"torn")
+    stage.say(torn, stage.save(2))
+    stage.relay.drain()
+    assert not stage.store.said
+    assert "torn" in stage.relay.settle()
+    stage.say(stage.save(3, best=True))
+    stage.relay.drain()
+    assert stage.store.said == [("best", 3)]
+    assert not stage.relay.settle()
+    assert stage.kept() == ["step-00000003"]
 
 
 def test_a_checkpoint_outside_its_folder_is_refused(stage: Stage) -> None:
@@ -169,10 +204,7 @@ def test_a_checkpoint_outside_its_folder_is_refused(stage: Stage) -> None:
 def test_what_cannot_be_kept_is_told_and_the_rest_goes_on(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_space(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("jobs.artifacts.link_or_copy", no_space)
+    monkeypatch.setattr("jobs.artifacts.link_or_copy", _no_space)
     stage.say(stage.save(1), point(2))
     stage.relay.drain()
     assert stage.store.said == [("point", 2)]

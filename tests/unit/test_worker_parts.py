@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -26,6 +27,7 @@ from worker.crew import Crew
 from worker.devices import Devices
 from worker.housekeeping import Housekeeping
 from worker.offer import Offer
+from worker.parent import PreloadedParent
 from worker.process import Launcher
 from worker.routines import Routine
 from worker.settings import Settings, data_roots
@@ -201,6 +203,37 @@ def test_a_draining_crew_takes_nothing_and_offers_nothing(settings: Settings) ->
     hall.crew.fill()
     assert not hall.running
     assert hall.crew.worker.free_slots == 0
+
+
+def test_a_crew_waits_while_what_it_forks_from_is_loaded(settings: Settings) -> None:
+    hall = Hall(Shop({}), settings, Devices(1))
+    parent = PreloadedParent()  # not started yet
+    hall.crew._tools = replace(hall.crew._tools, launcher=Launcher(parent=parent))
+    assert hall.crew.take() is None
+    assert hall.crew.worker.free_slots == 0
+    parent.close()
+    assert hall.crew.take() is not None
+
+
+def test_a_crew_without_room_takes_nothing_until_there_is_some_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("worker.room._HOLDS", 0.0)
+    hall = Hall(shop := Shop({}), settings, Devices(1))
+    with monkeypatch.context() as without_room:
+        without_room.setattr("os.posix_fallocate", full)
+        assert hall.crew.take() is None
+        assert hall.crew.worker.free_slots == 0
+        assert not shop.seen
+    assert hall.crew.take() is not None
+    assert [each.message.partition(":")[0] for each in caplog.records] == [
+        "no job is taken",
+        "there is room again, and jobs are taken",
+    ]
+    assert not list(settings.attempts.iterdir())
 
 
 def test_a_job_that_was_taken_at_the_last_moment_is_waited_for(settings: Settings) -> None:
