@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Interval
 
 from jobs.errors import SpecError
 from jobs.schema import REQUIRED, Parameter, check_all
+from jobs.wording import is_plain
 
 _QUEUE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -146,7 +147,7 @@ class Resources(Section):
                 "at most 64 letters, digits, '_', '.', '-'"
             )
         for label in self.labels:  # workers compare them in Redis, which takes whole text only
-            if isinstance(label, str) and not label.isprintable():
+            if isinstance(label, str) and not all(map(is_plain, label)):
                 raise SpecError(f"[resources]: {label[:60]!r} cannot be a label: it must be text")
 
 

@@ -1,29 +1,38 @@
 """How values are worded for people, and which text may reach their terminal."""
 
+import re
 import time
 import unicodedata
 from itertools import pairwise
 from typing import Final
 
-#: Joins and parts letters inside words: Persian and Indic scripts and composed emoji need them.
-_JOINERS: Final = "\u200c\u200d"
-#: Says of a letter how it is drawn, or is a space of another width.
-_HARMLESS: Final = frozenset({"Mn", "Mc", "Me", "Zs"})
+#: Controls, halves of characters, and what parts lines and paragraphs.
+_ACTS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+#: Turn the direction of all that follows: a name could make the rest of its line read otherwise.
+_TURNS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+#: What JSON leaves as it is and a terminal need not: C1 controls above all.
+_UNESCAPED: Final = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def is_plain(character: str) -> bool:
     """Return whether a character is text, of any script, and does nothing to a terminal.
 
-    Escapes, line breaks, and the marks that turn the direction of what stands around them do.
+    Joiners are text (Persian, Hindi, composed emoji); escapes, line breaks and the marks that turn
+    the direction of what stands around them are not.
     """
-    if character.isprintable() or character in _JOINERS:
-        return True
-    return unicodedata.category(character) in _HARMLESS
+    return unicodedata.category(character) not in _ACTS and character not in _TURNS
 
 
 def printable(text: str) -> str:
     """Return the text without what would act on a terminal: escapes, carriage returns, bells."""
     return "".join(each for each in text if each == "\t" or is_plain(each))
+
+
+def escaped(text: str) -> str:
+    """Return JSON text in which what would act on a terminal is written as an escape."""
+    return _UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def one_line(text: str) -> str:

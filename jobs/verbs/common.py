@@ -12,6 +12,7 @@ import click
 
 from jobs.errors import did_you_mean
 from jobs.wording import duration as duration  # noqa: PLC0414 - verbs print with both
+from jobs.wording import escaped
 from jobs.wording import printable as printable  # noqa: PLC0414
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,8 +77,8 @@ def plain(value: Any) -> Any:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as one line of JSON."""
-    click.echo(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))
+    """Print a value as one line of JSON; what would act on a terminal is escaped."""
+    click.echo(escaped(json.dumps(plain(value), ensure_ascii=False, allow_nan=False)))
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -118,7 +118,7 @@ def _print_answers(number: int, found: Sequence[Hypothesis], *, many: bool, as_j
         print_json(plain if many else plain[0])
         return
     for each in found if many else found[:1]:
-        text = " ".join(each.text.splitlines())
+        text = printable(" ".join(each.text.splitlines()))
         click.echo(f"{number}\t{each.score:.4f}\t{text}" if many else text)
 
 
