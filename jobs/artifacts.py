@@ -65,6 +65,17 @@ class ArtifactStore:
             own.unlink()
         return file.read_text(encoding="ascii").strip()
 
+    def ensure_writable(self) -> None:
+        """Raise SetupError where nothing can be kept."""
+        probe = self._temporary(self._root / _ID_FILE)
+        try:
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise SetupError(
+                f"cannot keep files in {self.root}: {error.strerror}; name a folder in UNROLL_STORE"
+            ) from None
+
     def put(self, key: str, path: Path) -> str:
         """Keep a file, by a hard link where that can be, else by a copy. Return its SHA-256.
 

@@ -118,11 +118,11 @@ def reaching(url: str) -> Iterator[None]:
 
 def _sentence(error: redis.RedisError) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    for kind, sentence in _KINDS:
-        if isinstance(error, kind):
-            return sentence
     for word, sentence in _WORDS:
         if word in text:
+            return sentence
+    for kind, sentence in _KINDS:
+        if isinstance(error, kind):
             return sentence
     if isinstance(error, redis.ConnectionError):
         return f"no service answers ({text.rstrip('.')}); start one with `unroll up`"
@@ -130,8 +130,20 @@ def _sentence(error: redis.RedisError) -> str:
 
 
 _LOGIN: Final = "the service refuses the password; put the right one into UNROLL_REDIS_URL"
+_ASKS: Final = (
+    "the service asks for a password; write redis://:PASSWORD@HOST:PORT/0 into UNROLL_REDIS_URL"
+)
 _DENIED: Final = "this user of the service may not do that"
 _FULL: Final = "the service's memory is full; remove jobs with `unroll rm`, or raise its maxmemory"
+#: Redis's own words; before Redis 7 they stand inside the error of a script.
+_WORDS: Final = (
+    ("NOAUTH", _ASKS),
+    ("Authentication required", _ASKS),
+    ("WRONGPASS", _LOGIN),
+    ("NOPERM", _DENIED),
+    ("OOM command", _FULL),
+    ("MISCONF", "the service cannot write to its disk; free some of it"),
+)
 _KINDS: Final[tuple[tuple[type[redis.RedisError], str], ...]] = (
     (redis.AuthenticationError, _LOGIN),
     (redis.exceptions.NoPermissionError, _DENIED),
@@ -139,12 +151,4 @@ _KINDS: Final[tuple[tuple[type[redis.RedisError], str], ...]] = (
     (redis.exceptions.ReadOnlyError, "the service is a replica, which takes no writes"),
     (redis.BusyLoadingError, "the service is still loading its data; try again in a moment"),
     (redis.TimeoutError, f"the service did not answer within {SOCKET_TIMEOUT:g} s"),
-)
-#: Redis's own words; before Redis 7 they stand inside the error of a script.
-_WORDS: Final = (
-    ("WRONGPASS", _LOGIN),
-    ("NOAUTH", _LOGIN),
-    ("NOPERM", _DENIED),
-    ("OOM command", _FULL),
-    ("MISCONF", "the service cannot write to its disk; free some of it"),
 )

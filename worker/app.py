@@ -34,6 +34,7 @@ from worker.parent import PreloadedParent
 from worker.process import Launcher
 from worker.routines import Routine
 from worker.settings import Settings
+from worker.startup import refuse_a_name_in_use, refuse_eviction
 from worker.supervisor import Tools
 
 if TYPE_CHECKING:
@@ -65,8 +66,9 @@ class WorkerProcess:
         self._settings = settings
         self._store = JobStore(connect(settings.url), settings.namespace)
         self._store.ping()
-        warn_of_eviction(self._store)
+        refuse_eviction(self._store)
         artifacts = ArtifactStore(default_root(settings.home))
+        artifacts.ensure_writable()
         self._launcher = parts.launcher
         self._tools = Tools(self._store, artifacts, parts.launcher, settings, threading.Event())
         devices = Devices(settings.slots, visible_gpus())
@@ -92,7 +94,12 @@ class WorkerProcess:
         self._store.announce(self._crew.worker, self._settings.clocks.lease)
 
     def run(self) -> int:
-        """Work until a signal says to stop; return the exit status."""
+        """Work until a signal says to stop; return the exit status.
+
+        Raise SetupError where another worker has this one's name.
+        """
+        if self._settings.name:  # others carry a number of chance
+            refuse_a_name_in_use(self._store, self._crew.worker, 3 * self._settings.clocks.sweep)
         # First: a signal may come at any moment then, and what it does must not import.
         bells = make_bells(self._settings, self._crew)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -144,17 +151,6 @@ class WorkerProcess:
 def make_launcher(settings: Settings) -> Launcher:
     """Return what starts the runners, in the way that the settings ask for."""
     return Launcher(parent=PreloadedParent() if settings.start == "fork" else None)
-
-
-def warn_of_eviction(store: JobStore) -> None:
-    """Say so where Redis would throw jobs away when its memory is full."""
-    with contextlib.suppress(ServiceUnreachable):  # one that does not say how it is set up
-        if (policy := store.eviction()) not in ("", "noeviction"):
-            logger.warning(
-                "Redis throws jobs away when its memory is full (maxmemory-policy %s); "
-                "set it to noeviction",
-                policy,
-            )
 
 
 def describe(settings: Settings, devices: Devices, store: str) -> Worker:

@@ -16,12 +16,16 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jobs.spec import AnySpec, spec_from_dict
+
+#: Bytes: what is left of a disk on which writing fails.
+_NO_ROOM: Final = 65_536
 
 
 @dataclass(frozen=True)
@@ -151,3 +155,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def is_full(folder: Path) -> bool:
+    """Return whether the disk of a folder has no room for anything."""
+    try:
+        return shutil.disk_usage(folder).free < _NO_ROOM
+    except OSError:
+        return False

@@ -1,13 +1,14 @@
 """Keep what an attempt leaves: its log, its files, and the whole history of the job's metrics."""
 
 import json
+import math
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactError
-from jobs.job import Lease
+from jobs.job import Lease, MetricPoint
 from jobs.spec import MAX_CARRIED_BYTES
 from jobs.store import JobStore
 from worker.folder import AttemptFolder
@@ -54,6 +55,12 @@ class Leavings:
             path = Path(folder) / "metrics.jsonl"
             with path.open("w", encoding="utf-8") as file:
                 for point in self._store.metrics(self._lease.job):
-                    file.write(json.dumps(asdict(point)) + "\n")
+                    file.write(_line(point) + "\n")
             self._store.report(self._lease)  # nothing, but who may not write learns of it here
             self._artifacts.put(f"jobs/{self._lease.job}/metrics.jsonl", path)
+
+
+def _line(point: MetricPoint) -> str:
+    # Strict JSON, for any reader: what is no number is null, as the command line prints it.
+    value = point.value if math.isfinite(point.value) else None
+    return json.dumps({**asdict(point), "value": value}, allow_nan=False)

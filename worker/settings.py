@@ -99,11 +99,21 @@ def how_to_start() -> Start:
 def data_roots(home: Path, start: Path) -> tuple[Path, ...]:
     """Return UNROLL_DATA_ROOTS, else the home's data folder and the folder of the start.
 
-    A worker that is started in `/` or in a user's home opens neither as a whole.
+    A worker that is started in `/` or in a user's home opens neither as a whole. Raise SetupError
+    for a root that is no folder.
     """
     if given := os.environ.get("UNROLL_DATA_ROOTS"):
-        return tuple(Path(root).expanduser().absolute() for root in given.split(os.pathsep) if root)
+        return tuple(_root(path) for path in given.split(os.pathsep) if path)
     start = start.resolve()
     too_wide = start == Path(start.anchor) or start in Path.home().resolve().parents
     data = (home / "data").absolute()
     return (data,) if too_wide or start == Path.home().resolve() else (data, start)
+
+
+def _root(given: str) -> Path:
+    root = Path(given).expanduser().absolute()
+    if not root.is_dir():
+        raise SetupError(
+            f"UNROLL_DATA_ROOTS names {root}, which is no folder: make it, or name another"
+        )
+    return root

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from traceback import format_exc
 from typing import Final, TypeVar
@@ -17,7 +17,7 @@ from jobs.job import Job, Lease, Reason
 from jobs.store import JobStore
 from worker.devices import Share
 from worker.events import first_bad_end
-from worker.folder import AttemptFolder
+from worker.folder import AttemptFolder, is_full
 from worker.handback import by_guard
 from worker.inputs import Inputs
 from worker.leavings import Leavings
@@ -182,6 +182,9 @@ class Supervisor:
         ending = conclude(self._order, end, exited, tail(folder.log_file))
         if ending.reason is Reason.SUCCEEDED and (why := self._insist(relay.settle)):
             ending = Ending(Reason.INFRASTRUCTURE, f"the best model is nowhere: {why}")
+        if ending.reason is Reason.INFRASTRUCTURE and is_full(folder.path):
+            message = f"{ending.message}; the disk of {folder.path} is full"
+            ending = replace(ending, message=message)
         leavings = Leavings(self._tools.store, self._tools.artifacts, self._lease, folder)
         try:
             self._insist(leavings.keep_log if ending.handed_back else leavings.keep)

@@ -2,7 +2,7 @@
 
 import secrets
 from contextlib import AbstractContextManager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import redis
 
@@ -14,6 +14,15 @@ from jobs.store.scripts import Clock, Scripts
 CLEARED: Final = 100_000
 
 S = TypeVar("S", bound="StoreBase")
+
+
+class Memory(NamedTuple):
+    """How much memory Redis may take, and what it does when that is full."""
+
+    #: `maxmemory-policy`; empty where Redis does not say.
+    policy: str
+    #: Bytes; 0 for no bound.
+    bound: int
 
 
 def new_nonce() -> str:
@@ -52,7 +61,8 @@ class StoreBase:
         with self._reaching():
             self._client.ping()
 
-    def eviction(self) -> str:
-        """Return what Redis does when its memory is full: all but `noeviction` loses jobs."""
+    def memory(self) -> Memory:
+        """Return what Redis says of its memory."""
         with self._reaching():
-            return str(self._client.info("memory").get("maxmemory_policy", ""))
+            said = self._client.info("memory")
+        return Memory(str(said.get("maxmemory_policy", "")), int(said.get("maxmemory", 0)))

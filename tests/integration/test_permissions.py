@@ -172,4 +172,4 @@ def test_a_submitter_rings_and_a_worker_hears_it(house: House) -> None:
 
 
 def test_a_worker_may_ask_whether_redis_evicts(house: House) -> None:
-    assert house.store("worker").eviction() == "noeviction"
+    assert house.store("worker").memory() == ("noeviction", 0)

@@ -100,7 +100,7 @@ def test_nobody_there_is_one_line(tmp_path: Path) -> None:
         (redis.AuthenticationError("WRONGPASS x"), "the service refuses the password; put the"),
         (
             redis.ResponseError("NOAUTH Authentication required."),
-            "the service refuses the password",
+            "the service asks for a password; write redis://:PASSWORD@HOST:PORT/0",
         ),
         (redis.exceptions.NoPermissionError("x"), "this user of the service may not do that"),
         (redis.TimeoutError("Timeout reading"), "the service did not answer within 5 s"),

@@ -22,7 +22,7 @@ from jobs.workers import Worker
 from tests.doubles.waiting import PATIENCE, eventually
 from worker import handback
 from worker.__main__ import main, read_settings
-from worker.app import make_launcher, warn_of_eviction
+from worker.app import make_launcher
 from worker.crew import Crew
 from worker.devices import Devices
 from worker.housekeeping import Housekeeping
@@ -83,9 +83,14 @@ def test_neither_the_root_nor_a_user_s_home_is_opened_as_a_whole(
     assert Path("/people/me/x") in data_roots(Path("/h"), Path("/people/me/x"))
 
 
-def test_an_operator_may_say_the_roots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UNROLL_DATA_ROOTS", os.pathsep.join(["/a", "", "/b"]))
-    assert data_roots(Path("/h"), Path("/start")) == (Path("/a"), Path("/b"))
+def test_an_operator_may_say_the_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    monkeypatch.setenv("UNROLL_DATA_ROOTS", os.pathsep.join([str(one), "", str(two)]))
+    with pytest.raises(SetupError, match=f"UNROLL_DATA_ROOTS names {two}, which is no folder"):
+        data_roots(Path("/h"), Path("/start"))
+    two.mkdir()
+    assert data_roots(Path("/h"), Path("/start")) == (one, two)
 
 
 def test_the_command_line_says_what_the_worker_takes(
@@ -491,23 +496,6 @@ def test_a_socket_that_comes_and_goes_is_no_sign_of_an_end(tmp_path: Path) -> No
 @pytest.mark.parametrize("url", ["redis://:pw@host:6379/0", "rediss://host"])
 def test_of_a_service_elsewhere_nothing_is_known_to_be_missing(url: str) -> None:
     assert not handback.is_missing(url)
-
-
-@pytest.mark.parametrize(
-    ("policy", "warns"), [("noeviction", False), ("", False), ("allkeys-lru", True)]
-)
-def test_a_redis_that_throws_jobs_away_is_warned_of(
-    policy: str, warns: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    warn_of_eviction(cast(JobStore, SimpleNamespace(eviction=lambda: policy)))
-    assert (policy in caplog.text and "noeviction" in caplog.text) if warns else not caplog.text
-
-
-def test_a_redis_that_does_not_say_how_it_is_set_up_is_taken_as_it_is() -> None:
-    def refuse() -> str:
-        raise ServiceUnreachable("this user of the service may not do that")
-
-    warn_of_eviction(cast(JobStore, SimpleNamespace(eviction=refuse)))
 
 
 def test_of_a_long_log_the_tail_is_taken(tmp_path: Path) -> None:

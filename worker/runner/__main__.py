@@ -8,6 +8,7 @@ the others than the first the exit status is 1 where they ended badly.
 """
 
 import argparse
+import contextlib
 import faulthandler
 import json
 import os
@@ -106,8 +107,9 @@ def _work(folder: AttemptFolder, reporter: Reporter, commands: Commands) -> dict
 
 def _leave(status: int) -> None:
     """End the process at once: tearing torch down takes seconds, and what counts is on the disk."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a full disk
+            stream.flush()
     os._exit(status)
 
 

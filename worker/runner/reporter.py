@@ -1,11 +1,12 @@
 """What a run says: events for the supervisor, lines for people."""
 
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TextIO
 
 from worker.events import (
     CheckpointEvent,
@@ -21,9 +22,12 @@ from worker.folder import AttemptFolder
 _PROGRESS_EVERY: Final = 0.5
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+def _say(line: str, stream: TextIO | None = None) -> None:
+    # The log is for people: that its disk is full ends no training.
+    with contextlib.suppress(OSError):
+        stream = stream or sys.stdout
+        stream.write(f"{line}\n")
+        stream.flush()
 
 
 def _nothing(_line: str) -> None:
@@ -41,6 +45,7 @@ class Reporter:
         _move_aside(events)
         self._file = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._progress_due = 0.0
+        self._torn = False
 
     def __enter__(self) -> Self:
         return self
@@ -83,14 +88,16 @@ class Reporter:
         self._write(event)
         os.fsync(self._file)
         if event.traceback:
-            sys.stderr.write(event.traceback + "\n")
-            sys.stderr.flush()
+            _say(event.traceback, sys.stderr)
         self.say(f"ended: {event.reason}{': ' if event.message else ''}{event.message}")
 
     def _write(self, *events: Event) -> None:
-        text = memoryview("".join(event.to_json() + "\n" for event in events).encode())
+        lines = "".join(event.to_json() + "\n" for event in events)
+        text = memoryview(("\n" + lines if self._torn else lines).encode())
+        self._torn = True  # until all of it is there: what comes next must not hang on half a line
         while text:
             text = text[os.write(self._file, text) :]
+        self._torn = False
 
 
 def _move_aside(events: Path) -> None:
