@@ -139,6 +139,7 @@ _FULL: Final = "the service's memory is full; remove jobs with `unroll rm`, or r
 _WORDS: Final = (
     ("NOAUTH", _ASKS),
     ("Authentication required", _ASKS),
+    ("HELLO must be called", _ASKS),  # how Redis 6 and later say the same at the first call
     ("WRONGPASS", _LOGIN),
     ("NOPERM", _DENIED),
     ("OOM command", _FULL),

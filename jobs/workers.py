@@ -25,6 +25,8 @@ class Worker:
     free_gpus: int = 0
     queues: tuple[str, ...] = ("default",)
     labels: tuple[str, ...] = ()
+    #: Why it takes no jobs, in one line; empty where it does.
+    trouble: str = ""
     #: Version of this package on the worker.
     version: str = ""
     #: Id of its artifact store.

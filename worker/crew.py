@@ -40,18 +40,22 @@ class Crew:
     @property
     def worker(self) -> Worker:
         """Return what this worker says of itself now."""
+        trouble = self._trouble
         return replace(
             self._worker,
-            free_slots=self._devices.free_slots if self._is_taking else 0,
+            free_slots=0 if trouble else self._devices.free_slots,
             free_gpus=self._devices.free_gpus,
+            trouble=trouble,
         )
 
     @property
-    def _is_taking(self) -> bool:
-        tools = self._tools
+    def _trouble(self) -> str:
+        if self._tools.draining.is_set():
+            return "it is stopping"
         # While the parent loads, another worker starts a job sooner, and this one would no later.
-        waits = tools.draining.is_set() or tools.launcher.is_loading
-        return not waits and not self._room.missing
+        if self._tools.launcher.is_loading:
+            return "it is starting"
+        return self._room.missing
 
     def name_catalog(self, digest: str) -> None:
         """Note the digest of the catalogue that this worker has published."""

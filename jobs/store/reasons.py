@@ -130,6 +130,7 @@ def _version(rest: str, name: str) -> str:
 _MISFITS: Final[Mapping[str, Callable[[str, str], str]]] = {
     "slots": lambda _rest, name: f"all slots are in use on {name}",
     "free_gpus": _free_gpus,
+    "trouble": lambda rest, name: f"the worker {name} takes no jobs: {rest}",
     "gpus": _gpus,
     "label": lambda rest, _name: f"no worker of its queue carries the label {rest!r}",
     "store": lambda rest, _name: f"its files lie in store {rest}, which no living worker shares",

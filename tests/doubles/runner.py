@@ -11,6 +11,7 @@ It follows the protocol of the attempt folder, and does what the model's paramet
     children                processes that it starts and leaves behind, in sessions of their own
     deaf                    whether it ignores what the supervisor asks for
     say                     a line for its standard error
+    say_bytes               length of another line, before that
     file                    content of a result file
 """
 
@@ -55,6 +56,8 @@ class Runner:
 
     def run(self) -> None:
         self.tell(PhaseEvent("training"))
+        if length := self.params.get("say_bytes"):
+            sys.stderr.write("x" * length + "\n")
         if line := self.params.get("say"):
             sys.stderr.write(f"{line}\n")
         for _ in range(self.params.get("children", 0)):

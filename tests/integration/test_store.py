@@ -1087,10 +1087,19 @@ def test_what_was_acknowledged_survives_the_death_of_redis(
 
 def test_a_wrong_password_is_one_line_without_it(make_server: Callable[..., Any]) -> None:
     server = make_server(password="right")
-    for url in (server.url, server.url + "?password=wrong"):
+    for url, said in (
+        (
+            server.url,
+            "asks for a password; write redis://:PASSWORD@HOST:PORT/0 into UNROLL_REDIS_URL",
+        ),
+        (
+            server.url + "?password=wrong",
+            "refuses the password; put the right one into UNROLL_REDIS_URL",
+        ),
+    ):
         with connect(url) as client, pytest.raises(ServiceUnreachable) as caught:
             JobStore(client).list()
-        assert "refuses the password; put the right one into UNROLL_REDIS_URL" in str(caught.value)
+        assert said in str(caught.value)
         assert "\n" not in str(caught.value)
         assert "wrong" not in str(caught.value)
     with connect(server.login_url) as client:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +18,9 @@ from jobs.errors import ServiceUnreachable
 from jobs.job import Job, JobState, Reason
 from jobs.spec import Component, EvaluateSpec, TrainSpec
 from jobs.store import JobStore
+from tests.doubles.service import Workers
 from tests.doubles.waiting import PATIENCE, eventually
 
-WORKER = Path(__file__).parents[1] / "doubles" / "worker.py"
 ENDLESS = 100_000
 
 
@@ -31,50 +30,6 @@ def train(**params: Any) -> TrainSpec:
 
 def endless(**params: Any) -> TrainSpec:
     return train(steps=ENDLESS, step_seconds=0.02, **params)
-
-
-class Workers:
-    """Start workers that share a home, and leave nothing behind."""
-
-    def __init__(self, home: Path, url: str, store: JobStore) -> None:
-        self.home = home
-        self._url = url
-        self.store = store
-        self._started: list[subprocess.Popen[bytes]] = []
-
-    def start(self, name: str = "one", **told: Any) -> "subprocess.Popen[bytes]":
-        told = {"home": str(self.home), "name": name, **told}
-        told["namespace"] = self.store.keys.namespace
-        log = (self.home.parent / f"{name}.log").open("ab")
-        with log:
-            process = subprocess.Popen(
-                [sys.executable, "-P", str(WORKER), json.dumps(told)],
-                env={**os.environ, "UNROLL_REDIS_URL": self._url},
-                stdout=log,
-                stderr=log,
-            )
-        self._started.append(process)
-        return process
-
-    def log(self, name: str = "one") -> str:
-        return (self.home.parent / f"{name}.log").read_text()
-
-    def runners(self) -> list[psutil.Process]:
-        """Return every process, guards too, that belongs to an attempt in the home."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if Path(process.cwd()).is_relative_to(self.home):
-                    found.append(process)
-            except (psutil.Error, OSError):
-                continue
-        return found
-
-    def clear(self) -> None:
-        for process in self._started:
-            process.kill()
-            process.wait()
-        eventually(lambda: not self.runners())
 
 
 @pytest.fixture

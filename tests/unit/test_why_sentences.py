@@ -66,6 +66,14 @@ SENTENCES = [
     (QUEUED, misfit("slots"), "queued: all slots are in use on w3"),
     (
         QUEUED,
+        misfit("trouble nothing can be written to /h: No space left on device"),
+        (
+            "queued: the worker w3 takes no jobs: nothing can be written to /h: "
+            "No space left on device"
+        ),
+    ),
+    (
+        QUEUED,
         misfit("version 0.2.0 0.1.0"),
         "queued: submitted by version 0.2.0, and the worker w3 is of 0.1.0: upgrade a worker",
     ),
@@ -147,7 +155,7 @@ def test_each_cause_has_its_sentence(job: Job, known: Circumstances, sentence: s
     assert explain(job, known) == sentence
 
 
-WORDS = ("", "slots", "free_gpus 2 1", "gpus 2 1", "label x", "store s", "version 0.2 0.1")
+WORDS = ("", "slots", "trouble x", "free_gpus 2 1", "gpus 2 1", "label x", "store s", "version 2 1")
 TEXTS = st.text(max_size=20)
 TIMES = st.sampled_from([0.0, NOW - 9, NOW, NOW + 9])
 JOBS = st.builds(

@@ -159,7 +159,10 @@ local function misfit(id, worker)
   if needed > worker.gpus then return 'gpus ' .. needed .. ' ' .. worker.gpus, false end
   local store = bound_to(id, needs[3])
   if store and store ~= worker.store then return 'store ' .. store, false end
-  if worker.free_slots < 1 then return 'slots', true end
+  if worker.free_slots < 1 then
+    local trouble = worker.trouble or ''
+    return trouble == '' and 'slots' or 'trouble ' .. trouble, true
+  end
   if needed > worker.free_gpus then return 'free_gpus ' .. needed .. ' ' .. worker.free_gpus, true end
   return nil
 end
