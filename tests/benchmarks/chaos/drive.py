@@ -86,10 +86,12 @@ class Drive:
     def run(self) -> Story:
         """Return what happened, once all jobs have ended or nothing ends any more."""
         last, left = time.monotonic(), len(self._plan.jobs) + 1
+        told = left + _TELL_EVERY
         while (to_come := self._to_come) and time.monotonic() - last < _PATIENCE:
             if to_come < left:
                 last, left = time.monotonic(), to_come
-                if to_come % _TELL_EVERY == 0:
+                if told - to_come >= _TELL_EVERY:
+                    told = to_come
                     self._say(f"{to_come} jobs to come, {len(self.story.happened)} faults so far")
             self._look()
             self._submit()
