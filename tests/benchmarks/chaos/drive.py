@@ -80,7 +80,8 @@ class Drive:
         #: When faults whose jobs were submitted are due, by number.
         self._due: dict[int, float] = {}
         self._next_fault = 0.0
-        self._room = (cluster.options.hosts - 1) * cluster.options.slots
+        # What is lost on one host shall find room on the others: waiting for it is no recovery.
+        self._room = max(1, cluster.options.hosts - 2) * cluster.options.slots
         self.story = Story()
 
     def run(self) -> Story:
@@ -93,6 +94,7 @@ class Drive:
                 if told - to_come >= _TELL_EVERY:
                     told = to_come
                     self._say(f"{to_come} jobs to come, {len(self.story.happened)} faults so far")
+            self._cluster.keep_running()
             self._look()
             self._submit()
             self._break_something()
