@@ -82,6 +82,7 @@ class Crew:
             try:
                 self._supervise(self._tools, assignment)
             finally:
+                self._room.doubt()
                 self._devices.give_back(assignment.share)
             assignment = self._look()
 

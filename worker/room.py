@@ -29,6 +29,10 @@ class Room:
         self._until = 0.0
         self._said = ""
 
+    def doubt(self) -> None:
+        """Look again at the next question: an attempt has just ended, perhaps for want of room."""
+        self._until = 0.0
+
     @property
     def missing(self) -> str:
         """Return what is wrong, in one line; empty where there is room."""

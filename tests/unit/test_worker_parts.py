@@ -226,13 +226,15 @@ def test_a_crew_without_room_takes_nothing_until_there_is_some_again(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("worker.room._HOLDS", 0.0)
-    hall = Hall(shop := Shop({}), settings, Devices(1))
+    hall = Hall(shop := Shop({}, {}, {}), settings, Devices(1))
+    hall.go.set()
     with monkeypatch.context() as without_room:
-        without_room.setattr("os.posix_fallocate", full)
-        assert hall.crew.take() is None
+        hall.crew._supervise = lambda *_: without_room.setattr("os.posix_fallocate", full)
+        hall.crew.work()  # the disk gets full during the first job, and no other is taken
         assert hall.crew.worker.free_slots == 0
-        assert not shop.seen
+        assert len(shop.seen) == 1
+    monkeypatch.setattr("worker.room._HOLDS", 0.0)
+    hall.crew._room.doubt()
     assert hall.crew.take() is not None
     assert [each.message.partition(":")[0] for each in caplog.records] == [
         "no job is taken",

@@ -50,7 +50,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="the same seed, the same plan")
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--faults", type=int, default=200)
-    parser.add_argument("--workers", type=int, default=3, help="hosts with a worker each")
+    parser.add_argument("--workers", type=int, default=4, help="hosts with a worker each")
     parser.add_argument("--slots", type=int, default=2, help="of each worker")
     parser.add_argument(
         "--lease", type=float, default=3.0, help="seconds; 0 for the clocks that workers have"

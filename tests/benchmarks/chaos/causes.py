@@ -12,6 +12,7 @@ from jobs.handle import JobHandle
 from jobs.job import Reason
 from jobs.spec import TrainSpec, spec_from_dict
 from tests.benchmarks.chaos.cluster import Cluster, Host
+from tests.benchmarks.chaos.confinement import Confinement
 from tests.benchmarks.chaos.processes import Crowd, send
 
 _PATIENCE: Final = 120.0
@@ -26,6 +27,8 @@ class Scene:
     client: Client
     #: Folder of data that is not as it should be.
     bad: Path
+    #: What bounds the memory of hosts, where the machine allows that.
+    confinement: Confinement | None
 
     def submit(self, **sections: Any) -> JobHandle:
         """Submit a small training, with sections of the spec set otherwise."""
@@ -79,6 +82,15 @@ def flawed(*flaws: str) -> Plant:
         return job
 
     return plant
+
+
+def out_of_memory(scene: Scene, number: int) -> JobHandle:
+    """Ask for more than there is, or let the kernel kill who takes it."""
+    if number % 4 == 3 and scene.confinement:
+        for host in scene.cluster.hosts:
+            scene.confinement.take_in(host.everything())
+        return flawed("memory_grows")(scene, 0)
+    return flawed("tensor_too_large", "array_too_large", "memory_error")(scene, number)
 
 
 def bad_data(scene: Scene, number: int) -> JobHandle:
@@ -179,7 +191,7 @@ def lost(scene: Scene, number: int) -> JobHandle:
 CAUSES: Final[Mapping[Reason, Plant]] = {
     Reason.USER_ERROR: flawed("mistake", "missing_key", "shapes"),
     Reason.BAD_DATA: bad_data,
-    Reason.OUT_OF_MEMORY: flawed("tensor_too_large", "array_too_large", "memory_error"),
+    Reason.OUT_OF_MEMORY: out_of_memory,
     Reason.NAN: flawed("nan", "infinity"),
     Reason.PREEMPTED: worker_drained,
     Reason.INFRASTRUCTURE: killed,

@@ -26,6 +26,8 @@ from tests.integration.conftest import RedisServer
 _WORKER: Final = Path(__file__).with_name("worker.py")
 #: The append-only file is the run's history: never rewritten, with the time of every second.
 _REDIS: Final = ("--auto-aof-rewrite-percentage", "0", "--aof-timestamp-enabled", "yes")
+#: Seconds between two starts of a worker that ends by itself.
+_RESTART: Final = 1.0
 #: Seconds that a draining worker may take.
 _DRAIN: Final = 60.0
 #: Seconds for all workers to load torch, on a busy machine.
@@ -39,7 +41,7 @@ class Options:
     """How a cluster is made."""
 
     folder: Path
-    hosts: int = 3
+    hosts: int = 4
     slots: int = 2
     #: Seconds of a lease; None for the worker's own clocks throughout.
     lease: float | None = 3.0
@@ -200,6 +202,13 @@ class Cluster:
     def able(self) -> Sequence[Host]:
         """Return the hosts that nothing is wrong with."""
         return [host for host in self.hosts if not host.wrong and host.runs]
+
+    def keep_running(self) -> None:
+        """Start workers again that have ended by themselves, as a service manager does."""
+        earlier = time.monotonic() - _RESTART
+        for host in self.hosts:
+            if not host.wrong and not host.runs and host.started < earlier:
+                host.start()
 
     def host(self, name: str) -> Host:
         """Return the host of this name."""

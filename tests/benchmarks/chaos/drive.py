@@ -80,17 +80,21 @@ class Drive:
         #: When faults whose jobs were submitted are due, by number.
         self._due: dict[int, float] = {}
         self._next_fault = 0.0
-        self._room = (cluster.options.hosts - 1) * cluster.options.slots
+        # What is lost on one host shall find room on the others: waiting for it is no recovery.
+        self._room = max(1, cluster.options.hosts - 2) * cluster.options.slots
         self.story = Story()
 
     def run(self) -> Story:
         """Return what happened, once all jobs have ended or nothing ends any more."""
         last, left = time.monotonic(), len(self._plan.jobs) + 1
+        told = left + _TELL_EVERY
         while (to_come := self._to_come) and time.monotonic() - last < _PATIENCE:
             if to_come < left:
                 last, left = time.monotonic(), to_come
-                if to_come % _TELL_EVERY == 0:
+                if told - to_come >= _TELL_EVERY:
+                    told = to_come
                     self._say(f"{to_come} jobs to come, {len(self.story.happened)} faults so far")
+            self._cluster.keep_running()
             self._look()
             self._submit()
             self._break_something()

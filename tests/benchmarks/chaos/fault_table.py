@@ -22,10 +22,13 @@ from jobs.job import Reason
 from tests.benchmarks.chaos import aof
 from tests.benchmarks.chaos.causes import CAUSES, Scene
 from tests.benchmarks.chaos.cluster import Options, await_parents, running
+from tests.benchmarks.chaos.confinement import confinement
 from tests.benchmarks.chaos.history import History, histories
 
 GOAL: Final = 0.95
 _TERMINATED: Final = 143
+#: Bytes for all hosts together, once they are confined: their parents have a third of it.
+_MEMORY: Final = 3 << 30
 
 #: By the cause that was planted, how often each reason was given.
 Given = Mapping[Reason, Counter[str]]
@@ -45,9 +48,13 @@ def main() -> int:
 
 def plant(folder: Path, causes: list[Reason], runs: int) -> Given:
     """Plant each cause so many times; return the reasons that were given for it."""
-    with running(Options(folder)) as cluster, Client(cluster.redis.url) as client:
+    with (
+        confinement(_MEMORY) as confined,
+        running(Options(folder)) as cluster,
+        Client(cluster.redis.url) as client,
+    ):
         await_parents(cluster)
-        scene = Scene(cluster, client, folder / "text" / "bad")
+        scene = Scene(cluster, client, folder / "text" / "bad", confined)
         planted: dict[Reason, list[str]] = {}
         for cause in causes:
             planted[cause] = [CAUSES[cause](scene, number).id for number in range(runs)]

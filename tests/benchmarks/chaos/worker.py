@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from jobs.errors import ServiceUnreachable
 from worker.__main__ import set_up_logging
 from worker.app import Parts, WorkerProcess, make_launcher
 from worker.settings import Clocks, Settings
@@ -27,7 +28,11 @@ def main() -> int:
     )
     set_up_logging()
     parts = Parts(make_launcher(settings), catalog=("cat", told["catalog"]))
-    return WorkerProcess(settings, parts).run()
+    try:
+        return WorkerProcess(settings, parts).run()
+    except ServiceUnreachable as error:
+        sys.stderr.write(f"{error}\n")
+        return 3
 
 
 if __name__ == "__main__":

@@ -25,15 +25,17 @@ Flaw = Literal[
     "tensor_too_large",
     "array_too_large",
     "memory_error",
+    "memory_grows",
     "abort",
     "disk_error",
     "exit",
     "sleep",
-    "sleep_on_two_ranks",
 ]
 #: Bytes of addresses beyond what the process has, and how much is then asked for.
 _ROOM = 256 << 20
 _TOO_MUCH = 8 << 30
+#: Numbers that memory grows by at a time, and how often: 6 GB.
+_PIECE, _PIECES = 16 << 20, 96
 
 
 class Planted(EncoderDecoder):
@@ -78,11 +80,14 @@ def _go_wrong(flaw: Flaw, output: StepOutput) -> None:
             output["loss"] = output["loss"] * float("nan" if flaw == "nan" else "inf")
         case "tensor_too_large" | "array_too_large" | "memory_error":
             _want_too_much(flaw)
+        case "memory_grows":
+            grown = [torch.ones(_PIECE) for _ in range(_PIECES)]
+            raise AssertionError(f"{len(grown)} pieces fitted into this machine's memory")
         case "abort":
             os.abort()
         case "exit":
             os._exit(7)
-        case "sleep" | "sleep_on_two_ranks":
+        case "sleep":
             time.sleep(3600)
         case "none":
             pass
