@@ -115,6 +115,21 @@ class DataModule(LightningDataModule, ABC):
         """Return what the reader of a split's scores should know of it; part of the result."""
         return {}
 
+    def origin(self, split: str) -> Any:  # noqa: ARG002 (for those that can say)
+        """Return plain JSON that is another once what a split was made of is, or None.
+
+        That is digests of files, and the parameters by which they are read.
+        """
+        return None
+
+    def content(self, split: str) -> Iterator[Any]:
+        """Yield plain JSON that is another once what is asked or what is right of a split is.
+
+        Nothing, where this kind of data cannot say.
+        """
+        if (origin := self.origin(split)) is not None:
+            yield origin
+
     def plan(self, split: str, epoch: int) -> Plan:
         """Return the batches of an epoch, a pure function of (feed, split, epoch)."""
         if split == "train":
@@ -258,6 +273,11 @@ class TextData(LineData):
     def own_scores(self, best: Mapping[int, Sequence[int]], split: str) -> dict[str, float]:  # noqa: ARG002 (for those that have some)
         """Return further scores of the best output of each row of a split, by name."""
         return {}
+
+    def content(self, split: str) -> Iterator[Any]:
+        """Yield what each row asks, and the texts that are right."""
+        rows = zip(self.sources(split), self.references(split), strict=True)
+        yield from ([source, list(choices)] for source, choices in rows)
 
     def answers(self, output: Sequence[Written], line: str, count: int) -> list[Answer]:
         """Return the n best texts of a search; for a line that says nothing, nothing."""

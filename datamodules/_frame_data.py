@@ -3,7 +3,7 @@
 Shapes: B sequences, S frames, F features, N sequences of a split, n windows of a split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,10 @@ class FrameData(LearnedData[Learned, FrameSplit], TextData, TagData, ValueData, 
     def sources(self, split: str) -> Sequence[str]:
         """Return the path of every row."""
         return self._split(split).framed.names
+
+    def content(self, split: str) -> Iterator[Any]:
+        """Yield what the split was made of: a row's path does not tell what its file holds."""
+        yield self.origin(split)
 
     # --- of texts
 

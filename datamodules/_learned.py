@@ -29,6 +29,8 @@ class LearnedData(DataModule, Generic[L, S]):
         self._splits: dict[str, S] = {}
         #: Why there is no such split, for who uses it nevertheless.
         self._absent: dict[str, DataMissingError] = {}
+        #: What each split was made of, as `origin` has it; `prepare` fills it.
+        self._origins: dict[str, Any] = {}
         #: Where `prepare` ran.
         self._workspace: Workspace | None = None
 
@@ -58,6 +60,10 @@ class LearnedData(DataModule, Generic[L, S]):
         self._take_over(state_dict)
         if self._workspace is not None:
             self.prepare(self._workspace)
+
+    def origin(self, split: str) -> Any:
+        """Return plain JSON that is another once what a split was made of is, or None."""
+        return self._origins.get(split)
 
     @property
     def _known(self) -> L:

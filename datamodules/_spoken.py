@@ -3,7 +3,7 @@
 Shapes: B recordings, S frames, F numbers of a frame, N recordings of a split, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -132,6 +132,10 @@ class SpokenData(LearnedData[Learned, SpeechSplit], TextData):
     def sources(self, split: str) -> Sequence[str]:
         """Return the path of every row."""
         return self._split(split).heard.names
+
+    def content(self, split: str) -> Iterator[Any]:
+        """Yield what the split was made of: a row's path does not tell what its file holds."""
+        yield self.origin(split)
 
     def references(self, split: str) -> Sequence[Sequence[str]]:
         """Return the text of every row, as its only reference."""

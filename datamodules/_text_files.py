@@ -106,6 +106,8 @@ class TextFiles(TextPairs):
             "learn": [learning.tokens, learning.vocabulary_size, learning.shared_vocabulary],
             "own": self._settings(),
         }
+        read = [self._settings(), self._form.state()]
+        self._origins = {split: [each.digest(), *read] for split, each in files.items()}
         notes = self._keep(workspace, settings, partial(self._encoded, files))
         self.left_out = dict(notes["left_out"])
         if any(self.left_out.values()):

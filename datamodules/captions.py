@@ -15,6 +15,7 @@ from datamodules._bucketing import Sizes
 from datamodules._caption_splits import CaptionSplit, Learned, Reader, Sentences
 from datamodules._captions import CaptionFiles, Inputs
 from datamodules._errors import DataError, DataFormatError, DataMissingError
+from datamodules._files import digest_of
 from datamodules._hub import open_root
 from datamodules._learned import LearnedData
 from datamodules._meanings import Meaning
@@ -144,6 +145,7 @@ class Captions(LearnedData[Learned, CaptionSplit], TextData):
                     raise
                 self._absent[split] = error
         for split, paths in found.items():
+            self._origins[split] = [digest_of(paths), self._inputs, self._form.state()]
             self._take(split, Sentences.of(files.read(paths), self._form), paths[0])
 
     def _take(self, split: str, sentences: Sentences, path: Path) -> None:

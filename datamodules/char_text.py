@@ -113,16 +113,20 @@ class CharText(LearnedData[Vocabulary, Stream], StreamData):
         """
         self._workspace = workspace
         files, loaded = self._find(workspace), self._learned
+        digests = {split: digest_of(paths) for split, paths in files.items()}
         settings = {
             "version": _VERSION,
             "kind": type(self).__name__,
-            "files": {split: digest_of(paths) for split, paths in files.items()},
+            "files": digests,
             "cut": self._cut,
             "learn": self._learn,
             "encoding": self._encoding,
             "form": self._form.state(),
             "loaded": loaded and loaded.state(),
         }
+        cut = {split: [digests.get("train"), self._cut] for split in ("val", "test")}
+        read = [self._encoding, settings["form"]]
+        self._origins = {split: [split, each, *read] for split, each in {**cut, **digests}.items()}
         made = cached(
             workspace.cache / "streams", key_of(settings), partial(self._encoded, files, loaded)
         )

@@ -86,6 +86,7 @@ class Dates(TextPairs):
             "counts": self._counts,
             "seed": self._seed,
         }
+        self._origins = {split: [settings, split] for split in self._counts}
         self._keep(workspace, settings, self._encoded)
 
     def _encoded(self, loaded: Vocabularies | None) -> Encoded:

@@ -139,11 +139,9 @@ class FeatureFrames(FrameData):
         self._workspace, self.roots = workspace, workspace.roots
         folder = Folder(find_folder(self._root, workspace.roots), self._root, workspace.roots)
         found = self._find(folder)
-        settings = {
-            "version": _VERSION,
-            "target": self._target,
-            "rows": {split: self._digest(rows, folder) for split, rows in found.items()},
-        }
+        digests = {split: self._digest(rows, folder) for split, rows in found.items()}
+        settings = {"version": _VERSION, "target": self._target, "rows": digests}
+        self._origins = {split: [self._target, each] for split, each in digests.items()}
         build = partial(self._read, found, folder)
         kept = cached(workspace.cache / "frames", key_of(settings), lambda: to_prepared(build()))
         framed = from_prepared(kept)

@@ -1,7 +1,7 @@
 """Texts that belong to a class each, names, questions, reviews: to be told apart, or written."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -141,10 +141,11 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
         self._workspace = workspace
         loaded = self._learned
         found = self._find(workspace)
+        digests = {split: self._files.digest(paths) for split, paths in found.items()}
         settings = {
             "version": _VERSION,
             "kind": type(self).__name__,
-            "files": {split: self._files.digest(paths) for split, paths in found.items()},
+            "files": digests,
             "read": [self._files.layout, *self._files.columns, self._files.label_until],
             "encoding": self._files.encoding,
             "cut": [*self._cut(found).items(), self._split_seed],
@@ -152,6 +153,7 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
             "learn": [self._tokens, self._vocabulary_size, self._max_length],
             "loaded": loaded and loaded.state(),
         }
+        self._origins = self._made_of(digests, settings)
         build = partial(self._made, found, loaded)
         kept = cached(workspace.cache / "labelled", key_of(settings), lambda: build().to_prepared())
         made = ClassSet.from_prepared(kept)
@@ -165,6 +167,12 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
         self._learned = loaded or made.learned
         self.left_out = dict(made.left_out)
         self._tell()
+
+    def _made_of(self, files: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the origin of each split, given digests of files and what the cache goes by."""
+        read = [settings[name] for name in ("read", "encoding", "form")]
+        cut = {split: [files["train"], *settings["cut"]] for split in self._cut(files)}
+        return {split: [split, each, *read] for split, each in {**files, **cut}.items()}
 
     def _find(self, workspace: Workspace) -> dict[str, tuple[Path, ...]]:
         folder, roots = open_root(self._root, workspace)
@@ -317,6 +325,10 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
         """Return what every row should have got, as its only reference."""
         wanted = self._texts(split) if self._turned else self._label_names(split)
         return [[each] for each in wanted]
+
+    def content(self, split: str) -> Iterator[Any]:
+        """Yield what the split was made of: its texts are known as the model's symbols alone."""
+        yield self.origin(split)
 
     def _texts(self, split: str) -> list[str]:
         rows = self._split(split).symbols

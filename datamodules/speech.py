@@ -194,13 +194,15 @@ class Speech(SpokenData):
         listening = (
             self._learned.listening if self._learned else self._listening(self._rate_of(found))
         )
+        digests = {split: digest_recordings(rows) for split, rows in found.items()}
         settings = {
             "version": _VERSION,
-            "recordings": {split: digest_recordings(rows) for split, rows in found.items()},
+            "recordings": digests,
             "spelled": list(self._spelling.entries),
             "listening": listening.state(),
             "max_seconds": self._max_seconds,
         }
+        self._origins = {split: [each, settings["spelled"]] for split, each in digests.items()}
         build = partial(self._heard, found, listening)
         heard = from_prepared(
             cached(workspace.cache / "speech", key_of(settings), lambda: to_prepared(build()))

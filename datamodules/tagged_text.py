@@ -204,15 +204,18 @@ class TaggedText(LearnedData[_Indexes, _Split], TagData):
         if loaded and loaded.labels.names and self._names.label is None:
             raise DataError("the model of this checkpoint learned labels: say by 'label' where")
         files = self._find(workspace)
+        digests = {split: each.digest() for split, each in files.items()}
         settings = {
             "version": _VERSION,
             "kind": type(self).__name__,
-            "files": {split: each.digest() for split, each in files.items()},
+            "files": digests,
             "names": vars(self._names),
             "learn": [self._min_count, self._characters],
             "form": self._form.state(),
             "loaded": loaded and loaded.state(),
         }
+        read = [settings["names"], settings["form"]]
+        self._origins = {split: [each, *read] for split, each in digests.items()}
         prepared = cached(
             workspace.cache / "tags", key_of(settings), lambda: self._prepared(files, loaded)
         )

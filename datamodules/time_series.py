@@ -159,6 +159,12 @@ class TimeSeries(LearnedData[Scaling, Windows], ValueData, LineData):
             ranges |= self._division.ranges(found["train"], len(values))
             low, high = ranges["train"]
             self._learned = self._learned or self._scaled(values[low:high], found["train"])
+        digests = {split: digest_of([path]) for split, path in found.items()}
+        read_as = [self._columns, *self._sizes, self._table.time, self._table.missing]
+        self._origins = {
+            split: [digests.get(split) or digests["train"], *rows, *read_as]
+            for split, rows in ranges.items()
+        }
         scaled = {split: self._seen(*read[split], str(path)) for split, path in found.items()}
         self._splits = {}
         for split, rows in ranges.items():

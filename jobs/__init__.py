@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jobs.job import Job, JobState, MetricPoint, Progress, Reason
     from jobs.registry import Event, Model, Registry, Version
     from jobs.spec import (
+        CompareSpec,
         Component,
         EvaluateSpec,
         GenerateSpec,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArtifactError",
     "Client",
+    "CompareSpec",
     "Component",
     "EvaluateSpec",
     "Event",

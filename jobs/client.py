@@ -17,11 +17,12 @@ from jobs.intake import (
     check_training,
     checked,
     refuse_control_characters,
+    require_evaluations,
     require_model,
     with_whole_ids,
 )
 from jobs.job import Job, JobState
-from jobs.spec import AnySpec, Component, EvaluateSpec, SearchOptions, TrainSpec
+from jobs.spec import AnySpec, CompareSpec, Component, EvaluateSpec, SearchOptions, TrainSpec
 
 if TYPE_CHECKING:
     from jobs.catalog import Catalog
@@ -195,6 +196,9 @@ class Client:
             if spec.resume_from:
                 require_model(self.store.get(spec.resume_from))
             return check_training(spec, catalog)
+        if isinstance(spec, CompareSpec):
+            require_evaluations(spec, self.store.get(spec.first), self.store.get(spec.second))
+            return ""
         trained = self.store.get(spec.job)
         require_model(trained)
         return check_evaluation(spec, trained, catalog) if isinstance(spec, EvaluateSpec) else ""

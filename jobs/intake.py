@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobs.catalog import Catalog
+from jobs.comparing import require_comparable
 from jobs.errors import NotAllowed, SpecError, did_you_mean
-from jobs.job import Job
-from jobs.spec import AnySpec, EvaluateSpec, GenerateSpec, PredictSpec, TrainSpec, spec_from_dict
+from jobs.job import Job, JobState
+from jobs.spec import (
+    AnySpec,
+    CompareSpec,
+    EvaluateSpec,
+    GenerateSpec,
+    PredictSpec,
+    TrainSpec,
+    spec_from_dict,
+)
 from jobs.wording import is_plain
 
 #: Note of a job that no catalogue was there to check.
@@ -110,9 +119,28 @@ def require_model(trained: Job) -> None:
         raise NotAllowed(f"job {trained.id} has no model yet: it is {trained.state}{mend}")
 
 
+def require_evaluations(spec: CompareSpec, first: Job, second: Job) -> None:
+    """Raise NotAllowed unless both are evaluations that have succeeded, and of one kind."""
+    for each in (first, second):
+        if each.kind != EvaluateSpec.kind:
+            raise NotAllowed(f"job {each.id} is no evaluation ({each.kind}): `unroll evaluate`")
+        if each.state is not JobState.SUCCEEDED:
+            mend = "" if each.state.ended else f"; wait for it with `unroll wait {each.id}`"
+            raise NotAllowed(f"evaluation {each.id} has not succeeded: it is {each.state}{mend}")
+    require_comparable(
+        first.result,
+        second.result,
+        metric=spec.metric,
+        across=spec.across,
+        names=(first.id, second.id),
+    )
+
+
 def with_whole_ids(spec: AnySpec, resolve: Callable[[str], str]) -> AnySpec:
     """Return the spec with prefixes of other jobs' ids made whole."""
     spec = replace(spec, after=tuple(map(resolve, spec.after)))
     if isinstance(spec, TrainSpec):
         return replace(spec, resume_from=resolve(spec.resume_from)) if spec.resume_from else spec
+    if isinstance(spec, CompareSpec):
+        return replace(spec, first=resolve(spec.first), second=resolve(spec.second))
     return replace(spec, job=resolve(spec.job))

@@ -4,6 +4,7 @@ TrainSpec     train a model on data
 EvaluateSpec  score a trained job's model on a split
 PredictSpec   run a trained job's model on lines of text
 GenerateSpec  let a trained language model write on
+CompareSpec   say whether one evaluation is better than another, or chance
 
 Their sections stand in `sections.py`. `spec_from_dict` reads plain JSON back, every value checked;
 `specfile.py` reads what people write.
@@ -11,9 +12,10 @@ Their sections stand in `sections.py`. `spec_from_dict` reads plain JSON back, e
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Final, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_type_hints
 
 from annotated_types import Ge, Gt, Interval
 
@@ -33,6 +35,7 @@ __all__ = [
     "MAX_SPEC_BYTES",
     "UNSET",
     "AnySpec",
+    "CompareSpec",
     "Component",
     "EvaluateSpec",
     "GenerateSpec",
@@ -51,6 +54,8 @@ __all__ = [
 MAX_SPEC_BYTES: Final = 1_000_000
 #: Lines to predict, and every file that travels through Redis, may have this many bytes together.
 MAX_CARRIED_BYTES: Final = 16_000_000
+
+_DIGEST: Final = re.compile(r"([0-9a-f]{8,64})?")
 
 
 @dataclass(frozen=True)
@@ -164,6 +169,59 @@ class EvaluateSpec(JobSpec):
     #: Parameters of the kind of data to set otherwise than in training.
     data: Mapping[str, Any] = field(default_factory=dict)
     search: SearchOptions = field(default_factory=SearchOptions)
+    #: The version of a model that the job was asked for as, `NAME@NUMBER`; may be empty.
+    version: str = ""
+    #: How the digest of the split begins (`split_digest`): on another nothing is scored.
+    expect_digest: str = ""
+    #: Resamples of the bootstrap that gives intervals; 0 for none.
+    resamples: Annotated[int, Interval(ge=0, le=100_000)] = 1000
+    #: Part of the resamples that lies within an interval.
+    confidence: Annotated[float, Interval(gt=0, lt=1)] = 0.95
+    #: Seed of the resamples; sacrebleu's.
+    seed: Annotated[int, Interval(ge=0, lt=2**32)] = 12345
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _DIGEST.fullmatch(self.expect_digest):
+            raise SpecError(
+                f"expect_digest: {self.expect_digest[:80]!r} is no beginning of a digest: 8 to 64 "
+                "of 0 to 9 and a to f, as `split_digest` of an evaluation has them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSpec(JobSpec):
+    """Say whether the second of two evaluations on one test set is better than the first.
+
+    bootstrap                  paired bootstrap resampling (Koehn 2004), as sacrebleu does it
+    approximate_randomisation  swap answers at random (Riezler & Maxwell 2005), as sacrebleu does it
+    mcnemar                    exact test of rows that only one got right (McNemar 1947)
+    """
+
+    kind: ClassVar[str] = "compare"
+
+    #: Ids of two evaluations that have succeeded.
+    first: str
+    second: str
+    #: Name without its split ("bleu"); empty: what the first one's model was chosen by.
+    metric: str = ""
+    method: Literal["bootstrap", "approximate_randomisation", "mcnemar"] = "bootstrap"
+    #: Not said, 1,000 of the bootstrap and 10,000 of the approximate randomisation.
+    resamples: Annotated[int, Interval(ge=1, le=100_000)] | None = None
+    #: Part of the resamples that lies within the interval; significant is p below the rest.
+    confidence: Annotated[float, Interval(gt=0, lt=1)] = 0.95
+    #: Seed of the resamples; sacrebleu's.
+    seed: Annotated[int, Interval(ge=0, lt=2**32)] = 12345
+    #: What may differ between the two, because it is what is compared: "decoding".
+    across: Sequence[str] = ()
+    #: Rows to show, those whose score changed most.
+    examples: Annotated[int, Interval(ge=0, le=1000)] = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for each in self.across:
+            if each != "decoding":
+                raise SpecError(f"across: only 'decoding' may differ, not {each!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,11 +270,11 @@ class GenerateSpec(JobSpec):
     seed: Annotated[int, Interval(ge=0, lt=2**32)] = 1
 
 
-AnySpec = TrainSpec | EvaluateSpec | PredictSpec | GenerateSpec
+AnySpec = TrainSpec | EvaluateSpec | PredictSpec | GenerateSpec | CompareSpec
 S = TypeVar("S", bound=JobSpec)
 
 _KINDS: Final[dict[str, type[AnySpec]]] = {
-    each.kind: each for each in (TrainSpec, EvaluateSpec, PredictSpec, GenerateSpec)
+    each.kind: each for each in (TrainSpec, EvaluateSpec, PredictSpec, GenerateSpec, CompareSpec)
 }
 _SECTIONS: Final[dict[str, type[Section]]] = {
     "trainer": TrainerOptions,

@@ -8,6 +8,7 @@ import torch
 
 from datamodules._batch import Batch
 from lightning_modules._base import Topology
+from lightning_modules._row_notes import RowNotes
 
 #: What is gathered of one split.
 Gathered = TypeVar("Gathered")
@@ -19,9 +20,16 @@ class EvaluatedTopology(Topology, Generic[Gathered]):
     Lightning calls the steps below; a subclass gives `nothing_yet`, `gather` and `scores`.
     """
 
+    #: Whether what each row adds to the scores is noted: a validation has no use for that.
+    notes_rows: bool = False
+
     def __init__(self) -> None:
         super().__init__()
         self._gathered: dict[str, Gathered] = {}
+        #: What was noted of each split of the newest evaluation.
+        self.row_notes: dict[str, RowNotes] = {}
+        #: The split that is being gone through; None where nothing is noted.
+        self.noting: RowNotes | None = None
 
     @abstractmethod
     def nothing_yet(self) -> Gathered:
@@ -35,10 +43,15 @@ class EvaluatedTopology(Topology, Generic[Gathered]):
     def scores(self, gathered: Gathered, split: str) -> Mapping[str, float]:
         """Return the metrics of the whole split by name, without the split's."""
 
+    def _begin(self) -> None:
+        self._gathered, self.row_notes, self.noting = {}, {}, None
+
     def _step(self, batch: Batch, dataloader_idx: int) -> None:
         split = self.split_name(dataloader_idx)
         if split not in self._gathered:
             self._gathered[split] = self.nothing_yet()
+        if self.notes_rows:
+            self.noting = self.row_notes.setdefault(split, RowNotes())
         self.gather(self._gathered[split], batch)
 
     def _report(self) -> None:
@@ -54,7 +67,7 @@ class EvaluatedTopology(Topology, Generic[Gathered]):
 
     def on_validation_epoch_start(self) -> None:
         """Begin to gather anew."""
-        self._gathered = {}
+        self._begin()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
         """Gather what a batch has to say."""
@@ -66,7 +79,7 @@ class EvaluatedTopology(Topology, Generic[Gathered]):
 
     def on_test_epoch_start(self) -> None:
         """Begin to gather anew."""
-        self._gathered = {}
+        self._begin()
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002 (Lightning)
         """Gather what a batch has to say."""

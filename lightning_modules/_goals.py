@@ -11,24 +11,19 @@ from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, SumMetric
-from torchmetrics.classification import (
-    BinaryAccuracy,
-    BinaryF1Score,
-    MulticlassAccuracy,
-    MulticlassF1Score,
-)
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 
 from datamodules._base import DataModule
 from datamodules._batch import Batch
 from datamodules._classes import MISSED, UNKNOWN_CLASS
 from datamodules._refusals import Refusal
 from datamodules._values import ValueData
+from lightning_modules._class_scores import ClassScores, LabelScores, bernoulli
 from lightning_modules._errors import ModelError
 from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._losses import smoothed_cross_entropy
 from lightning_modules._ranks import mean_over_ranks
+from lightning_modules._row_notes import RowSums, pairs, summed_by_row
 from lightning_modules._scoring import TokenAverages
 from lightning_modules._text import StepOutput, target_mask, targets_of
 
@@ -67,6 +62,14 @@ class Goal(ABC, Generic[Outputs, Gathered]):
     def scores(self, gathered: Gathered, data: DataModule, split: str) -> dict[str, float]:
         """Return the metrics of the whole split by name, without the split's."""
 
+    def row_sums(self, outputs: Outputs, batch: Batch) -> RowSums:  # noqa: ARG002 (for those that know rows)
+        """Return what each row of a batch adds to some of the metrics."""
+        return {}
+
+    def said(self, outputs: Outputs, batch: Batch) -> Sequence[Sequence[int]] | None:  # noqa: ARG002 (for those that choose)
+        """Return the ids of what is said to each row, where that is one of several things."""
+        return None
+
 
 class GoalTopology(EvaluatedTopology[Any]):
     """A topology that leaves to its goal what its outputs are for; it gives `forward`."""
@@ -94,7 +97,16 @@ class GoalTopology(EvaluatedTopology[Any]):
 
     def gather(self, gathered: Any, batch: Batch) -> None:
         """Add the outputs of a batch."""
-        self.goal.gather(gathered, self(batch), batch)
+        self.count(gathered, self(batch), batch)
+
+    def count(self, gathered: Any, outputs: Any, batch: Batch) -> None:
+        """Let the goal add these outputs, and note what each row adds where that is wanted."""
+        self.goal.gather(gathered, outputs, batch)
+        if self.noting:
+            rows = batch.extras["index"].tolist()
+            self.noting.add(rows, self.goal.row_sums(outputs, batch))
+            if (said := self.goal.said(outputs, batch)) is not None:
+                self.noting.say(rows, said)
 
     def scores(self, gathered: Any, split: str) -> dict[str, float]:
         """Return the goal's scores."""
@@ -123,46 +135,6 @@ def step_output(loss: Tensor, nll: Tensor, correct: Tensor | None) -> StepOutput
         "tokens": torch.tensor(nll.numel(), device=nll.device),
     }
     return output if correct is None else {**output, "correct": correct.sum()}
-
-
-def _sum(device: torch.device) -> SumMetric:
-    metric = SumMetric(nan_strategy="disable")
-    metric.set_dtype(torch.float64).to(device)
-    return metric
-
-
-class ClassScores:
-    """Score the classes of a split, exactly, on any number of ranks.
-
-    A row whose label training did not have counts as wrong; as it has no probability, it is left
-    out of the loss.
-    """
-
-    def __init__(self, classes: int, device: torch.device) -> None:
-        self._unknown = classes  # one class more: it occurs, but is never predicted
-        self._scores = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(classes + 1, average="micro"),
-                "macro_f1": MulticlassF1Score(classes + 1, average="macro"),
-            }
-        ).to(device)
-        self._nll, self._known = _sum(device), _sum(device)
-
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count logits (M, C) and true classes (M,)."""
-        if not len(targets):
-            return
-        known = targets != UNKNOWN_CLASS
-        _, nll, _ = smoothed_cross_entropy(logits[known], targets[known], 0.0)
-        self._nll.update(nll.sum())
-        self._known.update(known.sum())
-        self._scores.update(logits.argmax(dim=-1), targets.where(known, self._unknown))
-
-    def compute(self) -> dict[str, float]:
-        """Return accuracy and macro-F1 (0-1), and the loss (nats a row) where there is one."""
-        scores = {name: value.item() for name, value in self._scores.compute().items()}
-        known = self._known.compute()
-        return scores | ({"loss": (self._nll.compute() / known).item()} if known else {})
 
 
 class ClassGoal(Goal[Tensor, ClassScores]):
@@ -195,6 +167,21 @@ class ClassGoal(Goal[Tensor, ClassScores]):
     def scores(self, gathered: ClassScores, data: DataModule, split: str) -> dict[str, float]:  # noqa: ARG002 (all alike)
         """Return accuracy, macro-F1 and loss."""
         return gathered.compute()
+
+    def row_sums(self, outputs: Tensor, batch: Batch) -> RowSums:
+        """Return whether the class of each row is right, and its loss."""
+        targets, counts = targets_of(batch)[0], target_mask(batch)  # (B,)
+        known = (targets != UNKNOWN_CLASS) & counts
+        right = (outputs.argmax(dim=-1) == targets) & known
+        _, nll, _ = smoothed_cross_entropy(outputs[known], targets[known], 0.0)
+        return {
+            "accuracy": ("ratio", pairs(right, counts)),
+            "loss": ("ratio", pairs(summed_by_row(nll, known), known)),
+        }
+
+    def said(self, outputs: Tensor, batch: Batch) -> Sequence[Sequence[int]]:  # noqa: ARG002 (nothing is padded)
+        """Return the likeliest class of each row."""
+        return [[each] for each in outputs.argmax(dim=-1).tolist()]
 
 
 class SymbolGoal(Goal[Tensor, TokenAverages]):
@@ -229,6 +216,17 @@ class SymbolGoal(Goal[Tensor, TokenAverages]):
         """Return loss, bits and perplexity of a symbol, and accuracy."""
         metrics = gathered.compute()
         return {**metrics, "bits": metrics["loss"] / math.log(2)}
+
+    def row_sums(self, outputs: Tensor, batch: Batch) -> RowSums:
+        """Return loss and accuracy of the symbols of each row, or window."""
+        logits, targets = counted(outputs, batch)
+        _, nll, right = smoothed_cross_entropy(logits, targets, 0.0)
+        mask = target_mask(batch)
+        count = summed_by_row(torch.ones_like(nll), mask)
+        return {
+            "loss": ("ratio", pairs(summed_by_row(nll, mask), count)),
+            "accuracy": ("ratio", pairs(summed_by_row(right, mask), count)),
+        }
 
 
 class ValueGoal(Goal[Tensor, MetricCollection]):
@@ -297,40 +295,18 @@ class ValueGoal(Goal[Tensor, MetricCollection]):
             metrics["mae_original"] = (errors["mae"] * scale).mean().item()
         return metrics
 
-
-class LabelScores:
-    """Score decisions about labels, of which any number may hold at once.
-
-    A label that training did not have is one that was missed; it is left out of the loss.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._scores = MetricCollection(
-            {"accuracy": BinaryAccuracy(), "micro_f1": BinaryF1Score()}
-        ).to(device)
-        self._nll, self._decisions = _sum(device), _sum(device)
-
-    def update(self, logits: Tensor, targets: Tensor, missed: int = 0) -> None:
-        """Count logits and truth (M, K), and labels of these steps that are not among the K."""
-        if not len(targets):
-            return
-        self._nll.update(_bernoulli(logits, targets).sum(dtype=torch.float64))
-        self._decisions.update(targets.numel())
-        self._scores.update((logits > 0).int().flatten(), targets.int().flatten())
-        if missed:
-            nothing = torch.zeros(missed, dtype=torch.int32, device=logits.device)
-            self._scores.update(nothing, nothing + 1)
-
-    def compute(self) -> dict[str, float]:
-        """Return accuracy and micro-F1 (0-1), and the loss (nats a decision)."""
-        scores = {name: value.item() for name, value in self._scores.compute().items()}
-        return scores | {"loss": (self._nll.compute() / self._decisions.compute()).item()}
-
-
-def _bernoulli(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return -y log σ(o) - (1 - y) log(1 - σ(o)), elementwise."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.binary_cross_entropy_with_logits(wide, targets.to(wide.dtype), reduction="none")
+    def row_sums(self, outputs: Tensor, batch: Batch) -> RowSums:
+        """Return the errors of each row's scaled values."""
+        found, targets = self._counted(outputs, batch)
+        off, mask = (found.double() - targets.double()), target_mask(batch)
+        count = summed_by_row(torch.ones(len(off), device=off.device), mask) * self.columns
+        squares, sizes = (summed_by_row(each.sum(dim=-1), mask) for each in (off**2, off.abs()))
+        mse = pairs(squares, count)
+        return {
+            "loss": ("ratio", mse),
+            "mse": ("ratio", mse),
+            "mae": ("ratio", pairs(sizes, count)),
+        }
 
 
 class LabelsGoal(Goal[Tensor, LabelScores]):
@@ -350,7 +326,7 @@ class LabelsGoal(Goal[Tensor, LabelScores]):
     def learn(self, outputs: Tensor, batch: Batch) -> StepOutput:
         """Return the binary cross-entropy of the decisions that count."""
         logits, targets = counted(outputs, batch)
-        losses = _bernoulli(logits, targets)
+        losses = bernoulli(logits, targets)
         return step_output(losses, losses, (logits.detach() > 0) == (targets > 0))
 
     def answers(self, outputs: Tensor, batch: Batch) -> Sequence[Tensor]:
@@ -372,6 +348,26 @@ class LabelsGoal(Goal[Tensor, LabelScores]):
         """Return loss, accuracy and micro-F1 of the decisions, and the loss of a step."""
         metrics = gathered.compute()
         return {**metrics, "step_loss": metrics["loss"] * self.output_size}
+
+    def row_sums(self, outputs: Tensor, batch: Batch) -> RowSums:
+        """Return how many decisions of each row are right, and its labels for F1."""
+        logits, targets = counted(outputs, batch)
+        mask, found, true = target_mask(batch), logits > 0, targets > 0
+
+        def count(each: Tensor) -> Tensor:
+            return summed_by_row(each.sum(dim=-1), mask)
+
+        missed = torch.zeros(len(batch), device=mask.device)
+        if MISSED in batch.extras:
+            missed = (batch.extras[MISSED] * mask).sum(dim=-1)
+        decisions = count(torch.ones_like(found)) + missed
+        shared = count(found & true)
+        losses = bernoulli(logits, targets)
+        return {
+            "loss": ("ratio", pairs(count(losses), count(torch.ones_like(losses)))),
+            "accuracy": ("ratio", pairs(count(found == true), decisions)),
+            "micro_f1": ("f1", pairs(shared, count(found), count(true) + missed)),
+        }
 
 
 #: For a topology that learns a class or values of the whole input.

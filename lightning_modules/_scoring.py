@@ -9,6 +9,7 @@ from torchmetrics import SumMetric
 
 from datamodules._base import TextData, TextScoring, Written
 from lightning_modules._ranks import gather
+from lightning_modules._row_scores import RowScores, ratio
 from lightning_modules._text_scores import FAMILIES
 
 
@@ -48,8 +49,16 @@ class ScoredText:
     hypotheses: tuple[str, ...]
     #: What the families of `TextScoring.metrics` found, and exact_match (0-1).
     metrics: dict[str, float]
-    #: How that was computed: sacrebleu's signatures.
-    facts: dict[str, str]
+    #: What each row adds to them.
+    rows: dict[str, RowScores]
+    #: How each of them was computed: of BLEU, chrF and TER sacrebleu's signature.
+    signatures: dict[str, str]
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Return sacrebleu's signatures under the names that they have in a result."""
+        names = [name for name in ("bleu", "chrf", "ter") if name in self.signatures]
+        return {f"{name}_signature": self.signatures[name] for name in names}
 
 
 def one_line(text: str) -> str:
@@ -68,21 +77,22 @@ def score_text(
     lines = list(map(one_line, hypotheses))
     choices = [list(map(one_line, each)) for each in references]
     found = [FAMILIES[family](lines, choices, scoring) for family in scoring.metrics]
-    metrics = {name: value for each in found for name, value in each.metrics.items()}
-    facts = {name: value for each in found for name, value in each.facts.items()}
-    metrics["exact_match"] = _exact_match(hypotheses, references, scoring)
-    return ScoredText(tuple(hypotheses), metrics, facts)
+    rows = {name: each for scores in found for name, each in scores.rows.items()}
+    signatures = {name: each for scores in found for name, each in scores.signatures.items()}
+    rows["exact_match"] = ratio(_are_exact(hypotheses, references, scoring), 1)
+    signatures["exact_match"] = f"case:{'lc' if scoring.lowercase else 'mixed'}"
+    metrics = {name: each.score() for name, each in rows.items()}
+    return ScoredText(tuple(hypotheses), metrics, rows, signatures)
 
 
-def _exact_match(
+def _are_exact(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], scoring: TextScoring
-) -> float:
+) -> list[bool]:
     same = str.lower if scoring.lowercase else str
-    exact = sum(
+    return [
         same(hypothesis) in map(same, choices)
         for hypothesis, choices in zip(hypotheses, references, strict=True)
-    )
-    return exact / len(hypotheses)
+    ]
 
 
 def score_outputs(

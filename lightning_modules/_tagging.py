@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,8 @@ from datamodules._tags import TagData, Tagging
 from lightning_modules._goals import Goal
 from lightning_modules._losses import mean_of, smoothed_cross_entropy
 from lightning_modules._ranks import mean_over_ranks
+from lightning_modules._row_notes import RowSums, pairs
+from lightning_modules._row_scores import RowScores
 from lightning_modules._scoring_tags import SpanCounts, Sums, each_step, have_marks, spans
 from lightning_modules._text import StepOutput, target_mask, targets_of
 
@@ -111,6 +114,33 @@ class TagGoal(Goal[Heads, TagSums]):
         if isinstance(data, TagData):
             f1 = _f1(gathered, data.tag_names, data.true_tags(split))
         return {**metrics, "f1": f1}
+
+    def row_sums(self, outputs: Heads, batch: Batch) -> RowSums:
+        """Return how many tags of each row are right, and whether all are, its label too."""
+        mask, targets = target_mask(batch), targets_of(batch)[0]
+        right = ((outputs[0].argmax(dim=-1) == targets) & mask).sum(dim=1)
+        steps, rows = mask.sum(dim=1), mask.any(dim=1)
+        whole, sums = (right == steps) & rows, {"accuracy": pairs(right, steps)}
+        if outputs[1] is not None:
+            agreed = (outputs[1].argmax(dim=-1) == batch.extras["label"]) & rows
+            whole, sums["label_accuracy"] = whole & agreed, pairs(agreed, rows)
+        sums["exact_match"] = pairs(whole, rows)
+        return {name: ("ratio", each) for name, each in sums.items()}
+
+    def said(self, outputs: Heads, batch: Batch) -> Sequence[Sequence[int]]:
+        """Return the likeliest tag of each step."""
+        rows = zip(outputs[0].argmax(dim=-1).tolist(), batch.lengths.tolist(), strict=True)
+        return [ids[:length] for ids, length in rows]
+
+
+def f1_of_rows(
+    found: Sequence[Sequence[str]], truth: Sequence[Sequence[str]], names: Sequence[str]
+) -> RowScores:
+    """Return the spans, or the steps where tags of these names mark none, of each row for F1."""
+    cut = spans if have_marks(names) else each_step
+    counts = (SpanCounts.of(cut(one), cut(true)) for one, true in zip(found, truth, strict=True))
+    rows = [(each.correct, each.found, each.true) for each in counts]
+    return RowScores("f1", np.array(rows, dtype=np.float64))
 
 
 def _f1(gathered: TagSums, names: Sequence[str], truth: Sequence[Sequence[str]]) -> float:

@@ -5,13 +5,13 @@ them, the best one counts. Error rates split words at blanks, so that a line of 
 between them (phonemes, tags) has the error rate of its symbols.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import Final
+from typing import Final, Literal
 
+import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.ter import TER
@@ -20,6 +20,7 @@ from torchmetrics.functional.text import char_error_rate, squad, word_error_rate
 from torchmetrics.functional.text.rouge import rouge_score
 
 from datamodules._base import TextFamily, TextScoring
+from lightning_modules._row_scores import RowScores, ratio
 
 _ROUGE: Final = ("rouge1", "rouge2", "rougeL")
 
@@ -32,8 +33,16 @@ class Scores:
     """What one family has to say of a corpus."""
 
     metrics: Mapping[str, float]
-    #: How they were computed, by a name that can stand in a result.
-    facts: Mapping[str, str] = field(default_factory=dict)
+    #: What each row adds to them; of rows alone they can be computed again.
+    rows: Mapping[str, RowScores]
+    #: How each was computed: scores with different signatures are not of one kind.
+    signatures: Mapping[str, str]
+
+
+def _of_rows(rows: Mapping[str, RowScores], signature: str) -> Scores:
+    return Scores(
+        {name: each.score() for name, each in rows.items()}, rows, dict.fromkeys(rows, signature)
+    )
 
 
 def _streams(references: References) -> list[tuple[str, ...]]:
@@ -44,20 +53,27 @@ def _streams(references: References) -> list[tuple[str, ...]]:
 def _bleu(hypotheses: Sequence[str], references: References, scoring: TextScoring) -> Scores:
     # `force` only silences the advice about text that looks tokenised.
     bleu = BLEU(tokenize=scoring.tokenize, lowercase=scoring.lowercase, force=True)
-    score = bleu.corpus_score(hypotheses, _streams(references)).score
-    return Scores({"bleu": score}, {"bleu_signature": str(bleu.get_signature())})
+    return _by_sacrebleu("bleu", bleu, hypotheses, references)
 
 
 def _chrf(hypotheses: Sequence[str], references: References, scoring: TextScoring) -> Scores:
-    chrf = CHRF(lowercase=scoring.lowercase)
-    return Scores({"chrf": chrf.corpus_score(hypotheses, _streams(references)).score})
+    return _by_sacrebleu("chrf", CHRF(lowercase=scoring.lowercase), hypotheses, references)
 
 
 def _ter(hypotheses: Sequence[str], references: References, _scoring: TextScoring) -> Scores:
     # Case is ignored in any case: tercom's default and sacrebleu's.
-    ter = TER()
-    score = ter.corpus_score(hypotheses, _streams(references)).score
-    return Scores({"ter": score}, {"ter_signature": str(ter.get_signature())})
+    return _by_sacrebleu("ter", TER(), hypotheses, references)
+
+
+def _by_sacrebleu(
+    kind: Literal["bleu", "chrf", "ter"],
+    metric: BLEU | CHRF | TER,
+    hypotheses: Sequence[str],
+    references: References,
+) -> Scores:
+    extract = metric._extract_corpus_statistics  # noqa: SLF001 - as sacrebleu.significance does
+    rows = RowScores(kind, np.array(extract(hypotheses, _streams(references)), np.float64))
+    return Scores({kind: rows.score()}, {kind: rows}, {kind: str(metric.get_signature())})
 
 
 def _rouge(hypotheses: Sequence[str], references: References, _scoring: TextScoring) -> Scores:
@@ -71,7 +87,7 @@ def _rouge(hypotheses: Sequence[str], references: References, _scoring: TextScor
         for hypothesis, choices in zip(hypotheses, references, strict=True)
     ]
     columns = zip(_ROUGE, zip(*best, strict=True), strict=True)
-    return Scores({name: math.fsum(column) / len(column) for name, column in columns})
+    return _of_rows({name: ratio(column, 1) for name, column in columns}, "case:lc|stem:no")
 
 
 def _rouge_of(hypothesis: str, reference: str) -> tuple[float, ...]:
@@ -82,6 +98,7 @@ def _rouge_of(hypothesis: str, reference: str) -> tuple[float, ...]:
 def _error_rate(
     name: str,
     rate: Callable[[list[str], list[str]], Tensor],
+    cut: Callable[[str], Sequence[str]],
     hypotheses: Sequence[str],
     references: References,
     scoring: TextScoring,
@@ -91,42 +108,45 @@ def _error_rate(
     Of several references that of the lowest rate counts, of equal ones the first.
     """
     same = str.lower if scoring.lowercase else str
-    hypotheses = list(map(same, hypotheses))
     best = [
-        _nearest(rate, hypothesis, list(map(same, choices)))
+        min((_edits(rate, cut, same(hypothesis), same(each)) for each in choices), key=_rate_of)
         for hypothesis, choices in zip(hypotheses, references, strict=True)
     ]
-    return Scores({name: _defined(rate(hypotheses, best))})
+    rows = {name: ratio(*zip(*best, strict=True))}
+    return _of_rows(rows, f"case:{'lc' if scoring.lowercase else 'mixed'}")
 
 
-def _nearest(
-    rate: Callable[[list[str], list[str]], Tensor], hypothesis: str, choices: list[str]
-) -> str:
-    if len(choices) == 1:
-        return choices[0]
-    return min(choices, key=lambda reference: _defined(rate([hypothesis], [reference])))
+def _edits(
+    rate: Callable[[list[str], list[str]], Tensor],
+    cut: Callable[[str], Sequence[str]],
+    hypothesis: str,
+    reference: str,
+) -> tuple[int, int]:
+    """Return the edits of a row and the length of its reference."""
+    length = len(cut(reference))
+    if not length:
+        return len(cut(hypothesis)), 0
+    return round(float(rate([hypothesis], [reference])) * length), length
 
 
-def _defined(rate: Tensor) -> float:
-    """Return a rate also where the references are empty: 0 if that was right, and else 1."""
-    value = float(rate)
-    return value if math.isfinite(value) else float(math.isinf(value))
+def _rate_of(counts: tuple[int, int]) -> float:
+    edits, length = counts
+    return edits / length if length else float(edits > 0)
 
 
 def _answer(hypotheses: Sequence[str], references: References, _scoring: TextScoring) -> Scores:
     """Score as SQuAD does (Rajpurkar et al. 2016, 2018): without case, punctuation and articles."""
+    each = [_answer_of(*pair) for pair in zip(hypotheses, references, strict=True)]
+    f1, exact = zip(*each, strict=True)
+    return _of_rows({"answer_f1": ratio(f1, 1), "answer_exact": ratio(exact, 1)}, "squad")
+
+
+def _answer_of(hypothesis: str, choices: Sequence[str]) -> tuple[float, float]:
     found = squad(
-        [
-            {"prediction_text": hypothesis, "id": str(row)}
-            for row, hypothesis in enumerate(hypotheses)
-        ],
-        [
-            {"answers": {"text": list(choices), "answer_start": []}, "id": str(row)}
-            for row, choices in enumerate(references)
-        ],
+        {"prediction_text": hypothesis, "id": ""},
+        {"answers": {"text": list(choices), "answer_start": []}, "id": ""},
     )
-    percent = {"answer_f1": found["f1"], "answer_exact": found["exact_match"]}
-    return Scores({name: float(value) / 100 for name, value in percent.items()})
+    return float(found["f1"]) / 100, float(found["exact_match"]) / 100
 
 
 #: How each family is computed; at least one row.
@@ -135,7 +155,7 @@ FAMILIES: Final[Mapping[TextFamily, Callable[[Sequence[str], References, TextSco
     "chrf": _chrf,
     "ter": _ter,
     "rouge": _rouge,
-    "wer": partial(_error_rate, "wer", word_error_rate),
-    "cer": partial(_error_rate, "cer", char_error_rate),
+    "wer": partial(_error_rate, "wer", word_error_rate, str.split),
+    "cer": partial(_error_rate, "cer", char_error_rate, list),
     "answer": _answer,
 }

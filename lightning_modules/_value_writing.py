@@ -120,7 +120,12 @@ class SymbolsOrValues(SequenceToSequence[Tensor]):
             super().gather(gathered, batch)
             return
         self.goal.gather(gathered.forced, self(batch), batch)
-        self.goal.gather(gathered.free, self.run_free(batch), batch)
+        written = self.run_free(batch)
+        self.goal.gather(gathered.free, written, batch)
+        if self.noting:
+            sums = dict(self.goal.row_sums(written, batch))
+            del sums["loss"]  # that is of teacher forcing
+            self.noting.add(batch.extras["index"].tolist(), sums)
 
     def scores(self, gathered: Any, split: str) -> dict[str, float]:
         """Return the scores of the split."""

@@ -230,7 +230,7 @@ class LanguageModel(GoalTopology):
 
     def gather(self, gathered: _Running, batch: Batch) -> None:
         """Add the losses of a window, read on from where the last one ended."""
-        self.goal.gather(gathered.scores, self._outputs(batch, gathered.carry), batch)
+        self.count(gathered.scores, self._outputs(batch, gathered.carry), batch)
 
     def scores(self, gathered: _Running, split: str) -> dict[str, float]:
         """Return the goal's scores."""

@@ -3,6 +3,7 @@
     spec.json       what to do, as it was submitted
     attempt.json    where and with what: paths, threads, the checkpoint to go on from
     start.ckpt      the checkpoint to go on from, or to use; not there where there is none
+    first.jsonl, second.jsonl    rows of the evaluations that are compared
     events.jsonl    what the runner reports, one event a line, appended
     rank-N.jsonl    what its ranks but the first would have reported; their ends, above all
     ranks.lock      where the ranks meet, and beside it what they say to find each other
@@ -71,6 +72,11 @@ class AttemptFolder:
     def start_checkpoint(self) -> Path:
         """Return the path of the checkpoint that the attempt starts from."""
         return self.path / "start.ckpt"
+
+    @property
+    def evaluations(self) -> tuple[Path, Path]:
+        """Return the paths of the two evaluations that are compared, row by row."""
+        return self.path / "first.jsonl", self.path / "second.jsonl"
 
     @property
     def events_file(self) -> Path:

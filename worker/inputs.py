@@ -6,15 +6,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from jobs.artifacts import ArtifactStore, link_or_copy, sha256
+from jobs.comparing import SENTENCES_FILE
 from jobs.errors import ArtifactError, SpecError, UnknownJob
-from jobs.job import Checkpoint, Job
-from jobs.spec import AnySpec, EvaluateSpec, TrainSpec, spec_from_dict
+from jobs.job import Checkpoint, Job, JobState
+from jobs.spec import AnySpec, CompareSpec, EvaluateSpec, TrainSpec, spec_from_dict
 from worker.devices import Share
 from worker.folder import Attempt, AttemptFolder
 from worker.settings import Settings
 
 #: Returns the record of a job. Raises UnknownJob.
 GetJob = Callable[[str], Job]
+
+#: Returns a small file of a job. Raises ArtifactError.
+ReadFile = Callable[[str, str], bytes]
+
+
+def _no_file(job: str, name: str) -> bytes:
+    raise ArtifactError(f"job {job} has no file {name}")
+
 
 #: A checkpoint of a job that still runs may be replaced by a newer one while it is fetched.
 _TRIES: Final = 3
@@ -23,11 +32,20 @@ _TRIES: Final = 3
 class Inputs:
     """Gather what an attempt of one job needs, and lay it into the attempt's folder."""
 
-    def __init__(self, job: Job, number: int, *, get: GetJob, artifacts: ArtifactStore) -> None:
+    def __init__(
+        self,
+        job: Job,
+        number: int,
+        *,
+        get: GetJob,
+        artifacts: ArtifactStore,
+        read_file: ReadFile = _no_file,
+    ) -> None:
         self._job = job
         self._number = number
         self._get = get
         self._artifacts = artifacts
+        self._read_file = read_file
         #: What a person should know of the choices made here.
         self.notes: list[str] = []
 
@@ -58,7 +76,7 @@ class Inputs:
         return folder, attempt
 
     def _trained(self, spec: AnySpec) -> Mapping[str, Any] | None:
-        if isinstance(spec, TrainSpec):
+        if isinstance(spec, TrainSpec | CompareSpec):
             return None
         trained = dict(self._source(spec.job).spec)
         if isinstance(spec, EvaluateSpec):
@@ -75,6 +93,10 @@ class Inputs:
         return source
 
     def _fetch(self, spec: AnySpec, folder: AttemptFolder) -> Path | None:
+        if isinstance(spec, CompareSpec):
+            for job, place in zip((spec.first, spec.second), folder.evaluations, strict=True):
+                self._fetch_evaluation(job, place)
+            return None
         if not isinstance(spec, TrainSpec):
             return self._fetch_model(spec.job, folder, best=True)
         own = [each for each in (self._job.checkpoint, self._job.best) if each]
@@ -86,6 +108,29 @@ class Inputs:
         if spec.resume_from:
             return self._fetch_model(spec.resume_from, folder, best=False)
         return None
+
+    def _fetch_evaluation(self, job: str, place: Path) -> None:
+        """Lay the rows of an evaluation into the folder: from the store, else through Redis."""
+        try:
+            evaluation = self._get(job)
+        except UnknownJob:
+            raise SpecError(f"evaluation {job} was removed") from None
+        if evaluation.kind != EvaluateSpec.kind or evaluation.state is not JobState.SUCCEEDED:
+            raise SpecError(
+                f"job {job} ({evaluation.kind}, {evaluation.state}) is no evaluation that has "
+                "succeeded: there is nothing to compare"
+            )
+        key = f"jobs/{job}/attempt-{evaluation.attempt:04d}/files/{SENTENCES_FILE}"
+        if self._artifacts.exists(key):
+            link_or_copy(self._artifacts.path(key), place)
+            return
+        try:
+            place.write_bytes(self._read_file(job, SENTENCES_FILE))
+        except ArtifactError:
+            raise SpecError(
+                f"evaluation {job} keeps no rows to compare: it was made by an older version, or "
+                "has too many; evaluate the model again"
+            ) from None
 
     def _fetch_model(self, job: str, folder: AttemptFolder, *, best: bool) -> Path:
         failure = ArtifactError(f"job {job} has no checkpoint")

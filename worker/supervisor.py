@@ -106,7 +106,11 @@ class Supervisor:
 
     def _start(self) -> tuple[AttemptFolder, Relay, Running]:
         inputs = Inputs(
-            self._job, self._lease.attempt, get=self._get, artifacts=self._tools.artifacts
+            self._job,
+            self._lease.attempt,
+            get=self._get,
+            artifacts=self._tools.artifacts,
+            read_file=self._read_file,
         )
         folder, attempt = inputs.lay(self._tools.settings, self._share)
         relay = Relay(self._tools.store, self._tools.artifacts, self._job, self._lease, folder)
@@ -215,6 +219,9 @@ class Supervisor:
 
     def _get(self, job: str) -> Job:
         return self._insist(lambda: self._tools.store.get(job))
+
+    def _read_file(self, job: str, name: str) -> bytes:
+        return self._insist(lambda: self._tools.store.read_file(job, name))
 
     def _insist(self, call: Callable[[], T]) -> T:
         """Repeat a call until the service has answered it, for as long as there is time."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from jobs.errors import ServiceUnreachable, SpecError
 from jobs.job import Job
-from jobs.spec import AnySpec, TrainSpec
+from jobs.spec import AnySpec, CompareSpec, TrainSpec
 from jobs.store.base import new_nonce
 from jobs.store.looking import Looker
 from jobs.store.records import plain
@@ -117,4 +117,6 @@ def _fields(spec: AnySpec, note: str) -> list[str | int]:
 
 def _origin(spec: AnySpec) -> str | None:
     """Return the job whose files this one needs: its worker must share their store."""
+    if isinstance(spec, CompareSpec):
+        return spec.first
     return spec.resume_from if isinstance(spec, TrainSpec) else spec.job

@@ -60,7 +60,10 @@ def test_a_classifier_is_trained_scored_and_used(
     assert named == {"test/accuracy", "test/macro_f1", "test/loss"}
     assert end.result["unknown_labels"] == 1
     assert 0.9 < end.result["test/accuracy"] < 1.0
-    assert not list(strange.files.iterdir() if strange.files.exists() else [])
+    (kept,) = strange.files.iterdir()
+    row = json.loads(kept.read_text().splitlines()[1])
+    assert row["output"] in {"low", "high"}
+    assert row["source"]
 
     asked = {"kind": "predict", "job": "job-1", "lines": ["abba", "", "zyx"]}
     prediction = lay_letters("asked", {**asked, "search": {"beam": 2, "n_best": 2}}, **trained)

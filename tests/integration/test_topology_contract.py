@@ -22,10 +22,13 @@ from typing_extensions import Doc
 from datamodules._base import Task, TextData
 from datamodules._batch import Batch
 from datamodules._params import FROM_DATA
+from datamodules._tags import TagData
 from datamodules._vocab import BOS, PAD
 from lightning_modules._base import Topology
 from lightning_modules._cells import CellName
+from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._recipe import Recipe
+from lightning_modules._tagging import f1_of_rows
 from lightning_modules._text import TextTopology
 from tests.doubles.topologies import FILES, build, cases, public_classes
 from tests.doubles.toys import DATA, Backwards, Toy
@@ -279,6 +282,26 @@ def test_validation_counts_every_row_once(
         if "correct" in outputs[0]:
             accuracy = sum(output["correct"] for output in outputs) / tokens
             assert metrics[f"{split}/accuracy"] == pytest.approx(accuracy.item())
+
+
+def test_what_rows_add_is_the_score_of_them_all(
+    topology: type[Topology], data: Toy, tmp_path: Path
+) -> None:
+    model = build(topology, data)
+    assert isinstance(model, EvaluatedTopology)
+    model.notes_rows = True
+    (metrics,) = trainer(tmp_path).test(model, datamodule=data, verbose=False)
+    notes = model.row_notes["test"]
+    rows, said = notes.gathered(), notes.all_said()
+    if isinstance(model, TextTopology) and model.writes_text:
+        rows |= model.outputs["test"].rows
+    if isinstance(data, TagData) and said:
+        found = [[data.tag_names[each] for each in ids] for ids in said.values()]
+        rows["f1"] = f1_of_rows(found, data.true_tags("test"), data.tag_names)
+    assert model.monitor.partition("/")[2] in rows, "a comparison is by this one as a rule"
+    assert {len(each) for each in rows.values()} == {len(data.sizes("test"))}
+    for name, each in rows.items():
+        assert each.score() == pytest.approx(metrics[f"test/{name}"], rel=1e-5), name
 
 
 @pytest.mark.parametrize("pair", [case for case in cases() if case.values[0][1][1] == "tokens"])

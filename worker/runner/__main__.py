@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.job import Reason
-from jobs.spec import EvaluateSpec, GenerateSpec, PredictSpec, TrainSpec
+from jobs.spec import CompareSpec, EvaluateSpec, GenerateSpec, PredictSpec, TrainSpec
 from lightning_modules._ranks import rank
 from worker.events import EndEvent, first_bad_end
 from worker.folder import AttemptFolder
 from worker.runner.catalog import whole_catalog
 from worker.runner.commands import Commands
+from worker.runner.compare import compare
 from worker.runner.evaluate import evaluate
 from worker.runner.generate import generate
 from worker.runner.lightning_setup import quiet, set_up_torch
@@ -103,6 +104,8 @@ def _work(folder: AttemptFolder, reporter: Reporter, commands: Commands) -> dict
             return predict(task, spec)
         case GenerateSpec():
             return generate(task, spec)
+        case CompareSpec():
+            return compare(task, spec)
 
 
 def _leave(status: int) -> None:

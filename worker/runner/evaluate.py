@@ -8,6 +8,7 @@ from datamodules._base import DataModule, TextData
 from jobs.errors import SpecError
 from jobs.spec import Component, EvaluateSpec, SearchOptions, TrainerOptions
 from lightning_modules._base import Topology
+from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._ranks import rank
 from lightning_modules._sampling import Sampling
 from lightning_modules._scoring import one_line
@@ -15,6 +16,7 @@ from lightning_modules._text import writes_text
 from worker.folder import write_atomically
 from worker.runner import catalog, precision
 from worker.runner.build import build_data, rebuild_model
+from worker.runner.evaluated import Scored, checkpoint_digest, pinned_digest, row_of
 from worker.runner.lightning_setup import make_trainer
 from worker.runner.metrics import logged_metrics, scoring_facts
 from worker.runner.task import Task
@@ -30,10 +32,13 @@ def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
     options = TrainerOptions.from_dict(saved.trainer)
     data = build_data(kind, Component(trained.data.name, {**trained.data.params, **spec.data}))
     prepare(task, data, options, trained.seed, saved)
+    digest = pinned_digest(data, spec)
     topology = catalog.topologies().find(trained.model.name)
     model = rebuild_model(topology, saved.hyper_parameters)
     load_weights(model, saved)
     set_search(model, spec.search)
+    if isinstance(model, EvaluatedTopology):
+        model.notes_rows = True
     trainer = make_trainer(
         task.folder.path, task.device, precision.choose(options.precision, task.device), []
     )
@@ -47,8 +52,17 @@ def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
     task.reporter.metrics(metrics, step=saved.position.step, epoch=saved.position.epochs_begun)
     if rank() == 0:
         _write_text(task.folder.files, model, data, spec.split)
-    facts = {**scoring_facts(model), **data.facts(spec.split)}
-    return {**metrics, **facts, "step": saved.position.step}
+    return {
+        **metrics,
+        **scoring_facts(model),
+        **data.facts(spec.split),
+        **row_of(Scored(model, data, spec.split), spec, digest, task.folder.files),
+        "job": spec.job,
+        **({"version": spec.version} if spec.version else {}),
+        "checkpoint": checkpoint_digest(task.attempt.checkpoint),
+        "data": trained.data.to_dict(),
+        "step": saved.position.step,
+    }
 
 
 def set_search(model: Topology, search: SearchOptions) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from datamodules._base import DataModule, Feed
+from datamodules._content import training_digest
 from jobs.catalog import Catalog
 from jobs.errors import SpecError
 from jobs.spec import TrainerOptions, TrainSpec
@@ -182,6 +183,7 @@ def _fit(
         **selection.metrics,
         **selection.facts,
         **data.facts("train"),
+        "data_digest": training_digest(data),
         "best_step": selection.step,
         "parameters": sum(each.numel() for each in model.parameters()),
     }
