@@ -143,6 +143,11 @@ _WORDS: Final = (
     ("WRONGPASS", _LOGIN),
     ("NOPERM", _DENIED),
     ("OOM command", _FULL),
+    (
+        "certificate verify failed",
+        ("the service's certificate is not trusted; name who vouches for it in UNROLL_REDIS_URL: "
+        "rediss://...?ssl_ca_certs=FILE"),
+    ),
     ("MISCONF", "the service cannot write to its disk; free some of it"),
 )
 _KINDS: Final[tuple[tuple[type[redis.RedisError], str], ...]] = (

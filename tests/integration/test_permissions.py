@@ -7,6 +7,7 @@ from queue import Queue
 from typing import Any
 
 import pytest
+import redis
 from celery.contrib.testing.worker import start_worker
 
 from jobs import keys
@@ -158,6 +159,82 @@ def test_a_person_and_a_worker_promote_and_a_looker_looks_on(house: House) -> No
     with pytest.raises(NotAllowed, match="is m@2"):
         submitter.remove(job)
     worker.sweep(TTL)
+
+
+#: What somebody would send who forges: a command of Redis, with `JOB` for the job's id.
+FORGERIES = [
+    ("HSET", "run:job:JOB", "state", "succeeded", "round", "1", "result", '{"val/bleu": 99}'),
+    ("DEL", "run:job:JOB"),
+    ("XADD", "run:points:JOB", "*", "text", '["val/bleu",99,1,1,1,0]'),
+    ("XADD", "run:chunks:JOB", "*", "chunk", "x"),
+    ("XADD", "run:log:JOB", "*", "text", "all is well"),
+    ("XTRIM", "run:log:JOB", "MAXLEN", "0"),
+    ("HSET", "run:series:JOB", "step:val/bleu", "999"),
+    ("HSET", "run:files:JOB", "predictions.json", "{}"),
+    ("ZADD", "run:leases", "9999999999999", "JOB"),
+    ("ZREM", "run:leases", "JOB"),
+    ("HSET", "run:workers", "w", "1 {}"),
+    ("HSET", "run:takes", "w", "nonce JOB 1"),
+    ("HSET", "run:catalogs", "digest", "{}"),
+    ("SET", "run:swept", "0"),
+    ("RENAME", "run:job:JOB", "ask:mine"),
+    ("COPY", "ask:request:JOB", "run:job:JOB"),
+]
+#: What a submitter does, and a looker may not.
+REQUESTS = [
+    ("HSET", "ask:request:JOB", "withdrawn", "1"),
+    ("ZADD", "ask:pending:default", "0", "JOB"),
+    ("LPUSH", "bell:default", "{}"),
+    ("DEL", "ask:request:JOB"),
+]
+
+
+def send(client: Any, job: str, command: tuple[str, ...], *, by_script: bool) -> None:
+    name, *given = (each.replace("JOB", job) for each in command)
+    given = [f"unroll:default:{each}" if each.startswith(("ask:", "run:", "bell:")) else each
+             for each in given]  # fmt: skip
+    if by_script:
+        body = "return redis.call(unpack(ARGV))"
+        client.execute_command("EVAL", body, 0, name, *given)
+    else:
+        client.execute_command(name, *given)
+
+
+@pytest.mark.parametrize("by_script", [False, True])
+def test_no_command_forges_what_workers_write(house: House, by_script: bool) -> None:
+    job = house.store("submitter").create(SPEC).id
+    assert house.store("worker").acquire(WORKER, TTL) is not None
+    before = {key: house.admin.dump(key) for key in house.admin.keys("unroll:*")}
+    for user, commands in (("submitter", FORGERIES), ("looker", FORGERIES + REQUESTS)):
+        with connect(house.url(user)) as client:
+            for command in commands:
+                with pytest.raises(redis.RedisError, match=r"(?i)permission"):
+                    send(client, job, command, by_script=by_script)
+    assert {key: house.admin.dump(key) for key in house.admin.keys("unroll:*")} == before
+
+
+BEYOND = [
+    ("FLUSHALL",),
+    ("FLUSHDB",),
+    ("KEYS", "*"),
+    ("CONFIG", "GET", "requirepass"),
+    ("CONFIG", "SET", "maxmemory", "1"),
+    ("ACL", "LIST"),
+    ("ACL", "SETUSER", "me", "on", "nopass", "+@all", "~*"),
+    ("CLIENT", "KILL", "TYPE", "normal"),
+    ("SHUTDOWN",),
+    ("MONITOR",),
+    ("GET", "another:programs:key"),
+    ("SET", "unroll:another:ask:sequence", "1"),
+]
+
+
+@pytest.mark.parametrize("user", ["submitter", "worker", "looker"])
+def test_no_role_reaches_beyond_its_namespace(house: House, user: str) -> None:
+    with connect(house.url(user)) as client:
+        for command in BEYOND:
+            with pytest.raises(redis.RedisError, match=r"(?i)permission"):
+                client.execute_command(*command)
 
 
 def test_a_submitter_rings_and_a_worker_hears_it(house: House) -> None:
