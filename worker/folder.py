@@ -2,6 +2,7 @@
 
     spec.json       what to do, as it was submitted
     attempt.json    where and with what: paths, threads, the checkpoint to go on from
+    data.json       sizes and times of the data's files, to notice that they changed
     start.ckpt      the checkpoint to go on from, or to use; not there where there is none
     first.jsonl, second.jsonl    rows of the evaluations that are compared
     events.jsonl    what the runner reports, one event a line, appended
@@ -67,6 +68,11 @@ class AttemptFolder:
     def attempt_file(self) -> Path:
         """Return the path of what the supervisor adds to the spec."""
         return self.path / "attempt.json"
+
+    @property
+    def data_file(self) -> Path:
+        """Return the path of what the data's files were like."""
+        return self.path / "data.json"
 
     @property
     def start_checkpoint(self) -> Path:

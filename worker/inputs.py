@@ -1,5 +1,6 @@
 """What an attempt starts from: its data roots, its checkpoint, the spec of the job that it uses."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from jobs.comparing import SENTENCES_FILE
 from jobs.errors import ArtifactError, SpecError, UnknownJob
 from jobs.job import Checkpoint, Job, JobState
 from jobs.spec import AnySpec, CompareSpec, EvaluateSpec, TrainSpec, spec_from_dict
+from worker.data_stamp import changed_data
 from worker.devices import Share
 from worker.folder import Attempt, AttemptFolder
 from worker.settings import Settings
@@ -71,9 +73,16 @@ class Inputs:
         checkpoint = self._fetch(spec, folder)
         attempt = replace(attempt, checkpoint=str(checkpoint) if checkpoint else None)
         folder.write(spec, attempt)
+        self._look_at_the_data(spec, settings, folder)
         for earlier in range(1, self._number):
             AttemptFolder(folder.path.with_name(f"{earlier:04d}")).lighten()
         return folder, attempt
+
+    def _look_at_the_data(self, spec: AnySpec, settings: Settings, folder: AttemptFolder) -> None:
+        # A file that is gone in this moment, or may not be looked at, is the runner's to refuse.
+        with contextlib.suppress(OSError, ValueError):
+            if said := changed_data(spec, settings.roots, folder):
+                self.notes.append(said)
 
     def _trained(self, spec: AnySpec) -> Mapping[str, Any] | None:
         if isinstance(spec, TrainSpec | CompareSpec):

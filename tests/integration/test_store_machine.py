@@ -88,11 +88,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         priority=st.sampled_from([0, 0, 0, 5, -5]),
-        retries=st.integers(0, 2),
+        retries=st.sampled_from([0, 1, 2, 2]),
         needs=st.lists(st.sampled_from([None, 0, 1, 1, 2]), min_size=1, max_size=3),
         labels=st.sampled_from([(), (), (), ("fast",)]),
         key=st.sampled_from([None, None, "a", "b"]),
-        wait=st.sampled_from([0, 3]),
+        wait=st.sampled_from([3, 3, 0]),
     )
     def submit(
         self, priority: int, retries: int, needs: Any, labels: Any, key: Any, wait: int
@@ -352,7 +352,9 @@ class StoreMachine(RuleBasedStateMachine):
     def put_file(self, lease: Lease, job: ModelJob | None, step: int) -> None:
         self.store.put_file(lease, "name", b"content")
 
-    @rule(choice=CHOICES, reason=st.sampled_from([*sorted(Reason), *FREE, *COUNTED]))
+    @rule(
+        choice=CHOICES, reason=st.sampled_from([*COUNTED, *FREE, *COUNTED, *FREE, *sorted(Reason)])
+    )
     def finish(self, choice: int, reason: str) -> None:
         if lease := self.any_lease(choice):
             job = self.holding(lease)
@@ -499,7 +501,7 @@ def test_the_store_does_what_the_model_does(durable: Any) -> None:
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(
-            max_examples=60,
+            max_examples=80,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

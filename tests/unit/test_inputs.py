@@ -203,3 +203,40 @@ def test_a_spec_that_cannot_be_read_is_refused(bench: Bench) -> None:
     job = replace(bench.job(TRAIN), spec={"kind": "dance"})
     with pytest.raises(SpecError, match="dance"):
         bench.lay(job)
+
+
+def attempt_notes(bench: Bench, number: int) -> list[str]:
+    inputs = Inputs(bench.job(TRAIN), number, get=bench.get, artifacts=bench.artifacts)
+    inputs.lay(bench.settings, Share((), 1, 1))
+    return inputs.notes
+
+
+def test_data_that_changes_between_two_attempts_is_told_of_once(bench: Bench) -> None:
+    folder = bench.path / "data" / "here"
+    folder.mkdir(parents=True)
+    for name in ("train.de", "val.de"):
+        (folder / name).write_text("one")
+    assert attempt_notes(bench, 1) == attempt_notes(bench, 2) == []
+    (folder / "train.de").write_text("three")
+    (folder / "test.de").write_text("new")
+    assert attempt_notes(bench, 4) == [
+        (
+            f"the data in {folder} changed since attempt 2: test.de, train.de; "
+            "what was learned before is of the old data"
+        )
+    ]
+    assert attempt_notes(bench, 5) == []
+    for number in range(9):
+        (folder / f"{number}.de").write_text("new")
+    assert ": 0.de, 1.de, 2.de, 3.de, 4.de and 4 more; " in attempt_notes(bench, 6)[0]
+
+
+def test_data_outside_the_roots_is_not_looked_at(bench: Bench, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (bench.path / "data").mkdir()
+    (bench.path / "data" / "here").symlink_to(outside)
+    assert attempt_notes(bench, 1) == []
+    (outside / "secret").write_text("x")
+    assert attempt_notes(bench, 2) == []
+    assert not list((bench.path / "attempts").rglob("data.json"))
