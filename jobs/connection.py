@@ -145,8 +145,10 @@ _WORDS: Final = (
     ("OOM command", _FULL),
     (
         "certificate verify failed",
-        ("the service's certificate is not trusted; name who vouches for it in UNROLL_REDIS_URL: "
-        "rediss://...?ssl_ca_certs=FILE"),
+        (
+            "the service's certificate is not trusted; name who vouches for it: "
+            "UNROLL_REDIS_URL=rediss://...?ssl_ca_certs=FILE"
+        ),
     ),
     ("MISCONF", "the service cannot write to its disk; free some of it"),
 )

@@ -174,6 +174,8 @@ class Job:
     result: Mapping[str, Any] = field(default_factory=dict)
     #: Id of the artifact store that holds the job's files; empty before the first attempt.
     store: str = ""
+    #: Digest of the catalogue of the newest attempt's worker; empty where it had none yet.
+    catalog: str = ""
     #: "unchecked" where no catalogue was there at submission.
     note: str = ""
     tags: Sequence[str] = ()

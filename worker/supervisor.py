@@ -187,8 +187,9 @@ class Supervisor:
         if ending.reason is Reason.SUCCEEDED and (why := self._insist(relay.settle)):
             ending = Ending(Reason.INFRASTRUCTURE, f"the best model is nowhere: {why}")
         if ending.reason is Reason.INFRASTRUCTURE and is_full(folder.path):
-            message = f"{ending.message}; the disk of {folder.path} is full"
-            ending = replace(ending, message=message)
+            # Who cannot write can say nothing of its end, and its guard neither.
+            said = "" if exited.cause == "unseen" else f": {ending.message}"
+            ending = replace(ending, message=f"the disk of {folder.path} is full{said}")
         leavings = Leavings(self._tools.store, self._tools.artifacts, self._lease, folder)
         try:
             self._insist(leavings.keep_log if ending.handed_back else leavings.keep)

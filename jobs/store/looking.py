@@ -73,7 +73,7 @@ class Looker(StoreBase):
     def why(self, job: str) -> str:
         """Return one sentence on why the job is where it is. Raise UnknownJob."""
         record = self.get(job)
-        now, place, due, lease, workers = self._run("why", id=job)
+        now, place, due, lease, catalog, workers = self._run("why", id=job)
         parents = self._read([*record.spec.get("after", ())], 0)
         return explain(
             record,
@@ -82,6 +82,7 @@ class Looker(StoreBase):
                 place=place,
                 due=float(due or 0) / 1000,
                 lease=float(lease or 0) / 1000,
+                catalog=text(catalog),
                 parents={each.id: str(each.state) for each in parents},
                 misfits={text(name): (json.loads(on), text(why)) for name, on, why in workers},
             ),

@@ -23,6 +23,8 @@ class Circumstances:
     due: float = 0.0
     #: When its lease runs out; 0 where nobody holds one.
     lease: float = 0.0
+    #: Digest of the newest catalogue of its queue; empty where there is none.
+    catalog: str = ""
     #: The states of those of the jobs that it waits for which are still known, by their ids.
     parents: Mapping[str, str] = field(default_factory=dict)
     misfits: Misfits = field(default_factory=dict)
@@ -143,7 +145,18 @@ def _ended(job: Job, around: Circumstances) -> str:
     if job.state is not JobState.FAILED or job.reason is None:
         return f"{job.state}{f': {job.message}' if job.message else ''}"
     tries = f" after {job.attempt} attempts" if job.attempt > 1 else ""
-    return f"failed{tries} ({job.reason}){_evidence(job, around)}{trace}"
+    return f"failed{tries} ({job.reason}){_evidence(job, around)}{_other_code(job, around)}{trace}"
+
+
+def _other_code(job: Job, around: Circumstances) -> str:
+    # What the newest code can build was checked at submission; an older worker may know less.
+    told = job.catalog and around.catalog and job.reason is Reason.USER_ERROR
+    if not told or job.catalog == around.catalog:
+        return ""
+    return (
+        f"; {job.worker} ran other code (catalogue {job.catalog[:8]}) than the newest worker of "
+        f"its queue ({around.catalog[:8]})"
+    )
 
 
 def _evidence(job: Job, around: Circumstances) -> str:

@@ -59,6 +59,7 @@ def read_job(flat: Sequence[bytes]) -> Job:
         best=_checkpoint(fields.get("best")),
         result=json.loads(fields.get("result", "{}")),
         store=fields.get("store", ""),
+        catalog=fields.get("catalog", ""),
         note=fields["note"],
         tags=tuple(json.loads(fields["tags"])),
         wish=fields["wish"],

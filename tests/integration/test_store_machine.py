@@ -372,6 +372,16 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.finish(lease, reason) == before.state
         assert self.store.get(lease.job) == before
 
+    @rule(choice=st.integers(25, 99), jump=st.sampled_from([0, -3_600, 3_600, 5]))
+    def hang_and_let_the_clock_jump(self, choice: int, jump: int) -> None:
+        if lease := self.any_lease(choice):
+            job = self.holding(lease)
+            assert job is not None
+            job.end_attempt("hung", self.now)
+            assert self.store.finish(lease, Reason.HUNG) == job.state
+        self.now += jump * 1000
+        self.sweep()
+
     @rule(name=st.sampled_from(sorted(WORKERS)), reason=st.sampled_from([*FREE, *COUNTED]))
     def crash_again_and_again(self, name: str, reason: str) -> None:
         for _ in range(5):
@@ -501,7 +511,7 @@ def test_the_store_does_what_the_model_does(durable: Any) -> None:
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(
-            max_examples=80,
+            max_examples=60,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

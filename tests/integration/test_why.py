@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from jobs.catalog import Catalog
 from jobs.job import JobState, Reason
 from jobs.spec import Component, TrainSpec
 from jobs.store import JobStore
@@ -89,3 +90,16 @@ def test_a_patch_of_a_release_reads_the_same_specs(
     store.create(SPEC)
     assert store.acquire(replace(WORKER, version="1.1.9"), TTL) is None
     assert store.acquire(replace(WORKER, version="1.2.0"), TTL) is not None
+
+
+def test_a_worker_of_other_code_is_named_where_the_spec_is_refused(store: JobStore) -> None:
+    job = store.create(SPEC).id
+    found = store.acquire(replace(WORKER, catalog="of old"), TTL)
+    assert found is not None
+    assert found[0].catalog == "of old"
+    store.finish(found[1], Reason.USER_ERROR, message="no such topology")
+    assert store.why(job) == "failed (user_error): no such topology"
+    store.publish_catalog(["default"], Catalog({}, {}), "w4")
+    said = store.why(job)
+    assert "w3 ran other code (catalogue of old) than the newest worker of its queue" in said
+    assert Catalog({}, {}).digest[:8] in said

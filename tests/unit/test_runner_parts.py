@@ -1,8 +1,12 @@
 """The plain parts of the runner: reasons, reports, precision, batches of lines."""
 
+import errno
+import io
 import json
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -199,3 +203,41 @@ def test_every_line_is_searched_once_and_batches_are_bounded(
     for batch in batches:
         longest = max(lengths[row] + 1 for row in batch)
         assert len(batch) == 1 or len(batch) * longest <= at_once
+
+
+def test_half_an_event_on_a_full_disk_does_not_swallow_the_next(
+    folder: AttemptFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.write
+
+    def full(file: int, text: Any) -> int:
+        if len(text) <= 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(file, bytes(text)[:10])
+
+    with Reporter(folder, lambda _: None) as reporter:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.write", full)
+            with pytest.raises(OSError, match="No space left"):
+                reporter.phase("training")
+        reporter.end(EndEvent(Reason.INFRASTRUCTURE, "full"))
+    reader = EventReader(folder.events_file)
+    with pytest.raises(ValueError, match="Invalid control character"):
+        list(reader.read())
+    assert list(reader.read()) == [EndEvent(Reason.INFRASTRUCTURE, "full")]
+
+
+class FullDisk(io.StringIO):
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_under_the_log_costs_lines_and_no_training(
+    folder: AttemptFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", FullDisk())
+    monkeypatch.setattr("sys.stderr", FullDisk())
+    with Reporter(folder) as reporter:
+        reporter.metrics({"train/loss": 1.0}, step=1, epoch=1)
+        reporter.end(EndEvent(Reason.USER_ERROR, "no", "Traceback"))
+    assert len(folder.events_file.read_text().splitlines()) == 2

@@ -141,6 +141,22 @@ SENTENCES = [
         around(),
         "failed (user_error): ValueError: no; `unroll show a1` has the traceback",
     ),
+    (
+        replace(
+            QUEUED,
+            state=JobState.FAILED,
+            attempt=1,
+            worker="w3",
+            reason=Reason.USER_ERROR,
+            message="no topology is called 'new'",
+            catalog="0123456789ab",
+        ),
+        around(catalog="ba9876543210"),
+        (
+            "failed (user_error): no topology is called 'new'; w3 ran other code (catalogue "
+            "01234567) than the newest worker of its queue (ba987654)"
+        ),
+    ),
     (replace(QUEUED, state=JobState.SUCCEEDED, reason=Reason.SUCCEEDED), around(), "succeeded"),
     (
         replace(QUEUED, state=JobState.CANCELLED, message="cancelled while it waited"),

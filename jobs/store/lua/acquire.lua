@@ -81,7 +81,7 @@ local function take(id)
   redis.call('ZREM', K.pending .. request.queue, id)
   redis.call('HDEL', K.holds, id)
   redis.call('HSET', K.job .. id, 'state', 'running', 'attempt', attempt, 'worker', worker.id,
-    'store', worker.store, 'started', time, 'said', time)
+    'store', worker.store, 'catalog', worker.catalog or '', 'started', time, 'said', time)
   if job.round ~= request.round then
     redis.call('HSET', K.job .. id, 'round', request.round, 'retries', 0, 'free', 0, 'ran', 0)
   end

@@ -135,6 +135,18 @@ local function bound_to(id, origin)
   return store and store ~= '' and store or nil
 end
 
+-- The digest of the catalogue that was published last for a queue, or nil.
+local function newest_catalog(queue)
+  local newest, digest = -1, nil
+  for _, json in ipairs(redis.call('HVALS', K.offers)) do
+    local offer = cjson.decode(json)
+    for _, served in ipairs(offer.queues) do
+      if served == queue and offer.time > newest then newest, digest = offer.time, offer.digest end
+    end
+  end
+  return digest
+end
+
 -- What orders the versions of this package that read different specs: the first two numbers.
 local function release(version, unknown)
   local major, minor = string.match(version or '', '^(%d+)%.(%d+)')
