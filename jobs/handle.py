@@ -215,7 +215,10 @@ class JobHandle:
         self._client.store.cancel(self.id)
 
     def retry(self) -> None:
-        """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
+        """Queue a failed or cancelled job again; it goes on from its newest checkpoint.
+
+        One that waits before a retry is tried now.
+        """
         self._client.store.retry(self.id)
 
     def remove(self) -> None:

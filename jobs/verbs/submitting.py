@@ -90,7 +90,8 @@ def clone(id: str, overrides: Sequence[str], home: Path | None, as_json: bool) -
 def retry(id: str, home: Path | None, as_json: bool) -> None:  # noqa: A002 - click names it
     """Queue a failed or cancelled job again.
 
-    It goes on from its newest checkpoint, if there is one.
+    It goes on from its newest checkpoint, if there is one. A job that waits before a retry is
+    tried now.
     """
     with Client(home=home) as client:
         job = client.get(id)
