@@ -162,9 +162,11 @@ class PreloadedParent:
     def is_loading(self) -> bool:
         """Whether a parent will be ready in a while, so that it is worth to wait for it."""
         with self._lock:
-            if self._parent is None:
-                return not (self._closed or self._next_start)  # the first is about to be started
-            return self._parent.is_loading
+            if self._closed:
+                return False
+            if self._parent and self._parent.running:
+                return self._parent.is_loading
+            return time.monotonic() >= self._next_start  # one is about to be started
 
     def keep(self) -> None:
         """Start a parent where there is none, or none with the code as it is now."""

@@ -121,25 +121,18 @@ def test_before_the_parent_is_ready_a_runner_starts_without_it(
 
 
 def test_a_parent_is_waited_for_while_it_loads_and_not_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert not make().is_loading
     parent = PreloadedParent([sys.executable, "-c", "import time; time.sleep(600)"])
-    assert Launcher(parent=parent).is_loading, "the first is about to be started"
+    assert Launcher(parent=parent).is_loading, "one is about to be started"
     parent.keep()
     assert parent.is_loading
     monkeypatch.setattr(parent_module, "_LOADING_SECONDS", 0.0)
     assert not parent.is_loading
     parent.close()
+    assert not parent.is_loading
     assert not Launcher().is_loading
-
-
-def test_a_parent_that_is_ready_or_has_ended_is_not_waited_for(make: Make) -> None:
-    parent = make()
-    assert not parent.is_loading
-    os.kill(parent.pid, signal.SIGKILL)
-    assert not parent.is_loading
-    parent.close()
-    assert not parent.is_loading
 
 
 @pytest.mark.parametrize("ends", ["killed", "closed"])
@@ -225,10 +218,14 @@ def test_a_parent_that_ends_again_and_again_is_started_ever_less_often(
 
     monkeypatch.setattr(parent_module, "Parent", Ended)
     parent = PreloadedParent()
+    awaited: list[float] = []
     while now[0] < 1_000:
+        if parent.is_loading:
+            awaited.append(now[0])
         parent.keep()
         now[0] += 1
     assert starts == [0, 2, 6, 14, 30, 62, 126, 254, 510, 810]
+    assert awaited == starts, "between its starts nobody waits for it"
 
 
 def test_a_parent_that_cannot_be_started_leaves_nothing_open(

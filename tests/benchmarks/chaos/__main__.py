@@ -10,6 +10,7 @@ import argparse
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks.chaos.cluster import Options
@@ -29,6 +30,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # what was started is ended
     kinds = [kind for kind in KINDS if not given.kinds or kind in given.kinds]
     plan = draw(given.seed, given.jobs, given.faults, kinds=kinds, shapes=list(SHAPES))
+    plan = replace(plan, apart=given.apart)
     with tempfile.TemporaryDirectory(prefix="unroll-chaos-") as temporary:
         folder = Path(given.keep or temporary).resolve()
         options = Options(
@@ -56,6 +58,9 @@ def read_arguments() -> argparse.Namespace:
         "--lease", type=float, default=3.0, help="seconds; 0 for the clocks that workers have"
     )
     parser.add_argument("--appendfsync", choices=("always", "everysec"), default="always")
+    parser.add_argument(
+        "--apart", type=float, default=0.3, help="seconds between two faults at least"
+    )
     parser.add_argument(
         "--no-networks", action="store_true", help="cut hosts off by proxies, not by networks"
     )

@@ -23,9 +23,8 @@ from tests.benchmarks.chaos.processes import ranks_at_work
 from tests.benchmarks.chaos.scene import Hit, Scene
 
 _CLIENT: Final = Path(__file__).with_name("client.py")
-#: Seconds between two looks, and between two faults at least.
+#: Seconds between two looks.
 _LOOK: Final = 0.1
-_BETWEEN_FAULTS: Final = 0.3
 #: Seconds without the end of a job after which those that are left count as lost.
 _PATIENCE: Final = 240.0
 #: Seconds after which nothing of an attempt that was killed may be at work.
@@ -163,7 +162,7 @@ class Drive:
             due = self._due.setdefault(fault.number, now + fault.delay)
             if due <= now and self._next_fault <= now and self._breaks(fault):
                 self._faults.remove(fault)
-                self._next_fault = now + _BETWEEN_FAULTS
+                self._next_fault = now + self._plan.apart
                 return
 
     def _breaks(self, fault: Fault) -> bool:

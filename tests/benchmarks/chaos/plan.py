@@ -47,6 +47,8 @@ class Plan:
     seed: int
     jobs: Sequence[PlannedJob]
     faults: Sequence[Fault]
+    #: Seconds between two faults at least.
+    apart: float = 0.3
 
 
 def draw(seed: int, jobs: int, faults: int, *, kinds: Sequence[str], shapes: Sequence[str]) -> Plan:
