@@ -25,6 +25,8 @@ VERBS = (
         "predict",
         "generate",
         "demo",
+        "compare",
+        "leaderboard",
     ),
 )
 #: Verbs that hold others.
@@ -72,6 +74,8 @@ def test_every_verb_explains_itself_and_takes_json(
         *([verb, "some-id"] for verb in ("cancel", "retry", "clone", "rm", "evaluate", "predict")),
         ["worker"],
         ["models", "ls"],
+        ["compare", "a", "b"],
+        ["leaderboard", "dates"],
         ["models", "rollback", "de-en"],
     ],
 )
