@@ -30,7 +30,7 @@ VERBS = (
     ),
 )
 #: Verbs that hold others.
-GROUPS = {"models": ("ls", "show", "register", "promote", "rollback", "history")}
+GROUPS = {"models": ("ls", "show", "register", "promote", "rollback", "release", "history")}
 
 
 @pytest.fixture(autouse=True)
