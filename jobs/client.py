@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -177,17 +177,21 @@ class Client:
         *,
         split: str | None = None,
         search: SearchOptions | None = None,
+        wait: Callable[[JobHandle], Any] = JobHandle.wait,
         **options: "Unpack[Options]",
     ) -> "Comparison":
         """Say whether the second of two is better than the first; see `comparisons.compare`.
 
         Either is the id of an evaluation or of a training, or NAME, NAME@3 or NAME@challenger.
+        `wait` is what waits for each job that this takes.
         """
         from jobs.comparisons import OnWhat, compare  # noqa: PLC0415 - only who compares pays
 
+        if data and self._shares_home:
+            data = absolute_root(data, Path.cwd())
         told = split or data or search
         on = OnWhat(split or "test", data, search) if told else None
-        return compare(self, (first, second), on, **options)
+        return compare(self, (first, second), on, wait=wait, **options)
 
     def leaderboard(self, dataset: str, metric: str = "") -> "Leaderboard":
         """Return the evaluations of a dataset in order; see `leaderboard.rank`."""

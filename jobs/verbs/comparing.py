@@ -7,8 +7,7 @@ from typing import Any, Final
 import click
 
 from jobs.client import Client
-from jobs.comparisons import Comparison, OnWhat
-from jobs.comparisons import compare as compare_models
+from jobs.comparisons import Comparison
 from jobs.leaderboard import Group, Leaderboard
 from jobs.spec import SearchOptions
 from jobs.verbs.common import common, print_json, print_table
@@ -46,21 +45,23 @@ def compare(
     A and B are evaluations, trainings, or models: NAME, NAME@3, NAME@challenger. What was not
     evaluated alike is evaluated first.
     """
-    on = _on_what(overrides, options)
+    data, search = data_of(overrides), search_options(options)
     chosen = {name: options[name] for name in ("metric", "method", "examples")}
     if options["resamples"]:
         chosen["resamples"] = options["resamples"]
     if options["across"]:
         chosen["across"] = (options["across"],)
     with Client(home=home) as client:
-        found = compare_models(client, (first, second), on, wait=_wait, **chosen)
+        found = client.compare(
+            first,
+            second,
+            data or None,
+            split=options["split"],
+            search=None if search == SearchOptions() else search,
+            wait=_wait,
+            **chosen,
+        )
     print_json(found) if as_json else _print_comparison(found)
-
-
-def _on_what(overrides: Sequence[str], options: dict[str, Any]) -> OnWhat | None:
-    on = OnWhat(options["split"] or "test", data_of(overrides), search_options(options))
-    said = options["split"] or on.data or on.search != SearchOptions()
-    return on if said else None
 
 
 def _wait(job: Any) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,8 +78,10 @@ def desk(person: Client, hand: Any, meanwhile: Meanwhile) -> Desk:
     return Desk(person, hand, meanwhile)
 
 
-def test_two_models_are_evaluated_alike_and_compared(desk: Desk) -> None:
+def test_two_models_are_evaluated_alike_and_compared(desk: Desk, tmp_path: Path) -> None:
     person = desk.person
+    person.home = tmp_path  # where client and worker share a machine, paths are made absolute
+    (tmp_path / "address").write_text(person.url)
     for _ in range(2):
         person.models.register("m", desk.train())
     person.models["m"].promote(1)
