@@ -21,7 +21,7 @@ from jobs.errors import (
     UnrollError,
     WaitTimeout,
 )
-from jobs.verbs import looking, models, service, submitting, using
+from jobs.verbs import comparing, looking, models, service, submitting, using
 from jobs.verbs.common import Verbs, printable
 
 _REFUSED, _FAULT, _INTERRUPTED, _NOBODY_READS = 2, 70, 130, 141
@@ -40,7 +40,8 @@ for verb in (
     *(looking.catalog, submitting.submit, looking.ls, looking.show, looking.why),
     *(looking.watch, looking.metrics, looking.logs, looking.wait),
     *(submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
-    *(using.evaluate, using.predict, using.generate, models.models, using.demo),
+    *(using.evaluate, comparing.compare, comparing.leaderboard, models.models),
+    *(using.predict, using.generate, using.demo),
 ):
     cli.add_command(verb)
 

@@ -3,14 +3,14 @@
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from jobs.errors import ServiceUnreachable
-from jobs.handle import JobHandle
+from jobs.handle import JobHandle, Scoring
 from jobs.intake import (
     absolute_root,
     check_evaluation,
@@ -26,12 +26,16 @@ from jobs.spec import AnySpec, CompareSpec, Component, EvaluateSpec, SearchOptio
 
 if TYPE_CHECKING:
     from jobs.catalog import Catalog
+    from jobs.comparisons import Comparison, Options
+    from jobs.leaderboard import Leaderboard
     from jobs.models import Models
     from jobs.registry import Registry
     from jobs.store import JobStore
     from jobs.workers import Worker
 
 _CATALOG_LOOK: Final = 0.2
+#: The newest jobs that succeeded, among which a leaderboard looks for evaluations.
+_RANKED: Final = 10_000
 #: Seconds for handing jobs back to a service that nobody will start again.
 _SHORT_DRAIN: Final = 5.0
 
@@ -158,9 +162,43 @@ class Client:
         split: str = "test",
         search: SearchOptions | None = None,
         wait: bool = True,
+        **options: Unpack[Scoring],
     ) -> JobHandle:
         """Score a job's or a named model on a split; see `JobHandle.evaluate`."""
-        return self.models.trained(id).evaluate(data, split=split, search=search, wait=wait)
+        return self.models.trained(id).evaluate(
+            data, split=split, search=search, wait=wait, **options
+        )
+
+    def compare(
+        self,
+        first: str,
+        second: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        split: str | None = None,
+        search: SearchOptions | None = None,
+        wait: Callable[[JobHandle], Any] = JobHandle.wait,
+        **options: "Unpack[Options]",
+    ) -> "Comparison":
+        """Say whether the second of two is better than the first; see `comparisons.compare`.
+
+        Either is the id of an evaluation or of a training, or NAME, NAME@3 or NAME@challenger.
+        `wait` is what waits for each job that this takes.
+        """
+        from jobs.comparisons import OnWhat, compare  # noqa: PLC0415 - only who compares pays
+
+        if data and self._shares_home:
+            data = absolute_root(data, Path.cwd())
+        told = split or data or search
+        on = OnWhat(split or "test", data, search) if told else None
+        return compare(self, (first, second), on, wait=wait, **options)
+
+    def leaderboard(self, dataset: str, metric: str = "") -> "Leaderboard":
+        """Return the evaluations of a dataset in order; see `leaderboard.rank`."""
+        from jobs.leaderboard import rank  # noqa: PLC0415 - only who ranks pays
+
+        found = self.store.list(JobState.SUCCEEDED, limit=_RANKED)
+        return rank([each for each in found if each.kind == EvaluateSpec.kind], dataset, metric)
 
     def predict(
         self,

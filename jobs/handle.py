@@ -99,6 +99,15 @@ class Drawing(TypedDict, total=False):
     seed: int
 
 
+class Scoring(TypedDict, total=False):
+    """How sure of scores one wants to be; `EvaluateSpec` has the meanings and the defaults."""
+
+    expect_digest: str
+    resamples: int
+    confidence: float
+    seed: int
+
+
 class JobHandle:
     """One job: what it is doing, what has become of it, and what can be done with it."""
 
@@ -244,6 +253,7 @@ class JobHandle:
         split: str = "test",
         search: SearchOptions | None = None,
         wait: bool = True,
+        **options: Unpack[Scoring],
     ) -> "JobHandle":
         """Score the job's best model on a split, as a job of its own; return that job.
 
@@ -256,7 +266,9 @@ class JobHandle:
             split=split,
             data=data or {},
             search=search or SearchOptions(),
+            version=self.label,
             resources=_where(trained),
+            **options,
         )
         evaluation = self._client.submit(spec)
         if wait:

@@ -99,6 +99,10 @@ class ModelHandle:
         """Let the champion before be the champion again; see `Registry.rollback`."""
         return self._client.registry.rollback(self.name, by=_whoami(), reason=reason)
 
+    def release(self, number: int, reason: str = "") -> "Model":
+        """Keep a version's training no more; see `Registry.release`."""
+        return self._client.registry.release(self.name, number, by=_whoami(), reason=reason)
+
     def history(self) -> "Sequence[Event]":
         """Return everything that was done with the model, the oldest first."""
         return self._client.registry.history(self.name)

@@ -16,7 +16,7 @@ import secrets
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import redis
@@ -28,8 +28,9 @@ from jobs.store.base import StoreBase
 from jobs.store.looking import Looker
 from jobs.store.records import plain, text
 from jobs.store.scripts import Clock
+from jobs.wording import is_plain
 
-Action = Literal["registered", "promoted", "kept", "rolled_back"]
+Action = Literal["registered", "promoted", "kept", "rolled_back", "released"]
 
 #: Names become keys, folders and parts of commands; those of jobs begin with a digit.
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
@@ -65,6 +66,8 @@ class Version:
     note: str
     #: Id of the artifact store that holds the checkpoint.
     store: str = ""
+    #: Whether its training is no longer kept for it: it can be looked at, and not promoted.
+    released: bool = False
 
     @property
     def label(self) -> str:
@@ -228,6 +231,21 @@ class Registry(StoreBase):
         )
         return self.get(name)
 
+    def release(self, name: str, number: int, *, by: str, reason: str = "") -> Model:
+        """Keep a version's training no more: it is then cleared as any other job is.
+
+        The version stays in the list, and a roll-back goes past it. Raise UnknownModel, and
+        NotAllowed for the champion.
+        """
+        self._run(
+            "model_release",
+            name=name,
+            number=number,
+            nonce=secrets.token_hex(8),
+            **_signed(by, reason, {}),
+        )
+        return self.get(name)
+
     def get(self, name: str) -> Model:
         """Return a model. Raise UnknownModel."""
         found = self._read(name)
@@ -286,7 +304,8 @@ class Registry(StoreBase):
             champion=_number(fields["champion"]),
             challenger=_number(fields["challenger"]),
             versions=tuple(
-                _read_version(name, number, each) for number, each in enumerate(versions, start=1)
+                replace(_read_version(name, number, each), released=f"released:{number}" in fields)
+                for number, each in enumerate(versions, start=1)
             ),
         )
 
@@ -350,7 +369,7 @@ def _check_name(name: str) -> None:
 
 
 def _checked(what: str, said: str) -> str:
-    if len(said) > _MAX_TEXT or not said.isprintable():
+    if len(said) > _MAX_TEXT or not all(map(is_plain, said)):
         raise SpecError(f"{what}: a line of at most {_MAX_TEXT} printable characters")
     return said
 

@@ -27,6 +27,7 @@ from jobs.verbs.common import (
     print_table,
     printable,
 )
+from jobs.verbs.results import print_result
 
 #: Seconds that a worker may need until it has said what it can build.
 _CATALOG_TIMEOUT = 30.0
@@ -61,6 +62,8 @@ def _what(job: Job) -> str:
         return job.kind
     if job.kind == "train":
         return f"{job.spec['model']['name']} on {job.spec['data']['name']}"
+    if job.kind == "compare":
+        return f"compare {job.spec['first']} {job.spec['second']}"
     return f"{job.kind} {job.spec['job']}"
 
 
@@ -136,8 +139,7 @@ def _end(record: Job, *, quiet: bool) -> int:
         return 1
     if not quiet:
         click.echo(f"{record.id} succeeded after {duration(record.ended - record.started)}")
-        for name, value in sorted(record.result.items()):
-            click.echo(f"{name:24}{value:.4f}" if isinstance(value, float) else f"{name:24}{value}")
+        print_result(record.result)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Verbs about named models: models ls, show, register, promote, rollback, history."""
+"""Verbs about named models: models ls, show, register, promote, rollback, release, history."""
 
 import time
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def show(name: str, home: Path | None, as_json: bool) -> None:
 
 def _role(model: "Model", number: int) -> str:
     roles = {model.challenger: "challenger", model.champion: "champion"}
-    return roles.get(number, "-")
+    return roles.get(number, "released" if model.version(number).released else "-")
 
 
 @models.command()
@@ -146,6 +146,21 @@ def _say(model: "Model", event: "Event", *, as_json: bool) -> None:
     click.echo(f"{model.name}: champion is version {event.version}{before}")
     if event.evidence["files"] == "unchecked":
         click.echo("its files were not looked at: they lie in a store of another machine", err=True)
+
+
+@models.command()
+@model_name
+@click.argument("version", type=click.IntRange(1))
+@reason
+@common
+def release(name: str, version: int, reason: str, home: Path | None, as_json: bool) -> None:
+    """Keep a version's job and files no more; the version stays in the list."""
+    with Client(home=home) as client:
+        model = client.models[name].release(version, reason)
+    if as_json:
+        print_json({**_summary(model), "released": version})
+    else:
+        click.echo(f"{name}@{version} is kept no more")
 
 
 @models.command()

@@ -12,6 +12,7 @@ from jobs.errors import ArtifactError, NotAllowed, SpecError, WaitTimeout
 from jobs.handle import GENERATED_FILE, Hypothesis, JobHandle
 from jobs.specfile import apply_overrides
 from jobs.verbs.common import common, job_id, print_json, printable
+from jobs.verbs.results import print_result
 from jobs.verbs.searching import search_options, searching
 
 #: Seconds that a verb waits for a job before it says what for.
@@ -19,9 +20,17 @@ _SILENCE: Final = 5.0
 
 
 @click.command()
-@job_id
+@click.argument("id", metavar="ID|MODEL[@VERSION]")
 @click.argument("overrides", metavar="[data.key=value ...]", nargs=-1)
 @click.option("--split", default="test", help="By default `test`.")
+@click.option("--expect-digest", metavar="HEX", default="", help="Refuse another test set.")
+@click.option(
+    "--resamples",
+    type=click.IntRange(0, 100_000),
+    default=1000,
+    show_default=True,
+    help="Of the bootstrap that gives intervals; 0 for none.",
+)
 @searching
 @click.option("--no-wait", is_flag=True, help="Only queue it and print its id.")
 @common
@@ -33,26 +42,30 @@ def evaluate(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Score a job's model: BLEU, chrF, accuracy, loss."""
-    data, search = _data(overrides), search_options(options)
+    """Score a job's or a named model: BLEU, chrF, accuracy, loss, with 95 % intervals."""
+    data, search = data_of(overrides), search_options(options)
     with Client(home=home) as client:
-        evaluation = client.get(id).evaluate(
-            data, split=options["split"], search=search, wait=False
+        evaluation = client.models.trained(id).evaluate(
+            data,
+            split=options["split"],
+            search=search,
+            wait=False,
+            expect_digest=options["expect_digest"],
+            resamples=options["resamples"],
         )
         if no_wait:
             print_json({"id": evaluation.id}) if as_json else click.echo(evaluation.id)
             return
-        _say_if_it_takes_long(evaluation)
+        say_if_it_takes_long(evaluation)
         values = evaluation.result().values
     if as_json:
         print_json({"id": evaluation.id, **values})
         return
-    for name, value in sorted(values.items()):
-        shown = f"{value:.4f}" if isinstance(value, float) else printable(str(value))
-        click.echo(f"{name:24}{shown}")
+    print_result(values)
 
 
-def _say_if_it_takes_long(job: JobHandle) -> None:
+def say_if_it_takes_long(job: JobHandle) -> None:
+    """Wait for a moment; then say what for."""
     # Who waits behind a long training should neither wonder nor lose the id.
     try:
         job.wait(_SILENCE)
@@ -60,7 +73,8 @@ def _say_if_it_takes_long(job: JobHandle) -> None:
         click.echo(printable(f"waiting for job {job.id}: {job.why()}"), err=True)
 
 
-def _data(overrides: Sequence[str]) -> Mapping[str, Any]:
+def data_of(overrides: Sequence[str]) -> Mapping[str, Any]:
+    """Return the data's parameters that are overridden. Raise SpecError for other overrides."""
     for each in overrides:
         if not each.strip().startswith("data."):
             raise SpecError(f"evaluate takes data.key=value, not {each!r}; see `unroll clone`")
@@ -103,7 +117,7 @@ def predict(
             return
         _check_folder(attention)
         with job.predicting(lines, search=search, attention=attention is not None) as prediction:
-            _say_if_it_takes_long(prediction)
+            say_if_it_takes_long(prediction)
             prediction.result()
             answers = prediction.predictions()
             if attention:
@@ -152,7 +166,7 @@ def generate(
     line of `predict` is.
     """
     with Client(home=home) as client, client.get(id).generating(prompt, **options) as generation:
-        _say_if_it_takes_long(generation)
+        say_if_it_takes_long(generation)
         generation.result()
         ((answer,),) = generation.predictions()
         if frames:

@@ -146,11 +146,21 @@ def test_a_life_of_a_model(unroll: Unroll, there: Any, meanwhile: Meanwhile) -> 
 
     back = unroll("models", "rollback", "de-en", "--json").json
     assert (back["champion"], back["before"], back["files"]) == (1, 2, "unchecked")
+    assert unroll("models", "release", "de-en", "1").status == 2
+    assert unroll("models", "release", "de-en", "2").out == "de-en@2 is kept no more\n"
+    assert unroll("models", "show", "de-en").out.splitlines()[2].split()[1] == "released"
     told = unroll("models", "history", "de-en").out.splitlines()
-    assert len(told) == 5
+    assert len(told) == 6
     assert told[3].endswith("promoted 2 (before: 1): better")
     actions = [each["action"] for each in unroll("models", "history", "de-en", "--json").json]
-    assert actions == ["registered", "promoted", "registered", "promoted", "rolled_back"]
+    assert actions == [
+        "registered",
+        "promoted",
+        "registered",
+        "promoted",
+        "rolled_back",
+        "released",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -293,6 +293,33 @@ def test_a_version_whose_files_are_gone_is_not_promoted(store: JobStore, tmp_pat
     assert registry.get("m").champion == 3
 
 
+def test_a_released_version_is_cleared_as_any_job(client: Any) -> None:
+    now = 1_800_000_000_000
+    store = JobStore(client, uuid4().hex, clock=lambda: now)
+    registry = store.beside(Registry)
+    jobs = [trained(store) for _ in range(3)]
+    for number, job in enumerate(jobs, start=1):
+        registry.register("m", job, by="ann")
+        registry.promote("m", number, expect=number - 1 or None, by="ann")
+    registry.register("other", jobs[1], by="ann")
+    with pytest.raises(NotAllowed, match="m@3 is the champion: promote another before"):
+        registry.release("m", 3, by="ann")
+    for number in (1, 2, 2):
+        registry.release("m", number, by="ann", reason="room")
+    found = registry.get("m")
+    assert [each.released for each in found.versions] == [True, True, False]
+    assert [each.action for each in registry.history("m")][-2:] == ["released", "released"]
+    now += 400 * 86_400_000
+    store.sweep(TTL)
+    assert {each.id for each in store.list()} == {jobs[1], jobs[2]}, "one is a version of another"
+    with pytest.raises(NotAllowed, match="m@2 was released: its files are kept no more"):
+        registry.promote("m", 2, expect=3, by="ann")
+    with pytest.raises(NotAllowed, match="m has had no champion before version 3"):
+        registry.rollback("m", by="ann")
+    registry.release("other", 1, by="ann")
+    store.remove(jobs[1])
+
+
 class Trail(RuleBasedStateMachine):
     """Any row of calls: what the registry says is what plain Python would."""
 

@@ -25,10 +25,12 @@ VERBS = (
         "predict",
         "generate",
         "demo",
+        "compare",
+        "leaderboard",
     ),
 )
 #: Verbs that hold others.
-GROUPS = {"models": ("ls", "show", "register", "promote", "rollback", "history")}
+GROUPS = {"models": ("ls", "show", "register", "promote", "rollback", "release", "history")}
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +74,8 @@ def test_every_verb_explains_itself_and_takes_json(
         *([verb, "some-id"] for verb in ("cancel", "retry", "clone", "rm", "evaluate", "predict")),
         ["worker"],
         ["models", "ls"],
+        ["compare", "a", "b"],
+        ["leaderboard", "dates"],
         ["models", "rollback", "de-en"],
     ],
 )

@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactError, SpecError, UnknownJob
 from jobs.job import Checkpoint, Job, JobState
-from jobs.spec import AnySpec, Component, EvaluateSpec, PredictSpec, TrainSpec
+from jobs.spec import AnySpec, CompareSpec, Component, EvaluateSpec, PredictSpec, TrainSpec
 from worker.devices import Share
 from worker.folder import Attempt, AttemptFolder
 from worker.inputs import Inputs
@@ -46,9 +47,9 @@ class Bench:
         return self.jobs[job]
 
     def lay(
-        self, job: Job, get: Callable[[str], Job] | None = None
+        self, job: Job, get: Callable[[str], Job] | None = None, **more: Any
     ) -> tuple[AttemptFolder, Attempt, list[str]]:
-        inputs = Inputs(job, 3, get=get or self.get, artifacts=self.artifacts)
+        inputs = Inputs(job, 3, get=get or self.get, artifacts=self.artifacts, **more)
         folder, attempt = inputs.lay(self.settings, Share((2,), 1, 4))
         return folder, attempt, inputs.notes
 
@@ -240,3 +241,50 @@ def test_data_outside_the_roots_is_not_looked_at(bench: Bench, tmp_path: Path) -
     (outside / "secret").write_text("x")
     assert attempt_notes(bench, 2) == []
     assert not list((bench.path / "attempts").rglob("data.json"))
+
+
+COMPARE = CompareSpec(first="one", second="other")
+
+
+def evaluation(bench: Bench, job: str, **fields: Any) -> None:
+    bench.job(EvaluateSpec(job="t"), job, **{"state": JobState.SUCCEEDED, "attempt": 2, **fields})
+
+
+def test_a_comparison_starts_from_the_rows_of_two_evaluations(bench: Bench) -> None:
+    evaluation(bench, "one")
+    evaluation(bench, "other")
+    file = bench.path / "rows"
+    file.write_text("rows of one")
+    bench.artifacts.put("jobs/one/attempt-0002/files/sentences.jsonl", file)
+    asked: list[tuple[str, str]] = []
+
+    def read_file(job: str, name: str) -> bytes:  # what another store has comes through Redis
+        asked.append((job, name))
+        return b"rows of another"
+
+    folder, attempt, _ = bench.lay(bench.job(COMPARE), read_file=read_file)
+    assert [each.read_text() for each in folder.evaluations] == ["rows of one", "rows of another"]
+    assert asked == [("other", "sentences.jsonl")]
+    assert (attempt.checkpoint, attempt.trained) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (None, "evaluation other was removed"),
+        ({"state": JobState.FAILED}, r"job other \(evaluate, failed\) is no evaluation that has"),
+        ({"kind": "train"}, r"job other \(train, succeeded\) is no evaluation that has succeeded"),
+        ({}, "evaluation other keeps no rows to compare"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(
+    bench: Bench, other: dict[str, Any] | None, message: str
+) -> None:
+    evaluation(bench, "one")
+    if other is not None:
+        evaluation(bench, "other", **other)
+    (bench.path / "rows").write_text("rows")
+    key = "jobs/one/attempt-0002/files/sentences.jsonl"
+    bench.artifacts.put(key, bench.path / "rows")
+    with pytest.raises(SpecError, match=message):
+        bench.lay(bench.job(COMPARE))

@@ -16,7 +16,7 @@ from lightning_modules._text import writes_text
 from worker.folder import write_atomically
 from worker.runner import catalog, precision
 from worker.runner.build import build_data, rebuild_model
-from worker.runner.evaluated import Scored, checkpoint_digest, pinned_digest, row_of
+from worker.runner.evaluated import NOTED_ROWS, Scored, checkpoint_digest, pinned_digest, row_of
 from worker.runner.lightning_setup import make_trainer
 from worker.runner.metrics import logged_metrics, scoring_facts
 from worker.runner.task import Task
@@ -38,7 +38,7 @@ def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
     load_weights(model, saved)
     set_search(model, spec.search)
     if isinstance(model, EvaluatedTopology):
-        model.notes_rows = True
+        model.notes_rows = len(data.sizes(spec.split)) <= NOTED_ROWS
     trainer = make_trainer(
         task.folder.path, task.device, precision.choose(options.precision, task.device), []
     )

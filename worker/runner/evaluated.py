@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from datamodules._base import DataModule, TextData
 from datamodules._content import split_digest
@@ -20,6 +20,9 @@ from lightning_modules._tagging import f1_of_rows
 from lightning_modules._text import writes_text
 from worker.runner.resampling import intervals
 from worker.runner.sentences import Sentences, Text
+
+#: Splits of more rows have intervals of their text alone: notes of each row would fill the memory.
+NOTED_ROWS: Final = 1_000_000
 
 
 @dataclass(frozen=True)

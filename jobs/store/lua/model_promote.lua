@@ -1,7 +1,7 @@
 -- Let a version be the champion, if the champion still is the one that was seen.
 --
 -- KEYS
---   model       rw  champion, challenger, before, nonce
+--   model       rw  champion, challenger, before, nonce, released:NUMBER
 --   trail       w
 -- ARGV
 --   name
@@ -20,6 +20,9 @@ if found.nonce == A.nonce then return 1 end
 if found.champion ~= A.expect then return 0 end
 if found.champion == A.number then
   return redis.error_reply('NOTALLOWED ' .. A.name .. '@' .. A.number .. ' is the champion already')
+end
+if found['released:' .. A.number] then
+  return redis.error_reply('NOTALLOWED ' .. A.name .. '@' .. A.number .. ' was released: its files are kept no more')
 end
 if found.champion ~= '' then table.insert(found.before, found.champion) end
 crown(A.name, found, A.number, found.before)
