@@ -25,6 +25,8 @@ RUNNER_COMMAND: Final = (sys.executable, "-P", "-m", "worker.runner")
 #: Seconds for a guard to say that its runner runs, and to clear up when told to.
 _START_SECONDS: Final = 30.0
 _CLEAR_SECONDS: Final = 5.0
+#: Seconds for it to write the stacks of all ranks before.
+_STACKS_SECONDS: Final = 30.0
 #: Enough for the supervisor to go first, not so much that a busy machine starves the training.
 _NICE: Final = 1
 
@@ -33,8 +35,9 @@ _NICE: Final = 1
 class Exit:
     """How a runner's process ended, as its guard saw it."""
 
-    #: "exited", "killed" (told to), "abandoned" (its supervisor was gone), "deadline" (no renewal
-    #: was answered for too long), or "unseen" (the guard itself was killed).
+    #: "exited", "killed" (told to), "hung" (likewise, once its stacks were written), "abandoned"
+    #: (its supervisor was gone), "deadline" (no renewal was answered for too long), or "unseen"
+    #: (the guard itself was killed).
     cause: str
     status: int | None = None
     #: Name of the signal that ended it, e.g. `SIGSEGV`.
@@ -43,6 +46,8 @@ class Exit:
     oom_kills: int = 0
     #: Whose end it is: of ranks that train together, the first that failed.
     rank: int = 0
+    #: The most memory that one rank had at once, in bytes; 0 where nobody saw it.
+    peak_memory: int = field(default=0, compare=False)
 
     @classmethod
     def read(cls, folder: AttemptFolder) -> "Exit":
@@ -116,11 +121,14 @@ class Running:
                 self._kill_group()
         return self._over
 
-    def kill(self) -> Exit:
-        """Kill the runner and all it has started; return how it ended."""
+    def kill(self, *, hung: bool = False) -> Exit:
+        """Kill the runner and all it has started; return how it ended.
+
+        Of one that hangs, what its threads are at is written to its log before.
+        """
         if self._over is None:
-            self._link.tell(guard.KILL)
-        if end := self.wait(_CLEAR_SECONDS):
+            self._link.tell(guard.HUNG if hung else guard.KILL)
+        if end := self.wait(_CLEAR_SECONDS + _STACKS_SECONDS * hung):
             return end
         self._kill_group()  # the guard itself does not answer: stopped, or starved
         self._link.process.kill()

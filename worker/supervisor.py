@@ -19,6 +19,7 @@ from worker.devices import Share
 from worker.events import first_bad_end
 from worker.folder import AttemptFolder, is_full
 from worker.handback import by_guard
+from worker.hangs import HangWatch
 from worker.inputs import Inputs
 from worker.leavings import Leavings
 from worker.process import Exit, Launcher, Running
@@ -29,8 +30,10 @@ from worker.verdict import HANDED_BACK, Ending, Order, conclude
 
 logger = logging.getLogger(__name__)
 
-#: What of a runner's log stands in the record of an attempt that died without a word.
+#: What of a runner's log stands in the record of an attempt that died without a word, and of one
+#: whose threads have told what they were at.
 _TAIL_BYTES: Final = 8_000
+_STACKS_BYTES: Final = 20_000
 #: Between two tries of a write that the service did not answer, in seconds.
 _RETRY: Final = 0.5
 
@@ -74,6 +77,8 @@ class Supervisor:
         self._pulse = Pulse(tools.store, self._lease, self._clocks)
         self._began = time.monotonic()
         self._order: Order | None = None
+        #: What was found where the runner gave no sign of life.
+        self._hung = ""
         self._kill_at = math.inf
 
     def run(self) -> None:
@@ -128,7 +133,8 @@ class Supervisor:
         self._pulse.on_answer = running.beat
         settled = True
         try:
-            exited = self._watch(running, relay)
+            life = HangWatch(folder.events_file, folder.read_spec().policy)
+            exited = self._watch(running, relay, life)
             return self._record(exited, relay, folder)
         except _GaveUp:
             settled = False  # the guard goes on trying to hand the lease back
@@ -145,10 +151,11 @@ class Supervisor:
         finally:
             running.close(done=settled)
 
-    def _watch(self, running: Running, relay: Relay) -> Exit:
+    def _watch(self, running: Running, relay: Relay, life: HangWatch) -> Exit:
         """Relay and obey until the runner has ended."""
         exited = None
         while exited is None:
+            self._hung = life.look()
             # What the service does not take now waits in the folder.
             with contextlib.suppress(ServiceUnreachable):
                 relay.pump()
@@ -167,6 +174,8 @@ class Supervisor:
             self._kill_at = min(self._kill_at, now + self._clocks.linger)
         if self._order in (Order.CANCEL, Order.TIMEOUT) or now > self._kill_at:
             return running.kill()
+        if self._order is Order.HUNG:
+            return running.kill(hung=True)
         return None
 
     def _decide(self) -> Order | None:
@@ -177,13 +186,14 @@ class Supervisor:
             return Order.TIMEOUT
         if self._pulse.wish == "pause" or self._tools.draining.is_set():
             return Order.HAND_BACK
-        return None
+        return Order.HUNG if self._hung else None
 
     def _record(self, exited: Exit, relay: Relay, folder: AttemptFolder) -> str:
         self._insist(relay.drain)
         # Where the first rank was ended before it could speak, another may have said why.
         end = relay.end or first_bad_end(folder.events_of_others)
-        ending = conclude(self._order, end, exited, tail(folder.log_file))
+        room = _STACKS_BYTES if self._hung else _TAIL_BYTES
+        ending = conclude(self._order, end, exited, tail(folder.log_file, room), self._hung)
         if ending.reason is Reason.SUCCEEDED and (why := self._insist(relay.settle)):
             ending = Ending(Reason.INFRASTRUCTURE, f"the best model is nowhere: {why}")
         if ending.reason is Reason.INFRASTRUCTURE and is_full(folder.path):
@@ -237,11 +247,11 @@ class Supervisor:
                 time.sleep(_RETRY)
 
 
-def tail(path: Path) -> str:
-    """Return the end of a text file; empty where there is none."""
+def tail(path: Path, room: int = _TAIL_BYTES) -> str:
+    """Return the end of a text file, of so many bytes; empty where there is none."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            file.seek(max(0, path.stat().st_size - room))
             return file.read().decode("utf-8", "replace").strip()
     except OSError:
         return ""

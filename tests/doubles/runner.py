@@ -8,6 +8,7 @@ It follows the protocol of the attempt folder, and does what the model's paramet
     checkpoint_every        steps between checkpoints
     fail                    "segfault", "exit", "error", "linger", "rank": how it ends
     fail_at, fail_attempt   at which step, and in which attempt only (0: in all)
+    hang_at                 after which step it takes no other, in the same attempts
     children                processes that it starts and leaves behind, in sessions of their own
     deaf                    whether it ignores what the supervisor asks for
     say                     a line for its standard error
@@ -15,6 +16,7 @@ It follows the protocol of the attempt folder, and does what the model's paramet
     file                    content of a result file
 """
 
+import faulthandler
 import hashlib
 import json
 import os
@@ -29,7 +31,7 @@ from typing import Any
 
 from jobs.job import Reason
 from jobs.spec import TrainSpec
-from worker import forking
+from worker import forking, guard
 from worker.events import (
     CheckpointEvent,
     EndEvent,
@@ -86,10 +88,11 @@ class Runner:
         self.tell(ProgressEvent(step, steps, 1, 1))
         if step % self.params.get("checkpoint_every", steps + 1) == 0:
             self.save(step)
-        if step == self.params.get("fail_at") and self.params.get("fail_attempt", 0) in (
-            0,
-            self.attempt.attempt,
-        ):
+        if self.params.get("fail_attempt", 0) not in (0, self.attempt.attempt):
+            return
+        if step == self.params.get("hang_at"):
+            time.sleep(600)
+        if step == self.params.get("fail_at"):
             self.fail(self.params["fail"])
 
     def save(self, step: int) -> None:
@@ -128,6 +131,7 @@ class Runner:
 
 
 def main(arguments: Sequence[str]) -> int:
+    faulthandler.register(guard.STACKS_SIGNAL)
     Runner(Path(arguments[0])).run()
     return 0
 

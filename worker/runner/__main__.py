@@ -22,6 +22,7 @@ from jobs.spec import CompareSpec, EvaluateSpec, GenerateSpec, PredictSpec, Trai
 from lightning_modules._ranks import rank
 from worker.events import EndEvent, first_bad_end
 from worker.folder import AttemptFolder
+from worker.guard import STACKS_SIGNAL
 from worker.runner.catalog import whole_catalog
 from worker.runner.commands import Commands
 from worker.runner.compare import compare
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not folder.spec_file.is_file():
         parser.error(f"{given.folder} is no attempt folder: it holds no {folder.spec_file.name}")
     faulthandler.enable()
+    faulthandler.register(STACKS_SIGNAL)
     number = local_rank()
     # The first rank alone is spoken to, and speaks for all.
     end = run(folder, Commands() if number else Commands.inherited(), number)
