@@ -214,6 +214,14 @@ class JobHandle:
         """End the job without a result. Raise NotAllowed where it has ended."""
         self._client.store.cancel(self.id)
 
+    def pause(self) -> None:
+        """Set the job aside, from a checkpoint if it runs. Raise NotAllowed where it cannot be."""
+        self._client.store.pause(self.id)
+
+    def resume(self) -> None:
+        """Put a paused job back to its place in the queue. Raise NotAllowed where it is not."""
+        self._client.store.resume(self.id)
+
     def retry(self) -> None:
         """Queue a failed or cancelled job again; it goes on from its newest checkpoint."""
         self._client.store.retry(self.id)

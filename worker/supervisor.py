@@ -193,6 +193,7 @@ class Supervisor:
         # Where the first rank was ended before it could speak, another may have said why.
         end = relay.end or first_bad_end(folder.events_of_others)
         room = _STACKS_BYTES if self._hung else _TAIL_BYTES
+        room = _STACKS_BYTES if self._hung else _TAIL_BYTES
         ending = conclude(self._order, end, exited, tail(folder.log_file, room), self._hung)
         if ending.reason is Reason.SUCCEEDED and (why := self._insist(relay.settle)):
             ending = Ending(Reason.INFRASTRUCTURE, f"the best model is nowhere: {why}")
