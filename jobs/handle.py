@@ -23,6 +23,7 @@ from jobs.spec import (
 from jobs.specfile import apply_overrides
 
 if TYPE_CHECKING:
+    from jobs.evidence import AttemptEnd
     from jobs.store import JobStore
 
 T = TypeVar("T")
@@ -233,6 +234,10 @@ class JobHandle:
     def clone(self, *overrides: str) -> "JobHandle":
         """Submit the same spec again as a new job, with `section.key=value` overrides."""
         return self._client.submit(spec_from_dict(apply_overrides(self.record.spec, overrides)))
+
+    def attempts(self) -> "list[AttemptEnd]":
+        """Return how the newest attempts that have ended did so, the newest last."""
+        return self._client.store.ends(self.id)
 
     def files(self) -> Mapping[str, int]:
         """Return the job's small files, with their sizes in bytes."""

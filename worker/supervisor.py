@@ -5,18 +5,20 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from traceback import format_exc
 from typing import Final, TypeVar
 
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactError, ServiceUnreachable, SpecError, StaleToken
-from jobs.job import Job, Lease, Reason
+from jobs.evidence import Evidence
+from jobs.job import Checkpoint, Job, Lease, Reason
 from jobs.store import JobStore
 from worker.devices import Share
 from worker.events import first_bad_end
+from worker.evidence import gather, tail
 from worker.folder import AttemptFolder, is_full
 from worker.handback import by_guard
 from worker.hangs import HangWatch
@@ -118,6 +120,7 @@ class Supervisor:
             read_file=self._read_file,
         )
         folder, attempt = inputs.lay(self._tools.settings, self._share)
+        self._retract(inputs.unusable)
         relay = Relay(self._tools.store, self._tools.artifacts, self._job, self._lease, folder)
         for line in inputs.notes:
             relay.note(line)
@@ -128,6 +131,14 @@ class Supervisor:
             handback=by_guard(self._tools.settings, self._lease),
         )
         return folder, relay, running
+
+    def _retract(self, unusable: Sequence[Checkpoint]) -> None:
+        """Let checkpoints count no more that cannot be gone on from, and read what then counts."""
+        for checkpoint in unusable:
+            self._insist(partial(self._tools.store.retract, self._lease, checkpoint))
+            self._tools.artifacts.remove(checkpoint.artifact)
+        if unusable:
+            self._job = self._get(self._job.id)
 
     def _supervise(self, running: Running, relay: Relay, folder: AttemptFolder) -> str:
         self._pulse.on_answer = running.beat
@@ -207,12 +218,12 @@ class Supervisor:
             if ending.reason is Reason.SUCCEEDED:
                 raise  # what it has come to would be lost
             logger.warning("job %s: what it left could not be kept: %s", self._job.id, error)
-        return self._finish(ending)
+        return self._finish(ending, gather(exited, folder.log_file, end))
 
-    def _finish(self, ending: Ending) -> str:
+    def _finish(self, ending: Ending, evidence: Evidence | None = None) -> str:
         store, lease = self._tools.store, self._lease
         if ending.handed_back:
-            self._insist(lambda: store.release(lease))
+            self._insist(lambda: store.release(lease, evidence=evidence))
             return "handed back"
         state = self._insist(
             lambda: store.finish(
@@ -221,6 +232,7 @@ class Supervisor:
                 message=ending.message,
                 traceback=ending.traceback,
                 result=ending.result,
+                evidence=evidence,
             )
         )
         said = str(state)
@@ -246,13 +258,3 @@ class Supervisor:
                 if time.monotonic() - began > limit:
                     raise _GaveUp from error
                 time.sleep(_RETRY)
-
-
-def tail(path: Path, room: int = _TAIL_BYTES) -> str:
-    """Return the end of a text file, of so many bytes; empty where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - room))
-            return file.read().decode("utf-8", "replace").strip()
-    except OSError:
-        return ""

@@ -82,7 +82,7 @@ class Script:
         self.told.append((reason, said))
         return JobState.FAILED
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: Lease, **said: Any) -> None:
         self._answer()
         self.told.append("released")
 

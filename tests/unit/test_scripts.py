@@ -46,7 +46,7 @@ def test_every_key_is_one_of_the_table(name: str) -> None:
     assert not set(source.written) & set(source.read)
 
 
-WRITES = "SET|PERSIST|HSET|HDEL|HINCRBY|INCR|ZADD|ZREM|SADD|SREM|XADD|XTRIM|RPUSH|DEL|UNLINK"
+WRITES = "SET|PERSIST|HSET|HDEL|HINCRBY|INCR|ZADD|ZREM|SADD|SREM|XADD|XTRIM|RPUSH|LTRIM|DEL|UNLINK"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,4 +69,4 @@ def test_a_looker_writes_nothing(name: str) -> None:
 
 
 def test_there_is_a_file_for_each_transition() -> None:
-    assert len(NAMES) == 24
+    assert len(NAMES) == 25

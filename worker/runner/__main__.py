@@ -14,8 +14,11 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from jobs.job import Reason
 from jobs.spec import CompareSpec, EvaluateSpec, GenerateSpec, PredictSpec, TrainSpec
@@ -86,7 +89,7 @@ def run(folder: AttemptFolder, commands: Commands, number: int = 0) -> EndEvent:
                 if number:
                     return end
                 end = first_bad_end(folder.events_of_others) or end
-        reporter.end(end)
+        reporter.end(replace(end, peak_gpu_memory=_peak_gpu_memory()))
     return end
 
 
@@ -108,6 +111,10 @@ def _work(folder: AttemptFolder, reporter: Reporter, commands: Commands) -> dict
             return generate(task, spec)
         case CompareSpec():
             return compare(task, spec)
+
+
+def _peak_gpu_memory() -> int:
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
 def _leave(status: int) -> None:
