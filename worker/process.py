@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Protocol
 
 from worker import guard
-from worker.environment import clean_environment, runner_environment
+from worker.environment import ATTEMPT_VARIABLE, clean_environment, runner_environment
 from worker.folder import Attempt, AttemptFolder
+from worker.leftovers import kill_all_of
 from worker.parent import NoParent, PreloadedParent
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class Running:
             self._over = Exit.read(self._folder)
             if self._over.cause == "unseen":
                 self._kill_group()
+                kill_all_of(self._folder.path)
         return self._over
 
     def kill(self, *, hung: bool = False) -> Exit:
@@ -242,7 +244,7 @@ class Launcher:
             orders = guard.Orders(
                 command=[*self._command, str(folder.path)],
                 world_size=attempt.world_size,
-                environment=runner_environment(attempt),
+                environment={**runner_environment(attempt), ATTEMPT_VARIABLE: str(folder.path)},
                 cwd=str(folder.path),
                 log=str(folder.log_file),
                 exit_file=str(folder.exit_file),

@@ -25,7 +25,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from worker.events import (
     CheckpointEvent,
     EndEvent,
     Event,
+    EventReader,
     MetricEvent,
     PhaseEvent,
     ProgressEvent,
@@ -62,8 +63,7 @@ class Runner:
             sys.stderr.write("x" * length + "\n")
         if line := self.params.get("say"):
             sys.stderr.write(f"{line}\n")
-        for _ in range(self.params.get("children", 0)):
-            subprocess.Popen(["sleep", "600"], start_new_session=True)
+        bear(self.params)
         steps = self.params.get("steps", 3)
         start = self.read_start()
         for step in range(start + 1, steps + 1):
@@ -130,9 +130,26 @@ class Runner:
         return True
 
 
+def bear(params: Mapping[str, Any]) -> None:
+    for _ in range(params.get("children", 0)):
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
+
+
+def accompany(folder: AttemptFolder) -> None:
+    """Be another rank than the first: have children, and end when that does."""
+    spec = folder.read_spec()
+    bear(spec.model.params if isinstance(spec, TrainSpec) else {})
+    reader = EventReader(folder.events_file)
+    while not any(isinstance(each, EndEvent) for each in reader.read()):
+        time.sleep(0.02)
+
+
 def main(arguments: Sequence[str]) -> int:
     faulthandler.register(guard.STACKS_SIGNAL)
-    Runner(Path(arguments[0])).run()
+    if int(os.environ.get("LOCAL_RANK", "0")):
+        accompany(AttemptFolder(Path(arguments[0])))
+    else:
+        Runner(Path(arguments[0])).run()
     return 0
 
 
