@@ -76,6 +76,13 @@ class ArtifactStore:
                 f"cannot keep files in {self.root}: {error.strerror}; name a folder in UNROLL_STORE"
             ) from None
 
+    def require(self) -> None:
+        """Raise ArtifactError where the store is not there, such as a file system unmounted."""
+        with contextlib.suppress(OSError):
+            if (self._root / _ID_FILE).read_text(encoding="ascii").strip() == self.id:
+                return
+        raise ArtifactError(f"the files in {self.root} cannot be reached: the store is not there")
+
     def put(self, key: str, path: Path) -> str:
         """Keep a file, by a hard link where that can be, else by a copy. Return its SHA-256.
 
@@ -86,7 +93,7 @@ class ArtifactStore:
         if not stat.S_ISREG(_mode(path)):
             raise ArtifactError(f"{path} is no regular file and cannot be kept")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make_folder(target.parent)
             temporary = self._temporary(target)
             try:
                 link_or_copy(path, temporary)
@@ -149,6 +156,14 @@ class ArtifactStore:
             if place.is_symlink():
                 raise ArtifactError(f"{place} is a symbolic link, which is not followed")
         return place
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make a folder below the root that is there after a power loss too."""
+        if folder == self._root or folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        _sync_folder(folder.parent)
 
     @staticmethod
     def _temporary(target: Path) -> Path:

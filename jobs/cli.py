@@ -21,7 +21,7 @@ from jobs.errors import (
     UnrollError,
     WaitTimeout,
 )
-from jobs.verbs import comparing, looking, models, service, submitting, using
+from jobs.verbs import comparing, looking, models, pausing, service, submitting, using
 from jobs.verbs.common import Verbs, printable
 
 _REFUSED, _FAULT, _INTERRUPTED, _NOBODY_READS = 2, 70, 130, 141
@@ -39,6 +39,7 @@ for verb in (
     *(service.up, service.down, service.worker, service.workers),
     *(looking.catalog, submitting.submit, looking.ls, looking.show, looking.why),
     *(looking.watch, looking.metrics, looking.logs, looking.wait),
+    *(pausing.pause, pausing.resume),
     *(submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
     *(using.evaluate, comparing.compare, comparing.leaderboard, models.models),
     *(using.predict, using.generate, using.demo),

@@ -23,6 +23,7 @@ from jobs.spec import (
 from jobs.specfile import apply_overrides
 
 if TYPE_CHECKING:
+    from jobs.evidence import AttemptEnd
     from jobs.store import JobStore
 
 T = TypeVar("T")
@@ -223,6 +224,14 @@ class JobHandle:
         """End the job without a result. Raise NotAllowed where it has ended."""
         self._client.store.cancel(self.id)
 
+    def pause(self) -> None:
+        """Set the job aside, from a checkpoint if it runs. Raise NotAllowed where it cannot be."""
+        self._client.store.pause(self.id)
+
+    def resume(self) -> None:
+        """Put a paused job back to its place in the queue. Raise NotAllowed where it is not."""
+        self._client.store.resume(self.id)
+
     def retry(self) -> None:
         """Queue a failed or cancelled job again; it goes on from its newest checkpoint.
 
@@ -237,6 +246,10 @@ class JobHandle:
     def clone(self, *overrides: str) -> "JobHandle":
         """Submit the same spec again as a new job, with `section.key=value` overrides."""
         return self._client.submit(spec_from_dict(apply_overrides(self.record.spec, overrides)))
+
+    def attempts(self) -> "list[AttemptEnd]":
+        """Return how the newest attempts that have ended did so, the newest last."""
+        return self._client.store.ends(self.id)
 
     def files(self) -> Mapping[str, int]:
         """Return the job's small files, with their sizes in bytes."""

@@ -167,8 +167,9 @@ class Job:
     #: Seconds that earlier attempts ran; the newest one, while it runs, did so since `started`.
     ran: float = 0.0
     progress: Progress = field(default_factory=Progress)
-    #: The newest checkpoint, and the best one.
+    #: The newest checkpoint, the one before it, and the best one.
     checkpoint: Checkpoint | None = None
+    previous: Checkpoint | None = None
     best: Checkpoint | None = None
     #: Final metrics by name, and further plain values such as `bleu_signature`.
     result: Mapping[str, Any] = field(default_factory=dict)

@@ -65,6 +65,7 @@ KEYS: Final = (
     Key("chunks", RUN, "stream", "job", "older points, compressed; ids likewise"),
     Key("log", RUN, "stream", "job", "the newest log lines; ids likewise"),
     Key("files", RUN, "hash", "job", "small files by name"),
+    Key("ends", RUN, "list", "job", "how its newest attempts ended, as JSON; the last twenty"),
     Key("workers", RUN, "hash", "", "worker id -> time of its last word and what it said"),
     Key("alive", RUN, "zset", "", "workers by the time at which they count as gone"),
     Key("offers", RUN, "hash", "", "worker id -> its queues and the digest of its catalogue"),

@@ -163,6 +163,15 @@ class Policy(Section):
     checkpoint_steps: Annotated[int, Ge(1)] | None = setting(
         None, "optimiser steps between checkpoints, besides the time"
     )
+    hang_seconds: Annotated[float, Gt(0)] = setting(
+        60.0, "time without a step after which a training counts as hung, at the least"
+    )
+    hang_factor: Annotated[float, Ge(1)] = setting(
+        10.0, "how many times the usual step, besides, it must have taken"
+    )
+    quiet_seconds: Annotated[float, Gt(0)] = setting(
+        1800.0, "the same time before the first step, in validations and while a checkpoint is kept"
+    )
     on_nan: Literal["fail", "retry"] = setting(
         "fail", "whether a loss that is not a number uses a retry or ends the job"
     )

@@ -1,6 +1,8 @@
 """The variables of what a worker starts on the torch side."""
 
+import contextlib
 import os
+from pathlib import Path
 from typing import Final
 
 from worker.folder import Attempt
@@ -16,9 +18,27 @@ _INTERPRETER: Final = {
 }
 
 
+#: By these a process is known to be of a worker, and of one of its attempts; see `leftovers`.
+WORKER_VARIABLE: Final = "UNROLL_WORKER"
+ATTEMPT_VARIABLE: Final = "UNROLL_ATTEMPT"
+
+
+def mark_of(pid: int) -> str:
+    """Return the number of a process and when it was started, so that no later one has the same.
+
+    Empty where there is no such process.
+    """
+    with contextlib.suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        state, *fields = stat[stat.rindex(b")") + 2 :].split()
+        return f"{pid}-{int(fields[18])}" if state not in (b"Z", b"X") else ""
+    return ""
+
+
 def clean_environment() -> dict[str, str]:
-    """Return this process's variables without what leads to Redis."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_SECRET)}
+    """Return this process's variables without what leads to Redis, and with its own mark."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(_SECRET)}
+    return {**clean, WORKER_VARIABLE: mark_of(os.getpid())}
 
 
 def runner_environment(attempt: Attempt) -> dict[str, str]:

@@ -95,6 +95,8 @@ class EndEvent(Event):
     traceback: str = ""
     #: Final metrics by name, and further plain values.
     result: Mapping[str, Any] = field(default_factory=dict)
+    #: The most memory that the rank had on its GPU at once, in bytes.
+    peak_gpu_memory: int = 0
 
 
 _EVENTS: Final[dict[str, type[Event]]] = {

@@ -7,6 +7,7 @@ the other end of its standard input:
     first line     what to run, as JSON (see `Orders`); credentials travel here, never in arguments
     then `.`       a renewal of the lease was answered: the deadline moves on
          `K`       kill the runner
+         `H`       it hangs: write what its threads are at into the log, then kill it
          `D`       done: the job's end is in the record, there is nothing to hand back
     end of file    the supervisor is gone: kill the runner and, unless done, hand its lease back
 
@@ -35,6 +36,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 BEAT: Final = b"."
 KILL: Final = b"K"
+HUNG: Final = b"H"
 DONE: Final = b"D"
 
 #: Variable that tells rank 0 which of its descriptors is the socket of the commands, and which is.
@@ -43,6 +45,12 @@ COMMANDS_FD: Final = 3
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
+#: At this signal a rank writes the stacks of its threads to its standard error.
+STACKS_SIGNAL: Final = signal.SIGUSR1
+#: Seconds for a process to begin and to end that, and between two looks whether it has.
+_STACKS_SECONDS: Final = 2.0
+_STACKS_LOOK: Final = 0.1
+
 _NULL: Final = "/dev/null"
 #: The kernel's out-of-memory killer shall choose the runner before its supervisor.
 _OOM_SCORE: Final = "500"
@@ -90,6 +98,8 @@ class Guard:
         self._ranks: list[int] = []
         #: How ranks have ended, by rank, in the order in which they did.
         self._statuses: dict[int, int] = {}
+        #: The most memory that one of them had at once, in bytes.
+        self._peak_memory = 0
         self._done = False
         self._wakeup = _wake_on_child()
 
@@ -152,19 +162,37 @@ class Guard:
             return "abandoned"
         self._done = self._done or DONE in said
         self._deadline = time.monotonic() + self._orders.grace
+        if HUNG in said:
+            self._write_stacks()
+            return "hung"
         return "killed" if KILL in said else ""
+
+    def _write_stacks(self) -> None:
+        """Let each process of the runner say what it is at, one after the other."""
+        for pid in descendants(os.getpid()):
+            said = status_of(pid)
+            whose = f"rank {self._ranks.index(pid)}" if pid in self._ranks else "a child"
+            state = said.get("State", "ended").partition("(")[2].rstrip(")") or "ended"
+            _append(self._orders.log, f"\nWhat {whose} was at (process {pid}, {state}):\n")
+            if not catches(said, STACKS_SIGNAL):  # it would die of the signal
+                _append(self._orders.log, "it cannot tell\n")
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, STACKS_SIGNAL)
+                _wait_while_growing(Path(self._orders.log))
 
     def _reap(self) -> bool:
         """Take the status of every child that has ended; return whether any child is left."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return False
             if pid == 0:
                 return True
             if pid in self._ranks:  # a number that a stray has got again tells nothing new
                 self._statuses.setdefault(self._ranks.index(pid), status)
+                self._peak_memory = max(self._peak_memory, usage.ru_maxrss * 1024)
 
     def _clear(self) -> None:
         """Kill every descendant; whoever loses its parent becomes a child of this process."""
@@ -187,6 +215,7 @@ class Guard:
             "status": status if status >= 0 else None,
             "signal": signal.Signals(-status).name if status < 0 else None,
             "oom_kills": oom_kills() - self._oom_kills,
+            "peak_memory": self._peak_memory,
             "ended": time.time(),
         }
         temporary = Path(f"{self._orders.exit_file}.new")
@@ -227,6 +256,36 @@ def descendants(root: int) -> list[int]:
     for pid in found:
         found.extend(children.get(pid, ()))
     return found
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """Return what the kernel says of a process, by name; nothing of one that is gone."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return {}
+
+
+def catches(status: Mapping[str, str], number: int) -> bool:
+    """Return whether a process of this status has a handler for a signal."""
+    return bool(int(status.get("SigCgt", "0"), 16) >> (number - 1) & 1)
+
+
+def _wait_while_growing(log: Path) -> None:
+    """Wait until something was added and nothing more is: two that write at once are no reading."""
+    before = last = log.stat().st_size
+    deadline = time.monotonic() + _STACKS_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(_STACKS_LOOK)
+        size = log.stat().st_size
+        if size == last > before:
+            return
+        last = size
+
+
+def _append(log: str, text: str) -> None:
+    with open(log, "a", encoding="utf-8") as file:  # noqa: PTH123 - appended to, also by others
+        file.write(text)
 
 
 def _wake_on_child() -> int:

@@ -13,7 +13,9 @@ from jobs.connection import connect
 from jobs.errors import ServiceUnreachable, StaleToken
 from jobs.job import Lease
 from jobs.store import JobStore
-from worker.process import Handback
+from worker.evidence import gather
+from worker.folder import AttemptFolder
+from worker.process import Exit, Handback
 from worker.settings import Settings
 
 #: Seconds for which it is tried; after that the sweep has long found the lease run out.
@@ -40,10 +42,14 @@ def main() -> int:
     told = json.loads(os.environ[_LEASE])
     store = JobStore(connect(os.environ[_URL]), told["namespace"])
     lease = Lease(**told["lease"])
+    # The guard has said by now how the runner ended, in the folder in which all this happens.
+    folder = AttemptFolder(Path.cwd())
+    evidence = gather(Exit.read(folder), folder.log_file)
+    message = f"the worker {lease.worker} was gone; the job was handed back for it"
     deadline, missing = time.monotonic() + _PATIENCE, 0
     while time.monotonic() < deadline and missing < _TRIES_WITHOUT:
         try:
-            store.release(lease)
+            store.release(lease, message=message, evidence=evidence)
         except StaleToken:
             return 0  # the job's end is in the record, or another attempt holds it
         except ServiceUnreachable:

@@ -1,8 +1,10 @@
 """What every worker does for all, without a leader: each step may be done twice, by anyone."""
 
 import contextlib
+import logging
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -10,12 +12,23 @@ from jobs.artifacts import ArtifactStore
 from jobs.broker import ring
 from jobs.errors import ArtifactError
 from jobs.store import JobStore
+from worker import leftovers
 from worker.settings import Settings
 
 #: Attempt folders of jobs that the service does not know are kept for so long: it may be that
 #: another service, which used the same home, knows them.
 _STRANGERS_SECONDS: Final = 30 * 86_400.0
 _PAGE: Final = 200
+#: A temporary file that nobody has written to for so long, nobody will give its name.
+_TEMPORARY_SECONDS: Final = 3_600.0
+#: Where such files and folders of attempts, of prepared data and of the artifact store may lie.
+_OF_ATTEMPTS: Final = tuple(
+    f"*/*/{name}" for name in (".*", "*.new", "tmp????????", "checkpoints/.*", "files/.*")
+)
+_OF_CACHE: Final = (".catalog-*", f"*/.{'?' * 32}.{'?' * 8}")
+_OF_STORE: Final = (".*", "jobs/**/.*")
+
+logger = logging.getLogger(__name__)
 
 
 class Housekeeping:
@@ -27,6 +40,7 @@ class Housekeeping:
         self._settings = settings
         #: How far this worker has read of the jobs that were cleared.
         self._since = "-"
+        self._tidied = False
 
     def sweep(self) -> None:
         """Take over what was lost, ring where there is work, remove the files of cleared jobs.
@@ -44,19 +58,49 @@ class Housekeeping:
         self._since = since
 
     def clear(self) -> None:
-        """Remove attempt folders of jobs that were removed long ago. Raise ServiceUnreachable."""
+        """Clear what workers that were killed left, and folders of jobs that were removed long ago.
+
+        Raise ServiceUnreachable.
+        """
+        if killed := leftovers.sweep(self._settings.attempts):
+            logger.warning("%d processes of a worker that is gone were killed", killed)
+        self._tidy()
         stale = [each.name for each in self._settings.attempts.iterdir() if _is_stale(each)]
         for start in range(0, len(stale), _PAGE):
             page = stale[start : start + _PAGE]
             for job in set(page) - self._store.known(page):
                 self._remove_folders(job)
 
+    def _tidy(self) -> None:
+        """Remove, once, temporary files that were left half written."""
+        if self._tidied:
+            return
+        self._tidied = True
+        for place, patterns in (
+            (self._settings.attempts, _OF_ATTEMPTS),
+            (self._settings.cache, _OF_CACHE),
+            (self._artifacts.root, _OF_STORE),
+        ):
+            for path in left_in(place, patterns):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
     def _remove_folders(self, job: str) -> None:
         shutil.rmtree(self._settings.attempts_of(job), ignore_errors=True)
 
 
+def left_in(place: Path, patterns: Iterable[str]) -> list[Path]:
+    """Return what lies below a folder at such places and nobody writes to any more."""
+    found = [path for pattern in patterns for path in place.glob(pattern)]
+    return [path for path in found if _age(path, "*") > _TEMPORARY_SECONDS]
+
+
 def _is_stale(folder: Path) -> bool:
-    newest = 0.0
+    return _age(folder, "*/*") > _STRANGERS_SECONDS
+
+
+def _age(path: Path, below: str) -> float:
+    """Return the seconds since something was written there, or below it at one of these places."""
+    newest = time.time()
     with contextlib.suppress(OSError):  # cleared meanwhile
-        newest = max(each.stat().st_mtime for each in (folder, *folder.glob("*/*")))
-    return time.time() - newest > _STRANGERS_SECONDS
+        newest = max(each.lstat().st_mtime for each in (path, *path.glob(below)))
+    return time.time() - newest

@@ -27,6 +27,10 @@ def _no_file(job: str, name: str) -> bytes:
     raise ArtifactError(f"job {job} has no file {name}")
 
 
+class Unusable(ArtifactError):
+    """A checkpoint that the record names is damaged, or gone from a store that is there."""
+
+
 #: A checkpoint of a job that still runs may be replaced by a newer one while it is fetched.
 _TRIES: Final = 3
 
@@ -50,6 +54,8 @@ class Inputs:
         self._read_file = read_file
         #: What a person should know of the choices made here.
         self.notes: list[str] = []
+        #: Checkpoints of this job that cannot be gone on from, now or ever.
+        self.unusable: list[Checkpoint] = []
 
     def lay(self, settings: Settings, share: Share) -> tuple[AttemptFolder, Attempt]:
         """Lay the folder of the attempt.
@@ -108,12 +114,8 @@ class Inputs:
             return None
         if not isinstance(spec, TrainSpec):
             return self._fetch_model(spec.job, folder, best=True)
-        own = [each for each in (self._job.checkpoint, self._job.best) if each]
-        for checkpoint in own:
-            try:
-                return self._link(checkpoint, folder)
-            except ArtifactError as error:
-                self.notes.append(f"{error}; going on from an older one, or from the start")
+        if own := self._fetch_own(folder):
+            return own
         if spec.resume_from:
             return self._fetch_model(spec.resume_from, folder, best=False)
         return None
@@ -141,6 +143,24 @@ class Inputs:
                 "has too many; evaluate the model again"
             ) from None
 
+    def _fetch_own(self, folder: AttemptFolder) -> Path | None:
+        """Fetch the newest of this job's checkpoints that is whole; note those that are not."""
+        job = self._job
+        known = {each.artifact: each for each in (job.checkpoint, job.previous, job.best) if each}
+        for checkpoint in sorted(known.values(), key=lambda each: each.step, reverse=True):
+            try:
+                fetched = self._link(checkpoint, folder)
+            except Unusable as error:
+                self.unusable.append(checkpoint)
+                self.notes.append(f"{error}: it is passed over")
+            else:
+                if self.unusable:
+                    self.notes.append(f"going on from the checkpoint of step {checkpoint.step}")
+                return fetched
+        if self.unusable:
+            self.notes.append("no checkpoint is left: going on from the start")
+        return None
+
     def _fetch_model(self, job: str, folder: AttemptFolder, *, best: bool) -> Path:
         failure = ArtifactError(f"job {job} has no checkpoint")
         for _ in range(_TRIES):
@@ -158,15 +178,15 @@ class Inputs:
     def _link(self, checkpoint: Checkpoint, folder: AttemptFolder) -> Path:
         """Link the checkpoint into the folder: there it stays whatever its job keeps."""
         folder.start_checkpoint.unlink(missing_ok=True)
+        named = f"the checkpoint of step {checkpoint.step} ({checkpoint.artifact})"
         try:
             link_or_copy(self._artifacts.path(checkpoint.artifact), folder.start_checkpoint)
-        except FileNotFoundError:
-            raise ArtifactError(f"{checkpoint.artifact} is gone") from None
+        except (FileNotFoundError, ArtifactError):
+            self._artifacts.require()  # else it is the store that is gone, and may come back
+            raise Unusable(f"{named} is gone") from None
         if sha256(folder.start_checkpoint) != checkpoint.digest:
             folder.start_checkpoint.unlink()
-            raise ArtifactError(
-                f"the checkpoint of step {checkpoint.step} ({checkpoint.artifact}) is damaged"
-            )
+            raise Unusable(f"{named} is damaged")
         return folder.start_checkpoint
 
 

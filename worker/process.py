@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final, Protocol
 
 from worker import guard
-from worker.environment import clean_environment, runner_environment
+from worker.environment import ATTEMPT_VARIABLE, clean_environment, runner_environment
 from worker.folder import Attempt, AttemptFolder
+from worker.leftovers import kill_all_of
 from worker.parent import NoParent, PreloadedParent
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ RUNNER_COMMAND: Final = (sys.executable, "-P", "-m", "worker.runner")
 #: Seconds for a guard to say that its runner runs, and to clear up when told to.
 _START_SECONDS: Final = 30.0
 _CLEAR_SECONDS: Final = 5.0
+#: Seconds for it to write the stacks of all ranks before.
+_STACKS_SECONDS: Final = 30.0
 #: Enough for the supervisor to go first, not so much that a busy machine starves the training.
 _NICE: Final = 1
 
@@ -33,8 +36,9 @@ _NICE: Final = 1
 class Exit:
     """How a runner's process ended, as its guard saw it."""
 
-    #: "exited", "killed" (told to), "abandoned" (its supervisor was gone), "deadline" (no renewal
-    #: was answered for too long), or "unseen" (the guard itself was killed).
+    #: "exited", "killed" (told to), "hung" (likewise, once its stacks were written), "abandoned"
+    #: (its supervisor was gone), "deadline" (no renewal was answered for too long), or "unseen"
+    #: (the guard itself was killed).
     cause: str
     status: int | None = None
     #: Name of the signal that ended it, e.g. `SIGSEGV`.
@@ -43,6 +47,8 @@ class Exit:
     oom_kills: int = 0
     #: Whose end it is: of ranks that train together, the first that failed.
     rank: int = 0
+    #: The most memory that one rank had at once, in bytes; 0 where nobody saw it.
+    peak_memory: int = field(default=0, compare=False)
 
     @classmethod
     def read(cls, folder: AttemptFolder) -> "Exit":
@@ -114,13 +120,17 @@ class Running:
             self._over = Exit.read(self._folder)
             if self._over.cause == "unseen":
                 self._kill_group()
+                kill_all_of(self._folder.path)
         return self._over
 
-    def kill(self) -> Exit:
-        """Kill the runner and all it has started; return how it ended."""
+    def kill(self, *, hung: bool = False) -> Exit:
+        """Kill the runner and all it has started; return how it ended.
+
+        Of one that hangs, what its threads are at is written to its log before.
+        """
         if self._over is None:
-            self._link.tell(guard.KILL)
-        if end := self.wait(_CLEAR_SECONDS):
+            self._link.tell(guard.HUNG if hung else guard.KILL)
+        if end := self.wait(_CLEAR_SECONDS + _STACKS_SECONDS * hung):
             return end
         self._kill_group()  # the guard itself does not answer: stopped, or starved
         self._link.process.kill()
@@ -234,7 +244,7 @@ class Launcher:
             orders = guard.Orders(
                 command=[*self._command, str(folder.path)],
                 world_size=attempt.world_size,
-                environment=runner_environment(attempt),
+                environment={**runner_environment(attempt), ATTEMPT_VARIABLE: str(folder.path)},
                 cwd=str(folder.path),
                 log=str(folder.log_file),
                 exit_file=str(folder.exit_file),

@@ -133,7 +133,7 @@ def _advance(progress: Progress, event: Event) -> Progress:
 
 
 class Shelf:
-    """Keep the newest and the best checkpoint of a job in the artifact store, and no other."""
+    """Keep the newest checkpoint of a job, the one before and the best one, and no other."""
 
     def __init__(
         self,
@@ -148,6 +148,7 @@ class Shelf:
         self._lease = lease
         self._folder = folder
         self._newest = job.checkpoint
+        self._previous = job.previous
         self._best = job.best
         self._put: tuple[CheckpointEvent, Checkpoint] | None = None
         #: The best checkpoint, where it could not be kept. Those after it remember it as the best:
@@ -199,9 +200,11 @@ class Shelf:
         return checkpoint
 
     def _forget_older(self, newest: Checkpoint, *, best: bool) -> None:
-        before = {self._newest, self._best}
+        before = {self._newest, self._previous, self._best}
+        if self._newest and self._newest.step < newest.step:  # as the record does
+            self._previous = self._newest
         self._newest, self._best = newest, newest if best else self._best
-        kept = {each.artifact for each in (self._newest, self._best) if each}
+        kept = {each.artifact for each in (self._newest, self._previous, self._best) if each}
         for old in before:
             if old and old.artifact not in kept:
                 self._artifacts.remove(old.artifact)

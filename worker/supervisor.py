@@ -5,20 +5,23 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from traceback import format_exc
 from typing import Final, TypeVar
 
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactError, ServiceUnreachable, SpecError, StaleToken
-from jobs.job import Job, Lease, Reason
+from jobs.evidence import Evidence
+from jobs.job import Checkpoint, Job, Lease, Reason
 from jobs.store import JobStore
 from worker.devices import Share
 from worker.events import first_bad_end
+from worker.evidence import gather, tail
 from worker.folder import AttemptFolder, is_full
 from worker.handback import by_guard
+from worker.hangs import HangWatch
 from worker.inputs import Inputs
 from worker.leavings import Leavings
 from worker.process import Exit, Launcher, Running
@@ -29,8 +32,10 @@ from worker.verdict import HANDED_BACK, Ending, Order, conclude
 
 logger = logging.getLogger(__name__)
 
-#: What of a runner's log stands in the record of an attempt that died without a word.
+#: What of a runner's log stands in the record of an attempt that died without a word, and of one
+#: whose threads have told what they were at.
 _TAIL_BYTES: Final = 8_000
+_STACKS_BYTES: Final = 20_000
 #: Between two tries of a write that the service did not answer, in seconds.
 _RETRY: Final = 0.5
 
@@ -74,6 +79,8 @@ class Supervisor:
         self._pulse = Pulse(tools.store, self._lease, self._clocks)
         self._began = time.monotonic()
         self._order: Order | None = None
+        #: What was found where the runner gave no sign of life.
+        self._hung = ""
         self._kill_at = math.inf
 
     def run(self) -> None:
@@ -113,6 +120,7 @@ class Supervisor:
             read_file=self._read_file,
         )
         folder, attempt = inputs.lay(self._tools.settings, self._share)
+        self._retract(inputs.unusable)
         relay = Relay(self._tools.store, self._tools.artifacts, self._job, self._lease, folder)
         for line in inputs.notes:
             relay.note(line)
@@ -124,11 +132,20 @@ class Supervisor:
         )
         return folder, relay, running
 
+    def _retract(self, unusable: Sequence[Checkpoint]) -> None:
+        """Let checkpoints count no more that cannot be gone on from, and read what then counts."""
+        for checkpoint in unusable:
+            self._insist(partial(self._tools.store.retract, self._lease, checkpoint))
+            self._tools.artifacts.remove(checkpoint.artifact)
+        if unusable:
+            self._job = self._get(self._job.id)
+
     def _supervise(self, running: Running, relay: Relay, folder: AttemptFolder) -> str:
         self._pulse.on_answer = running.beat
         settled = True
         try:
-            exited = self._watch(running, relay)
+            life = HangWatch(folder.events_file, folder.read_spec().policy)
+            exited = self._watch(running, relay, life)
             return self._record(exited, relay, folder)
         except _GaveUp:
             settled = False  # the guard goes on trying to hand the lease back
@@ -145,10 +162,11 @@ class Supervisor:
         finally:
             running.close(done=settled)
 
-    def _watch(self, running: Running, relay: Relay) -> Exit:
+    def _watch(self, running: Running, relay: Relay, life: HangWatch) -> Exit:
         """Relay and obey until the runner has ended."""
         exited = None
         while exited is None:
+            self._hung = life.look()
             # What the service does not take now waits in the folder.
             with contextlib.suppress(ServiceUnreachable):
                 relay.pump()
@@ -167,6 +185,8 @@ class Supervisor:
             self._kill_at = min(self._kill_at, now + self._clocks.linger)
         if self._order in (Order.CANCEL, Order.TIMEOUT) or now > self._kill_at:
             return running.kill()
+        if self._order is Order.HUNG:
+            return running.kill(hung=True)
         return None
 
     def _decide(self) -> Order | None:
@@ -177,13 +197,15 @@ class Supervisor:
             return Order.TIMEOUT
         if self._pulse.wish == "pause" or self._tools.draining.is_set():
             return Order.HAND_BACK
-        return None
+        return Order.HUNG if self._hung else None
 
     def _record(self, exited: Exit, relay: Relay, folder: AttemptFolder) -> str:
         self._insist(relay.drain)
         # Where the first rank was ended before it could speak, another may have said why.
         end = relay.end or first_bad_end(folder.events_of_others)
-        ending = conclude(self._order, end, exited, tail(folder.log_file))
+        room = _STACKS_BYTES if self._hung else _TAIL_BYTES
+        room = _STACKS_BYTES if self._hung else _TAIL_BYTES
+        ending = conclude(self._order, end, exited, tail(folder.log_file, room), self._hung)
         if ending.reason is Reason.SUCCEEDED and (why := self._insist(relay.settle)):
             ending = Ending(Reason.INFRASTRUCTURE, f"the best model is nowhere: {why}")
         if ending.reason is Reason.INFRASTRUCTURE and is_full(folder.path):
@@ -197,12 +219,12 @@ class Supervisor:
             if ending.reason is Reason.SUCCEEDED:
                 raise  # what it has come to would be lost
             logger.warning("job %s: what it left could not be kept: %s", self._job.id, error)
-        return self._finish(ending)
+        return self._finish(ending, gather(exited, folder.log_file, end))
 
-    def _finish(self, ending: Ending) -> str:
+    def _finish(self, ending: Ending, evidence: Evidence | None = None) -> str:
         store, lease = self._tools.store, self._lease
         if ending.handed_back:
-            self._insist(lambda: store.release(lease))
+            self._insist(lambda: store.release(lease, evidence=evidence))
             return "handed back"
         state = self._insist(
             lambda: store.finish(
@@ -211,6 +233,7 @@ class Supervisor:
                 message=ending.message,
                 traceback=ending.traceback,
                 result=ending.result,
+                evidence=evidence,
             )
         )
         said = str(state)
@@ -236,13 +259,3 @@ class Supervisor:
                 if time.monotonic() - began > limit:
                     raise _GaveUp from error
                 time.sleep(_RETRY)
-
-
-def tail(path: Path) -> str:
-    """Return the end of a text file; empty where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            return file.read().decode("utf-8", "replace").strip()
-    except OSError:
-        return ""

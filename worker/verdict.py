@@ -19,6 +19,8 @@ class Order(Enum):
     TIMEOUT = auto()
     #: The worker stops, or a person set the job aside.
     HAND_BACK = auto()
+    #: It gave no sign of life for far too long.
+    HUNG = auto()
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,15 @@ class Ending:
 HANDED_BACK = Ending(Reason.PREEMPTED, handed_back=True)
 
 
-def conclude(order: Order | None, end: EndEvent | None, exited: Exit, log_tail: str) -> Ending:
+def conclude(
+    order: Order | None, end: EndEvent | None, exited: Exit, log_tail: str, why: str = ""
+) -> Ending:
     """Return how an attempt ended: by what was ordered, else in the runner's own word.
 
     A success that was written before an order could take effect is one. Where nothing was said, the
     process died of something outside its program, and the tail of its log is all that is known. A
-    rank that only misses another knows less than the kernel that killed it.
+    rank that only misses another knows less than the kernel that killed it. `why` says what led to
+    the order where that is not plain.
     """
     if end and end.reason is Reason.SUCCEEDED:
         return Ending(end.reason, end.message, result=end.result)
@@ -54,7 +59,8 @@ def conclude(order: Order | None, end: EndEvent | None, exited: Exit, log_tail: 
         return HANDED_BACK
     if end and not (end.reason is Reason.INFRASTRUCTURE and _killed_for_memory(exited)):
         return Ending(end.reason, end.message, end.traceback, end.result)
-    return _unsaid(exited, log_tail)
+    hung = why if order is Order.HUNG and exited.cause != "exited" else ""
+    return Ending(Reason.HUNG, hung, log_tail) if hung else _unsaid(exited, log_tail)
 
 
 def _killed_for_memory(exited: Exit) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from jobs.catalog import Catalog
 from jobs.errors import ArtifactError
+from jobs.evidence import Evidence
 from jobs.job import Checkpoint, Job, JobState, Lease, Progress, Reason
 from jobs.spec import MAX_CARRIED_BYTES
 from jobs.store.base import StoreBase, new_nonce
@@ -134,6 +135,10 @@ class Holder(StoreBase):
         written = write_checkpoint(checkpoint)
         self._fenced("publish", lease, checkpoint=written, best=int(best))
 
+    def retract(self, lease: Lease, checkpoint: Checkpoint) -> None:
+        """Let a checkpoint that is damaged or gone count no more. Raise StaleToken."""
+        self._fenced("retract", lease, artifact=checkpoint.artifact)
+
     def put_file(self, lease: Lease, name: str, content: bytes) -> None:
         """Keep a small file for clients that do not share the artifact store.
 
@@ -153,6 +158,7 @@ class Holder(StoreBase):
         message: str = "",
         traceback: str = "",
         result: Mapping[str, Any] | None = None,
+        evidence: Evidence | None = None,
     ) -> JobState:
         """End the attempt. Return where the job then stands: ended, or waiting for another attempt.
 
@@ -166,12 +172,14 @@ class Holder(StoreBase):
             message=head(message, MAX_MESSAGE),
             traceback=tail(traceback, MAX_TRACEBACK),
             result=plain(dict(result or {})),
+            evidence=plain(evidence.to_dict()) if evidence else "",
         )
         return JobState(text(state))
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: Lease, *, message: str = "", evidence: Evidence | None = None) -> None:
         """Hand the job back to its old place in the queue. Raise StaleToken."""
-        self.finish(lease, Reason.PREEMPTED, message=f"handed back by {lease.worker}")
+        message = message or f"handed back by {lease.worker}"
+        self.finish(lease, Reason.PREEMPTED, message=message, evidence=evidence)
 
     def sweep(self, ttl: float) -> Sweep:
         """Do the housekeeping of all: expired leases, ended waits, workers and jobs to forget.

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from jobs.catalog import Catalog
 from jobs.errors import ArtifactError, UnknownJob, did_you_mean
+from jobs.evidence import AttemptEnd
 from jobs.job import Job, JobState, MetricPoint
 from jobs.store.base import StoreBase
 from jobs.store.feed import Entry, batches, decode_lines, decode_points
@@ -28,6 +29,7 @@ Points = list[MetricPoint]
 Lines = list[tuple[int, str]]
 Workers = list[Worker]
 Entries = list[Entry]
+Ends = list[AttemptEnd]
 Raw = list[bytes]
 
 
@@ -54,6 +56,12 @@ class Looker(StoreBase):
             if len(found) >= limit:
                 break
         return found[:limit]
+
+    def ends(self, job: str) -> Ends:
+        """Return how the newest attempts of a job ended, the newest last."""
+        with self._reaching():
+            found = self._client.lrange(self.keys("ends", job), 0, -1)
+        return [AttemptEnd.from_dict(json.loads(each)) for each in found]
 
     def known(self, jobs: Ids) -> set[str]:
         """Return those of the ids that a job has."""

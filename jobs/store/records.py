@@ -56,6 +56,7 @@ def read_job(flat: Sequence[bytes]) -> Job:
         ran=_seconds(fields, "ran"),
         progress=Progress(**json.loads(fields.get("progress", "{}"))),
         checkpoint=_checkpoint(fields.get("checkpoint")),
+        previous=_checkpoint(fields.get("previous")),
         best=_checkpoint(fields.get("best")),
         result=json.loads(fields.get("result", "{}")),
         store=fields.get("store", ""),

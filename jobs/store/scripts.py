@@ -24,6 +24,7 @@ from typing import Any, Final
 import redis
 
 from jobs.errors import NotAllowed, SpecError, StaleToken, UnknownJob, UnknownModel, UnrollError
+from jobs.evidence import MAX_ENDS
 from jobs.job import COUNTED_RETRIES, ENDED, FREE_BACKOFF_MS, FREE_RETRIES, MAX_FREE_RETRIES
 from jobs.keys import Keys
 
@@ -68,6 +69,7 @@ def load(name: str) -> Source:
         _table("ENDED", ENDED),
         _table("FREE_RETRIES", FREE_RETRIES),
         _table("COUNTED_RETRIES", COUNTED_RETRIES),
+        f"local MAX_ENDS = {MAX_ENDS}",
         f"local MAX_FREE_RETRIES, FREE_BACKOFF_MS = {MAX_FREE_RETRIES}, {FREE_BACKOFF_MS}",
         _read("common"),
         body,

@@ -17,6 +17,7 @@ from jobs.handle import JobHandle, failure_line
 from jobs.job import Job, JobState, MetricPoint
 from jobs.schema import Parameter
 from jobs.spec import Policy, Resources, Section, TrainerOptions
+from jobs.verbs.attempts import clock, print_ends
 from jobs.verbs.common import (
     Number,
     common,
@@ -80,20 +81,23 @@ def _how_far(job: Job) -> str:
 def show(id: str, home: Path | None, as_json: bool) -> None:  # noqa: A002 - click names it
     """Print the record of a job."""
     with Client(home=home) as client:
-        job = client.get(id).record
+        handle = client.get(id)
+        job, ends = handle.record, handle.attempts()
     if as_json:
-        print_json(job)
+        print_json({**plain(job), "attempts": ends})
         return
     for name, value in plain(job).items():
         if value not in (None, "", [], {}) and name != "traceback":
             click.echo(f"{name:14}{_shown(name, value)}")
+    if ends:
+        print_ends(ends)
     if job.traceback:
         click.echo("\n" + "\n".join(map(printable, job.traceback.rstrip().splitlines())))
 
 
 def _shown(name: str, value: Any) -> str:
     if name in {"submitted", "started", "ended"}:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value)) if value else "-"
+        return clock(value) if value else "-"
     if isinstance(value, Mapping):
         lines = json.dumps(value, indent=2, ensure_ascii=False).splitlines()
         return "\n".join(["", *(f"  {printable(line)}" for line in lines[1:-1])])

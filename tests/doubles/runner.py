@@ -8,6 +8,7 @@ It follows the protocol of the attempt folder, and does what the model's paramet
     checkpoint_every        steps between checkpoints
     fail                    "segfault", "exit", "error", "linger", "rank": how it ends
     fail_at, fail_attempt   at which step, and in which attempt only (0: in all)
+    hang_at                 after which step it takes no other, in the same attempts
     children                processes that it starts and leaves behind, in sessions of their own
     deaf                    whether it ignores what the supervisor asks for
     say                     a line for its standard error
@@ -15,6 +16,7 @@ It follows the protocol of the attempt folder, and does what the model's paramet
     file                    content of a result file
 """
 
+import faulthandler
 import hashlib
 import json
 import os
@@ -23,17 +25,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jobs.job import Reason
 from jobs.spec import TrainSpec
-from worker import forking
+from worker import forking, guard
 from worker.events import (
     CheckpointEvent,
     EndEvent,
     Event,
+    EventReader,
     MetricEvent,
     PhaseEvent,
     ProgressEvent,
@@ -60,8 +63,7 @@ class Runner:
             sys.stderr.write("x" * length + "\n")
         if line := self.params.get("say"):
             sys.stderr.write(f"{line}\n")
-        for _ in range(self.params.get("children", 0)):
-            subprocess.Popen(["sleep", "600"], start_new_session=True)
+        bear(self.params)
         steps = self.params.get("steps", 3)
         start = self.read_start()
         for step in range(start + 1, steps + 1):
@@ -86,10 +88,11 @@ class Runner:
         self.tell(ProgressEvent(step, steps, 1, 1))
         if step % self.params.get("checkpoint_every", steps + 1) == 0:
             self.save(step)
-        if step == self.params.get("fail_at") and self.params.get("fail_attempt", 0) in (
-            0,
-            self.attempt.attempt,
-        ):
+        if self.params.get("fail_attempt", 0) not in (0, self.attempt.attempt):
+            return
+        if step == self.params.get("hang_at"):
+            time.sleep(600)
+        if step == self.params.get("fail_at"):
             self.fail(self.params["fail"])
 
     def save(self, step: int) -> None:
@@ -127,8 +130,26 @@ class Runner:
         return True
 
 
+def bear(params: Mapping[str, Any]) -> None:
+    for _ in range(params.get("children", 0)):
+        subprocess.Popen(["sleep", "600"], start_new_session=True)
+
+
+def accompany(folder: AttemptFolder) -> None:
+    """Be another rank than the first: have children, and end when that does."""
+    spec = folder.read_spec()
+    bear(spec.model.params if isinstance(spec, TrainSpec) else {})
+    reader = EventReader(folder.events_file)
+    while not any(isinstance(each, EndEvent) for each in reader.read()):
+        time.sleep(0.02)
+
+
 def main(arguments: Sequence[str]) -> int:
-    Runner(Path(arguments[0])).run()
+    faulthandler.register(guard.STACKS_SIGNAL)
+    if int(os.environ.get("LOCAL_RANK", "0")):
+        accompany(AttemptFolder(Path(arguments[0])))
+    else:
+        Runner(Path(arguments[0])).run()
     return 0
 
 

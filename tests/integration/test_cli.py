@@ -175,6 +175,9 @@ def test_a_failed_job_is_status_1_and_one_line(unroll: Unroll, player: Any) -> N
     shown = unroll("show", job)
     assert shown.status == 0
     assert "deep inside" in shown.out
+    (end,) = unroll("show", job, "--json").json["attempts"]
+    assert (end["attempt"], end["worker"], end["reason"]) == (1, "hand", "bad_data")
+    assert any(line.split()[:2] == ["1", "hand"] for line in shown.out.splitlines())
 
 
 def test_a_wait_that_runs_out_is_status_4(unroll: Unroll) -> None:
@@ -508,3 +511,13 @@ def test_ctrl_c_is_no_traceback(unroll: Unroll) -> None:
         watching.send_signal(signal.SIGINT)
         assert watching.stderr.read() == b""
     assert watching.returncode == 130
+
+
+def test_a_queued_job_is_set_aside_and_put_back(unroll: Unroll) -> None:
+    job = unroll("submit", "spec.toml", "--json").json["id"]
+    assert unroll("pause", job).out == f"{job} paused\n"
+    assert unroll("pause", job, "--json").json == {"id": job, "state": "paused"}
+    assert unroll("resume", job).out == f"{job} queued\n"
+    refused = unroll("resume", job)
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "only a paused job can be resumed" in refused.err

@@ -41,7 +41,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "pack": {"before": "0", "last": 1, "chunk": b"chunk"},
     "publish": {"checkpoint": write_checkpoint(Checkpoint("k", "d", 99, 1)), "best": 1},
     "put_file": {"name": "file", "content": b"content", "bound": 1_000},
-    "finish": {"reason": "succeeded", "message": "", "traceback": "", "result": "{}"},
+    "finish": {
+        "reason": "succeeded",
+        "message": "",
+        "traceback": "",
+        "result": "{}",
+        "evidence": "",
+    },
+    "retract": {"artifact": "k"},
 }
 
 

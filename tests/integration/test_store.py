@@ -730,7 +730,7 @@ def test_remove_leaves_no_key_of_an_ended_job(store: JobStore, client: Any) -> N
     with pytest.raises(NotAllowed, match="is running: cancel it before you remove it"):
         store.remove(running)
     job = ended_job_with_everything(store)
-    assert len(everything_of(client, job)) == 7
+    assert len(everything_of(client, job)) == 8
     store.remove(job)
     assert everything_of(client, job) == []
     assert [each.id for each in store.list()] == [running]

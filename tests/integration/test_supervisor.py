@@ -82,35 +82,40 @@ class Script:
         self.told.append((reason, said))
         return JobState.FAILED
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: Lease, **said: Any) -> None:
         self._answer()
         self.told.append("released")
 
 
 class Stage:
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *roots: Path, launcher: Launcher | None = None) -> None:
         self.store = Script()
-        self.settings = Settings(home=home, roots=(), url="unix:///nobody", clocks=CLOCKS)
+        self.settings = Settings(home=home, roots=roots, url="unix:///nobody", clocks=CLOCKS)
         self.settings.make_folders()
         self.draining = threading.Event()
-        self.command = [sys.executable, "-P", str(RUNNER)]
+        self.launcher = launcher or Launcher([sys.executable, "-P", str(RUNNER)])
 
     @property
     def folder(self) -> Path:
         return self.settings.attempts / "job" / "0001"
 
     def supervise(self, **params: Any) -> threading.Thread:
-        """Supervise a job in a thread."""
+        """Supervise a job of the double in a thread."""
         spec = TrainSpec(model=Component("double", params), data=Component("none"))
+        return self.supervise_spec(spec)
+
+    def supervise_spec(self, spec: TrainSpec) -> threading.Thread:
+        """Supervise any job in a thread."""
         tools = Tools(
             cast(JobStore, self.store),
             ArtifactStore(self.settings.home / "store"),
-            Launcher(self.command),
+            self.launcher,
             self.settings,
             self.draining,
         )
         job = Job("job", "train", JobState.RUNNING, spec.to_dict(), attempt=1)
-        supervisor = Supervisor(tools, Assignment(job, LEASE, Share()))
+        share = Share(processes=spec.resources.devices)
+        supervisor = Supervisor(tools, Assignment(job, LEASE, share))
         thread = threading.Thread(target=supervisor.run)
         thread.start()
         return thread

@@ -177,6 +177,12 @@ def test_a_runner_that_dies_without_a_word_is_tried_again_and_the_record_says_wh
     assert message in record.message
     assert f"about to fail: {fail}" in record.traceback
     assert wait(store, job, ended).state is JobState.SUCCEEDED
+    first, second = store.ends(job.id)
+    assert (first.attempt, first.worker, first.reason) == (1, "one", Reason.INFRASTRUCTURE)
+    assert message in (f"{first.evidence.signal}", f"status {first.evidence.status}")
+    assert first.evidence.peak_memory > 1_000_000
+    assert f"about to fail: {fail}" in first.evidence.log
+    assert (second.reason, second.evidence.status) == (Reason.SUCCEEDED, 0)
 
 
 def test_what_the_runner_says_of_its_end_counts(standing: Workers) -> None:
@@ -206,6 +212,9 @@ def test_a_killed_worker_loses_nothing(workers: Workers, store: JobStore, start:
     folder = workers.home / "attempts" / job.id / "0002"
     start = json.loads((folder / "start.ckpt").read_text())["step"]
     assert start >= before.checkpoint.step
+    (end,) = store.ends(job.id)
+    assert (end.reason, end.evidence.cause) == (Reason.PREEMPTED, "abandoned")
+    assert end.message == "the worker first was gone; the job was handed back for it"
     store.cancel(job.id)
     wait(store, job, ended)
     steps = [point.step for point in store.metrics(job.id)]

@@ -109,12 +109,22 @@ def test_what_it_starts_from_stays_when_the_job_lets_go_of_it(bench: Bench) -> N
 
 @pytest.mark.parametrize("how", ["torn", "gone"])
 def test_a_damaged_checkpoint_is_told_of_and_an_older_one_serves(bench: Bench, how: str) -> None:
-    best, newest = bench.checkpoint(1), bench.checkpoint(2, torn=how == "torn")
+    best, before = bench.checkpoint(1), bench.checkpoint(3)
+    newest = bench.checkpoint(4, torn=how == "torn")
     if how == "gone":
         bench.artifacts.remove(newest.artifact)
-    _, attempt, notes = bench.lay(bench.job(TRAIN, best=best, checkpoint=newest))
-    assert start_of(attempt) == "step 1"
-    assert "step-2.ckpt" in notes[0]
+    job = bench.job(TRAIN, best=best, previous=before, checkpoint=newest)
+    _, attempt, notes = bench.lay(job)
+    assert start_of(attempt) == "step 3"
+    assert "the checkpoint of step 4 (jobs/any/step-4.ckpt) is" in notes[0]
+    assert notes[1] == "going on from the checkpoint of step 3"
+
+
+def test_a_store_that_is_away_costs_no_checkpoint(bench: Bench) -> None:
+    newest = bench.checkpoint(2)
+    bench.artifacts.root.rename(bench.path / "unmounted")
+    with pytest.raises(ArtifactError, match="the store is not there"):
+        bench.lay(bench.job(TRAIN, checkpoint=newest))
 
 
 def test_with_all_of_its_checkpoints_damaged_a_job_starts_anew(bench: Bench) -> None:
@@ -196,7 +206,7 @@ def test_a_model_that_stays_away_is_told_of(bench: Bench) -> None:
     gone = bench.checkpoint(1)
     bench.artifacts.remove(gone.artifact)
     bench.job(TRAIN, "old", checkpoint=gone)
-    with pytest.raises(ArtifactError, match="missing"):
+    with pytest.raises(ArtifactError, match="is gone"):
         bench.lay(bench.job(EvaluateSpec(job="old")))
 
 

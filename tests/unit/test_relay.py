@@ -131,10 +131,11 @@ def test_events_arrive_once_and_in_order_through_any_outage(
     assert stage.relay.end == EndEvent(Reason.SUCCEEDED)
 
 
-def test_only_the_newest_and_the_best_checkpoint_are_kept(stage: Stage) -> None:
-    stage.say(stage.save(1), stage.save(2, best=True), stage.save(3), stage.save(4))
+def test_only_the_newest_the_one_before_and_the_best_checkpoint_are_kept(stage: Stage) -> None:
+    stage.say(stage.save(1), stage.save(2, best=True))
+    stage.say(*(stage.save(step) for step in (3, 4, 5)))
     stage.relay.drain()
-    assert stage.kept() == ["step-00000002", "step-00000004"]
+    assert stage.kept() == ["step-00000002", "step-00000004", "step-00000005"]
 
 
 def test_checkpoints_of_earlier_attempts_go_when_newer_ones_count(tmp_path: Path) -> None:
@@ -146,7 +147,10 @@ def test_checkpoints_of_earlier_attempts_go_when_newer_ones_count(tmp_path: Path
         stage.artifacts.put(each.artifact, tmp_path / "old")
     stage.say(stage.save(3))
     stage.relay.drain()
-    assert stage.kept() == ["1.ckpt", "step-00000003"]
+    assert stage.kept() == ["1.ckpt", "2.ckpt", "step-00000003"]
+    stage.say(stage.save(4))
+    stage.relay.drain()
+    assert stage.kept() == ["1.ckpt", "step-00000003", "step-00000004"]
 
 
 def test_a_checkpoint_that_is_another_by_now_or_gone_is_passed_over(stage: Stage) -> None:

@@ -46,7 +46,7 @@ def test_every_key_is_one_of_the_table(name: str) -> None:
     assert not set(source.written) & set(source.read)
 
 
-WRITES = "SET|PERSIST|HSET|HDEL|HINCRBY|INCR|ZADD|ZREM|SADD|SREM|XADD|XTRIM|RPUSH|DEL|UNLINK"
+WRITES = "SET|PERSIST|HSET|HDEL|HINCRBY|INCR|ZADD|ZREM|SADD|SREM|XADD|XTRIM|RPUSH|LTRIM|DEL|UNLINK"
 
 
 @pytest.mark.parametrize("name", NAMES)

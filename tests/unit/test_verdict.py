@@ -66,6 +66,19 @@ def test_a_drained_job_goes_back(end: EndEvent | None) -> None:
     assert conclude(Order.HAND_BACK, end, KILLED, "") == HANDED_BACK
 
 
+def test_a_hang_is_told_with_what_was_found() -> None:
+    ending = conclude(Order.HUNG, None, Exit("hung", None, "SIGKILL"), "stacks", "no step for 60 s")
+    assert (ending.reason, ending.message) == (Reason.HUNG, "no step for 60 s")
+    assert ending.traceback == "stacks"
+
+
+def test_who_ended_by_itself_before_it_was_killed_did_not_hang() -> None:
+    said = conclude(Order.HUNG, EndEvent(Reason.NAN, "no number"), KILLED, "", "no step for 60 s")
+    assert said.reason is Reason.NAN
+    died = conclude(Order.HUNG, None, Exit("exited", None, "SIGSEGV"), "", "no step for 60 s")
+    assert died.reason is Reason.INFRASTRUCTURE
+
+
 def test_a_job_that_fails_while_it_drains_has_failed() -> None:
     end = EndEvent(Reason.USER_ERROR, "no such thing")
     assert conclude(Order.HAND_BACK, end, CLEAN, "").reason is Reason.USER_ERROR

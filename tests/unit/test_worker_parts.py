@@ -25,6 +25,7 @@ from worker.__main__ import main, read_settings
 from worker.app import make_launcher
 from worker.crew import Crew
 from worker.devices import Devices
+from worker.evidence import tail
 from worker.housekeeping import Housekeeping
 from worker.offer import Offer
 from worker.parent import PreloadedParent
@@ -32,7 +33,7 @@ from worker.process import Launcher
 from worker.routines import Routine
 from worker.settings import Settings, data_roots
 from worker.sources import code_digest, code_stamp
-from worker.supervisor import Assignment, Tools, tail
+from worker.supervisor import Assignment, Tools
 
 
 @pytest.fixture
@@ -501,8 +502,8 @@ def test_of_a_service_elsewhere_nothing_is_known_to_be_missing(url: str) -> None
 
 
 def test_of_a_long_log_the_tail_is_taken(tmp_path: Path) -> None:
-    assert tail(tmp_path / "nothing") == ""
+    assert tail(tmp_path / "nothing", 8_000) == ""
     log = tmp_path / "log"
     log.write_text("x" * 20_000 + "\nthe end\n")
-    assert tail(log).endswith("x\nthe end")
-    assert len(tail(log)) <= 8_000
+    assert tail(log, 8_000).endswith("x\nthe end")
+    assert len(tail(log, 8_000)) <= 8_000

@@ -14,14 +14,18 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from jobs.job import Reason
 from jobs.spec import CompareSpec, EvaluateSpec, GenerateSpec, PredictSpec, TrainSpec
 from lightning_modules._ranks import rank
 from worker.events import EndEvent, first_bad_end
 from worker.folder import AttemptFolder
+from worker.guard import STACKS_SIGNAL
 from worker.runner.catalog import whole_catalog
 from worker.runner.commands import Commands
 from worker.runner.compare import compare
@@ -52,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not folder.spec_file.is_file():
         parser.error(f"{given.folder} is no attempt folder: it holds no {folder.spec_file.name}")
     faulthandler.enable()
+    faulthandler.register(STACKS_SIGNAL)
     number = local_rank()
     # The first rank alone is spoken to, and speaks for all.
     end = run(folder, Commands() if number else Commands.inherited(), number)
@@ -84,7 +89,7 @@ def run(folder: AttemptFolder, commands: Commands, number: int = 0) -> EndEvent:
                 if number:
                     return end
                 end = first_bad_end(folder.events_of_others) or end
-        reporter.end(end)
+        reporter.end(replace(end, peak_gpu_memory=_peak_gpu_memory()))
     return end
 
 
@@ -106,6 +111,10 @@ def _work(folder: AttemptFolder, reporter: Reporter, commands: Commands) -> dict
             return generate(task, spec)
         case CompareSpec():
             return compare(task, spec)
+
+
+def _peak_gpu_memory() -> int:
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
 def _leave(status: int) -> None:

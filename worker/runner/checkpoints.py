@@ -3,6 +3,8 @@
 import hashlib
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,6 +66,13 @@ class Shelf:
     def newest(self) -> str | None:
         """Return the file name of the newest checkpoint of this run."""
         return self._newest
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Say, for the length of a block, that a checkpoint is being kept: that may take long."""
+        self._reporter.phase("saving")
+        yield
+        self._reporter.phase("training")
 
     def put(self, saved: Saved, *, epoch: int, score: float | None) -> str:
         """Write a checkpoint and tell of it; a score means that it is the best so far."""
@@ -142,11 +151,12 @@ class Checkpointer(Callback):
 
     def _take(self, trainer: Trainer) -> None:
         if self._at.step > self._last_step:
-            self._guard.look(self._at.step)
-            score = self._selection.score if self._selection.is_best else None
-            saved = self._at.capture(trainer)
-            if rank() == 0:
-                self._shelf.put(saved, epoch=self._at.epoch, score=score)
+            with self._shelf.telling():
+                self._guard.look(self._at.step)
+                score = self._selection.score if self._selection.is_best else None
+                saved = self._at.capture(trainer)
+                if rank() == 0:
+                    self._shelf.put(saved, epoch=self._at.epoch, score=score)
             self._last_step, self._last_time = self._at.step, time.monotonic()
         self._commands.took_checkpoint(self._shelf.newest)
 

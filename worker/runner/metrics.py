@@ -50,6 +50,8 @@ class MetricReporter(Callback):
         #: Target symbols since the clock started; the clock stands still during validations.
         self._clock = 0.0
         self._paused = 0.0
+        #: Whether a batch was trained on here: from the first on, a supervisor misses the next one.
+        self._going = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the window has gathered on all ranks."""
@@ -72,7 +74,8 @@ class MetricReporter(Callback):
         self._window.append(sums_of(outputs))
         if self._at.step % self._every == 0:
             self._report(trainer)
-        self._tell_progress()
+        self._tell_progress(now=not self._going)
+        self._going = True
 
     def on_validation_start(self, trainer: Trainer, *_: Any) -> None:
         """Report what the window has, and stop the clock."""
@@ -81,6 +84,10 @@ class MetricReporter(Callback):
         self._paused = time.perf_counter()
         self._tell_progress(now=True)
         self._reporter.phase("validating")
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """Give a sign of life."""
+        self._tell_progress()
 
     def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
         """Report the validation's metrics."""

@@ -11,6 +11,7 @@
 --   chunks      w
 --   log         w
 --   files       w
+--   ends        w
 --   cleared     w
 --   registered  r
 -- ARGV
@@ -26,7 +27,8 @@ for _, id in ipairs(due) do
     local key = request and redis.call('HGET', K.request .. id, 'key') or ''
     if key ~= '' then redis.call('HDEL', K.dedupe, key) end
     redis.call('ZREM', K.requests, id)
-    for _, family in ipairs({K.request, K.job, K.series, K.points, K.chunks, K.log, K.files}) do
+    local families = {K.request, K.job, K.series, K.points, K.chunks, K.log, K.files, K.ends}
+    for _, family in ipairs(families) do
       redis.call('UNLINK', family .. id)
     end
     redis.call('XADD', K.cleared, 'MAXLEN', '~', A.keep, '*', 'job', id)

@@ -88,8 +88,17 @@ local function conclude(id, request, state, time, fields)
   redis.call('ZADD', K.clearing, time + tonumber(request.keep), id)
 end
 
+-- Remember how an attempt ended; `evidence` is what its worker saw of it, as JSON, or empty.
+local function note_end(id, job, reason, message, evidence, time)
+  local noted = evidence ~= '' and cjson.decode(evidence) or {}
+  noted.attempt, noted.worker, noted.reason = tonumber(job.attempt), job.worker, reason
+  noted.message, noted.started, noted.ended = message, tonumber(job.started), time
+  redis.call('RPUSH', K.ends .. id, cjson.encode(noted))
+  redis.call('LTRIM', K.ends .. id, -MAX_ENDS, -1)
+end
+
 -- An attempt is over: the job ends or goes back to its place in the queue. Returns its state.
-local function settle(id, request, job, reason, message, traceback, time)
+local function settle(id, request, job, reason, message, traceback, evidence, time)
   local retries, free = tonumber(job.retries or 0), tonumber(job.free or 0)
   local again, wait = false, 0
   if request.withdrawn and reason ~= 'succeeded' then reason = 'cancelled' end
@@ -115,6 +124,7 @@ local function settle(id, request, job, reason, message, traceback, time)
                   'retries', retries, 'free', free, 'ran', ran,
                   'last_ended', time}
   redis.call('ZREM', K.leases, id)
+  note_end(id, job, reason, message, evidence, time)
   if state ~= 'queued' then
     conclude(id, request, state, time, fields)
     return state

@@ -8,6 +8,7 @@
 --   queues      w
 --   delayed     w   where it waits before a retry
 --   clearing    w
+--   ends        w
 -- ARGV
 --   id
 --   attempt
@@ -15,6 +16,7 @@
 --   message
 --   traceback
 --   result      JSON
+--   evidence    JSON, or empty
 -- Returns the state. Saying the same twice is saying it once, so that a lost answer can be asked for.
 
 local finished = A.attempt .. ' ' .. A.reason
@@ -27,4 +29,4 @@ end
 despite_full_memory(K.leases)
 redis.call('HSET', K.job .. A.id, 'finished', finished)
 if A.reason == 'succeeded' then redis.call('HSET', K.job .. A.id, 'result', A.result) end
-return settle(A.id, request, job, A.reason, A.message, A.traceback, now())
+return settle(A.id, request, job, A.reason, A.message, A.traceback, A.evidence, now())

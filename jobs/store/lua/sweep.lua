@@ -14,6 +14,7 @@
 --   delayed     rw
 --   waiting     rw
 --   clearing    w
+--   ends        w
 --   workers     rw
 --   alive       rw
 --   offers      rw
@@ -45,7 +46,7 @@ local function expire()
   for _, id in ipairs(expired) do
     local request, job = both(id)
     if request then
-      settle(id, request, job, 'lost', 'the lease of ' .. job.worker .. ' ran out', '', time)
+      settle(id, request, job, 'lost', 'the lease of ' .. job.worker .. ' ran out', '', '', time)
     else
       redis.call('ZREM', K.leases, id)  -- somebody else's hand: it must not stop the sweep of all
     end
