@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,8 +75,8 @@ class Host:
     #: Its network, where the machine allows it one.
     link: Link | None = None
     worker: "subprocess.Popen[bytes] | None" = None
-    #: What is wrong with it now, by a word; a host with nothing wrong may be broken next.
-    wrong: set[str] = field(default_factory=set)
+    #: Whether something is wrong with it now; another may be broken next.
+    wrong: bool = False
     started: float = 0.0
 
     def start(self) -> None:
@@ -102,10 +102,13 @@ class Host:
         """Whether the worker has not ended."""
         return self.worker is not None and self.worker.poll() is None
 
-    @property
-    def parent(self) -> int | None:
-        """Return the preloaded parent; None while there is none that is ready."""
-        return next(iter(called(children(self.pid), "unroll-parent")), None)
+    def parents(self) -> list[int]:
+        """Return the preloaded parent; none while there is none that is ready."""
+        return called(children(self.pid), "unroll-parent")
+
+    def itself(self) -> list[int]:
+        """Return the process of the worker."""
+        return [self.pid]
 
     def everything(self) -> list[int]:
         """Return every process of this host: the worker first, then what it has started."""
@@ -117,11 +120,19 @@ class Host:
 
     def cut(self) -> None:
         """Cut it off: packets are lost, or, without a network of its own, held up."""
-        (self.link.cut if self.link else self.proxy.hold)()
+        (self.link.cut if self.link else self.hold)()
 
     def join(self) -> None:
         """Let it reach Redis again."""
-        (self.link.join if self.link else self.proxy.release)()
+        (self.link.join if self.link else self.release)()
+
+    def hold(self) -> None:
+        """Hold up what it says and hears; nothing of it is lost."""
+        self.proxy.hold()
+
+    def release(self) -> None:
+        """Let everything arrive that was held up."""
+        self.proxy.release()
 
     def end(self, with_signal: signal.Signals) -> None:
         """End the worker and wait for it."""
@@ -244,7 +255,7 @@ class Cluster:
 def await_parents(cluster: Cluster) -> None:
     """Wait until every worker has its preloaded parent."""
     deadline = time.monotonic() + _READY
-    while not all(host.parent for host in cluster.hosts):
+    while not all(host.parents() for host in cluster.hosts):
         if time.monotonic() > deadline:
             raise RuntimeError("the workers do not get ready")
         time.sleep(0.1)

@@ -45,7 +45,7 @@ def new_cut_short(scene: Scene, fault: Fault) -> Hit | None:
     if (job := choose(scene.running, fault.pick)) is None:
         return None
     host = scene.cluster.host(job.worker)
-    host.wrong.add("stopped")
+    host.wrong = True
     send([host.pid], signal.SIGSTOP)
     hit = scene.hit(job.id, [job])
 
@@ -55,7 +55,7 @@ def new_cut_short(scene: Scene, fault: Fault) -> Hit | None:
                 cut_short(new, fault.amount)
         finally:
             send([host.pid], signal.SIGCONT)
-            host.wrong.discard("stopped")
+            host.wrong = False
 
     scene.later(0, wait_and_cut)
     return hit

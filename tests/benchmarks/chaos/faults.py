@@ -1,15 +1,16 @@
 """Every kind of fault: what is done to the cluster, and how it is healed."""
 
-import contextlib
 import signal
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from tests.benchmarks.chaos import damage
 from tests.benchmarks.chaos.cluster import Host
 from tests.benchmarks.chaos.plan import Fault
-from tests.benchmarks.chaos.processes import send
+from tests.benchmarks.chaos.processes import Crowd, send
 from tests.benchmarks.chaos.scene import Hit, Scene, choose
 
 #: Do it, or return None where nothing is there now that it could fall on.
@@ -17,6 +18,9 @@ Do = Callable[[Scene, Fault], Hit | None]
 
 #: Seconds after which a worker that was killed is started again, by whoever looks after it.
 _RESTART: Final = 3.0
+#: Leases for which something lasts that is noticed, or is not.
+_TAKEN_OVER: Final = (1.3, 2.3)
+_UNNOTICED: Final = (0.0, 0.6)
 _KILL, _STOP, _GO_ON = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
 
 
@@ -30,286 +34,218 @@ class Kind:
     group: str
 
 
-def _mend(host: Host, what: str) -> None:
-    host.wrong.discard(what)
-
-
-def _restart(host: Host, what: str) -> None:
-    host.end(_KILL)
-    host.start()
-    _mend(host, what)
-
-
-def _paused(scene: Scene, host: Host, pids: list[int], seconds: float) -> None:
-    def go_on() -> None:
-        send(pids, _GO_ON)
-        _mend(host, "stopped")
-
-    host.wrong.add("stopped")
-    send(pids, _STOP)
-    scene.later(seconds, go_on)
-
-
 # --- a worker, and the host it stands on
 
 
-def worker_killed(scene: Scene, fault: Fault) -> Hit | None:
-    """Kill a worker, and with it the supervisors of its jobs."""
-    if (host := scene.busy_host(fault.pick)) is None:
-        return None
-    hit = scene.hit(host.name, scene.on(host), clears=True)
-    host.wrong.add("killed")
+def on_host(
+    act: Callable[[Scene, Fault, Host], None],
+    *,
+    part: Callable[[Host], Sequence[int]] = Host.itself,
+    clears: bool = False,
+) -> Do:
+    """Return what falls on a busy host that can be spared, and has the processes it falls on."""
+
+    def do(scene: Scene, fault: Fault) -> Hit | None:
+        host = scene.busy_host(fault.pick)
+        if host is None or not part(host):
+            return None
+        hit = scene.hit(host.name, scene.on(host), clears=clears)
+        act(scene, fault, host)
+        return hit
+
+    return do
+
+
+def _wrong_for(scene: Scene, host: Host, seconds: float, heal: Callable[[], object]) -> None:
+    """Leave a host out of further faults until it is healed."""
+    host.wrong = True
+
+    def healed() -> None:
+        heal()
+        host.wrong = False
+
+    scene.later(seconds, healed)
+
+
+def _restart(host: Host) -> None:
     host.end(_KILL)
-    scene.later(_RESTART + fault.amount, _restart, host, "killed")
-    return hit
+    host.start()
 
 
-def worker_paused(scene: Scene, fault: Fault) -> Hit | None:
-    """Stop a worker for less than its lease lives."""
-    if (host := scene.busy_host(fault.pick)) is None:
-        return None
-    hit = scene.hit(host.name, scene.on(host))
-    _paused(scene, host, [host.pid], 0.6 * fault.amount * scene.cluster.options.lease_seconds)
-    return hit
+def worker_killed(scene: Scene, fault: Fault, host: Host) -> None:
+    """Kill a worker, and with it the supervisors of its jobs."""
+    send([host.pid], _KILL)
+    _wrong_for(scene, host, _RESTART + fault.amount, partial(_restart, host))
 
 
-def worker_stopped(scene: Scene, fault: Fault) -> Hit | None:
-    """Stop a worker for so long that its jobs are taken over; then let it go on."""
-    if (host := scene.busy_host(fault.pick)) is None:
-        return None
-    hit = scene.hit(host.name, scene.on(host))
-    lease = scene.cluster.options.lease_seconds
-    _paused(scene, host, [host.pid], lease * (1.3 + fault.amount))
-    return hit
-
-
-def worker_stopped_and_killed(scene: Scene, fault: Fault) -> Hit | None:
+def worker_stopped_and_killed(scene: Scene, fault: Fault, host: Host) -> None:
     """Stop a worker, and kill it a moment later: what it was just told, it never hears."""
-    if (host := scene.busy_host(fault.pick)) is None:
-        return None
-    hit = scene.hit(host.name, scene.on(host))
-    host.wrong.add("killed")
     send([host.pid], _STOP)
     scene.later(fault.amount, send, [host.pid], _KILL)
-    scene.later(_RESTART + fault.amount, _restart, host, "killed")
-    return hit
+    _wrong_for(scene, host, _RESTART + fault.amount, partial(_restart, host))
 
 
-def worker_drained(scene: Scene, fault: Fault) -> Hit | None:
+def worker_drained(scene: Scene, fault: Fault, host: Host) -> None:
     """Tell a worker to stop, as an operator or a spot market does."""
-    if (host := scene.busy_host(fault.pick)) is None:
-        return None
-    hit = scene.hit(host.name, scene.on(host), clears=True)
 
     def start_again() -> None:
-        with contextlib.suppress(Exception):  # one that does not leave in time is killed
+        try:
             host.end(signal.SIGTERM)
-        _restart(host, "drained")
+        except subprocess.TimeoutExpired:  # as a service manager would
+            host.end(_KILL)
+        host.start()
 
-    host.wrong.add("drained")
-    scene.later(0, start_again)
-    return hit
+    _wrong_for(scene, host, 0, start_again)
 
 
-def host_vanished(scene: Scene, fault: Fault) -> Hit | None:
+def host_vanished(scene: Scene, fault: Fault, host: Host) -> None:
     """Kill everything of a host at once: nobody is left to hand a lease back."""
-    if (host := scene.busy_host(fault.pick)) is None:
-        return None
-    hit = scene.hit(host.name, scene.on(host), clears=True)
-    host.wrong.add("vanished")
     everything = host.everything()
     send(everything, _STOP)
     send(everything, _KILL)
     lease = scene.cluster.options.lease_seconds
-    scene.later(lease + _RESTART, _restart, host, "vanished")
-    return hit
+    _wrong_for(scene, host, lease + _RESTART, partial(_restart, host))
 
 
-def host_frozen(scene: Scene, fault: Fault) -> Hit | None:
-    """Stop everything of a host, as of a virtual machine that is moved, and let it go on."""
-    if (host := scene.busy_host(fault.pick)) is None:
-        return None
-    hit = scene.hit(host.name, scene.on(host))
-    lease = scene.cluster.options.lease_seconds
-    _paused(scene, host, host.everything(), lease * (1.3 + fault.amount))
-    return hit
+def stopped(pids: Callable[[Host], Sequence[int]], least: float, most: float) -> Do:
+    """Return what stops processes of a host, for so many leases, and lets them go on."""
+
+    def act(scene: Scene, fault: Fault, host: Host) -> None:
+        found = pids(host)
+        send(found, _STOP)
+        seconds = leases(scene, fault, least, most)
+        _wrong_for(scene, host, seconds, partial(send, found, _GO_ON))
+
+    return on_host(act)
 
 
-def _apart(
-    scene: Scene,
-    fault: Fault,
-    seconds: float,
-    ways: Callable[[Host], tuple[Callable[[], None], ...]],
-) -> Hit | None:
-    if (host := scene.busy_host(fault.pick)) is None:
-        return None
-    hit = scene.hit(host.name, scene.on(host))
-    part, join = ways(host)
+def apart(part: Callable[[Host], None], join: Callable[[Host], None], *, long: bool) -> Do:
+    """Return what parts a host from Redis; for so long that its jobs are taken over, or not."""
 
-    def rejoin() -> None:
-        join()
-        _mend(host, "cut off")
+    def act(scene: Scene, fault: Fault, host: Host) -> None:
+        part(host)
+        seconds = leases(scene, fault, *(_TAKEN_OVER if long else _UNNOTICED))
+        _wrong_for(scene, host, seconds, partial(join, host))
 
-    host.wrong.add("cut off")
-    part()
-    scene.later(seconds, rejoin)
-    return hit
+    return on_host(act)
 
 
-def host_cut_off(scene: Scene, fault: Fault) -> Hit | None:
-    """Cut a host off from Redis for so long that its jobs are taken over."""
-    lease = scene.cluster.options.lease_seconds
-    return _apart(scene, fault, lease * (1.3 + fault.amount), lambda host: (host.cut, host.join))
+def leases(scene: Scene, fault: Fault, least: float, most: float) -> float:
+    """Return the seconds of some leases, between the least and the most."""
+    return (least + (most - least) * fault.amount) * scene.cluster.options.lease_seconds
 
 
-def host_cut_off_briefly(scene: Scene, fault: Fault) -> Hit | None:
-    """Cut a host off from Redis for a moment."""
-    lease = scene.cluster.options.lease_seconds
-    return _apart(scene, fault, 0.6 * fault.amount * lease, lambda host: (host.cut, host.join))
-
-
-def host_held_up(scene: Scene, fault: Fault) -> Hit | None:
-    """Hold up all that a host and Redis say to each other; late writes arrive all the same."""
-    lease = scene.cluster.options.lease_seconds
-    return _apart(
-        scene,
-        fault,
-        lease * (1.3 + fault.amount),
-        lambda host: (host.proxy.hold, host.proxy.release),
-    )
-
-
-def replies_cut(scene: Scene, fault: Fault) -> Hit | None:
+def replies_cut(scene: Scene, fault: Fault, host: Host) -> None:
     """Close connections in the middle of replies that Redis sends to a host."""
-    if (host := scene.busy_host(fault.pick)) is None:
-        return None
     host.proxy.bite(1 + int(10 * fault.pick), fault.amount)
-    return scene.hit(host.name, scene.on(host))
 
 
-def parent_killed(scene: Scene, fault: Fault) -> Hit | None:
+def parent_killed(scene: Scene, fault: Fault, host: Host) -> None:
     """Kill the process that a worker forks its runners from."""
-    host = scene.busy_host(fault.pick)
-    if host is None or (parent := host.parent) is None:
-        return None
-    send([parent], _KILL)
-    return scene.hit(host.name, scene.on(host))
+    send(host.parents(), _KILL)
 
 
-def parent_stopped(scene: Scene, fault: Fault) -> Hit | None:
+def parent_stopped(scene: Scene, fault: Fault, host: Host) -> None:
     """Stop the process that a worker forks its runners from, for seconds."""
-    host = scene.busy_host(fault.pick)
-    if host is None or (parent := host.parent) is None:
-        return None
-    send([parent], _STOP)
-    scene.later(2 + 6 * fault.amount, send, [parent], _GO_ON)
-    return scene.hit(host.name, scene.on(host))
+    parents = host.parents()
+    send(parents, _STOP)
+    scene.later(2 + 6 * fault.amount, send, parents, _GO_ON)
 
 
 # --- one attempt
 
 
-def guard_killed(scene: Scene, fault: Fault) -> Hit | None:
-    """Kill a guard: its ranks die with it."""
-    job = choose(scene.running, fault.pick)
-    if job is None or (guard := scene.crowd(job).guard) is None:
-        return None
-    send([guard], _KILL)
-    return scene.hit(job.id, [job], clears=True)
+def on_attempt(
+    part: Callable[[Crowd], Sequence[int]],
+    act: Callable[[Scene, Fault, Sequence[int]], None],
+    *,
+    clears: bool = False,
+) -> Do:
+    """Return what falls on a part of the processes of an attempt."""
+
+    def do(scene: Scene, fault: Fault) -> Hit | None:
+        fitting = [(job, pids) for job in scene.running if (pids := part(scene.crowd(job)))]
+        if (chosen := choose(fitting, fault.pick)) is None:
+            return None
+        job, pids = chosen
+        act(scene, fault, pids)
+        return scene.hit(job.id, [job], clears=clears)
+
+    return do
 
 
-def guard_stopped(scene: Scene, fault: Fault) -> Hit | None:
-    """Stop a guard for seconds."""
-    job = choose(scene.running, fault.pick)
-    if job is None or (guard := scene.crowd(job).guard) is None:
-        return None
-    send([guard], _STOP)
-    scene.later(1 + 5 * fault.amount, send, [guard], _GO_ON)
-    return scene.hit(job.id, [job])
+def killed(part: Callable[[Crowd], Sequence[int]]) -> Do:
+    """Return what kills a part of an attempt."""
+    return on_attempt(part, lambda _scene, _fault, pids: send(pids, _KILL), clears=True)
 
 
-def runner_killed(scene: Scene, fault: Fault) -> Hit | None:
-    """Kill a runner: its rank 0, or the only one."""
-    job = choose(scene.running, fault.pick)
-    if job is None or not (ranks := scene.crowd(job).ranks):
-        return None
-    send(ranks[:1], _KILL)
-    return scene.hit(job.id, [job], clears=True)
+def held_up(part: Callable[[Crowd], Sequence[int]]) -> Do:
+    """Return what stops a part of an attempt for seconds, and lets it go on."""
+
+    def act(scene: Scene, fault: Fault, pids: Sequence[int]) -> None:
+        send(pids, _STOP)
+        scene.later(1 + 3 * fault.amount, send, pids, _GO_ON)
+
+    return on_attempt(part, act)
 
 
-def runner_stopped(scene: Scene, fault: Fault) -> Hit | None:
-    """Stop a runner for seconds."""
-    job = choose(scene.running, fault.pick)
-    if job is None or not (ranks := scene.crowd(job).ranks):
-        return None
-    send(ranks, _STOP)
-    scene.later(1 + 3 * fault.amount, send, ranks, _GO_ON)
-    return scene.hit(job.id, [job])
+def guard(crowd: Crowd) -> Sequence[int]:
+    """Return the guard."""
+    return [crowd.guard] if crowd.guard else []
 
 
-def rank_killed(scene: Scene, fault: Fault) -> Hit | None:
-    """Kill the second of two ranks."""
-    pairs = [job for job in scene.running if len(scene.crowd(job).ranks) > 1]
-    if (job := choose(pairs, fault.pick)) is None:
-        return None
-    send(scene.crowd(job).ranks[1:], _KILL)
-    return scene.hit(job.id, [job], clears=True)
+def runner(crowd: Crowd) -> Sequence[int]:
+    """Return the runner, or its first rank."""
+    return crowd.ranks[:1]
 
 
-def rank_stopped(scene: Scene, fault: Fault) -> Hit | None:
-    """Stop the second of two ranks for seconds: the first waits for it."""
-    pairs = [job for job in scene.running if len(scene.crowd(job).ranks) > 1]
-    if (job := choose(pairs, fault.pick)) is None:
-        return None
-    ranks = scene.crowd(job).ranks[1:]
-    send(ranks, _STOP)
-    scene.later(1 + 3 * fault.amount, send, ranks, _GO_ON)
-    return scene.hit(job.id, [job])
+def second_rank(crowd: Crowd) -> Sequence[int]:
+    """Return the second of two ranks."""
+    return crowd.ranks[1:]
 
 
 # --- Redis, and the client
 
 
-def _redis(scene: Scene, act: Callable[[], None], heal: Callable[[], None], seconds: float) -> Hit:
-    def back() -> None:
-        heal()
-        scene.redis_is_away = False
+def redis_away(
+    act: Callable[[Scene], Callable[[], None]], seconds: Callable[[Scene, Fault], float]
+) -> Do:
+    """Return what takes Redis away; `act` does it, and returns what brings it back."""
 
-    scene.redis_is_away = True
-    hit = scene.hit("redis", scene.running)
-    act()
-    scene.later(seconds, back)
-    return hit
+    def do(scene: Scene, fault: Fault) -> Hit | None:
+        if scene.redis_is_away:
+            return None
+        scene.redis_is_away = True
+        hit = scene.hit("redis", scene.running)
+        bring_back = act(scene)
 
+        def back() -> None:
+            bring_back()
+            scene.redis_is_away = False
 
-def redis_killed(scene: Scene, fault: Fault) -> Hit | None:
-    """Kill Redis, and start it again on what its append-only file holds."""
-    if scene.redis_is_away:
-        return None
-    redis = scene.cluster.redis
-    return _redis(scene, redis.kill, redis.start, 4 * fault.amount)
+        scene.later(seconds(scene, fault), back)
+        return hit
 
-
-def redis_restarted(scene: Scene, fault: Fault) -> Hit | None:
-    """Stop Redis as an operator does, and start it again."""
-    if scene.redis_is_away:
-        return None
-    redis = scene.cluster.redis
-    return _redis(scene, redis.stop, redis.start, 2 * fault.amount)
+    return do
 
 
-def redis_stopped(scene: Scene, fault: Fault) -> Hit | None:
-    """Stop Redis for up to three leases; it answers nothing, and hears everything later."""
-    if scene.redis_is_away:
-        return None
+def kill_redis(scene: Scene) -> Callable[[], None]:
+    """Kill Redis; it goes on with what its append-only file holds."""
+    scene.cluster.redis.kill()
+    return scene.cluster.redis.start
+
+
+def end_redis(scene: Scene) -> Callable[[], None]:
+    """Stop Redis as an operator does."""
+    scene.cluster.redis.stop()
+    return scene.cluster.redis.start
+
+
+def stop_redis(scene: Scene) -> Callable[[], None]:
+    """Stop Redis where it stands: it answers nothing, and hears everything later."""
     pid = scene.cluster.redis.pid
-    seconds = 0.5 + 3 * fault.amount * scene.cluster.options.lease_seconds
-    return _redis(
-        scene,
-        lambda: send([pid], _STOP),
-        lambda: send([pid], _GO_ON),
-        seconds,
-    )
+    send([pid], _STOP)
+    return partial(send, [pid], _GO_ON)
 
 
 def client_killed(scene: Scene, fault: Fault) -> Hit | None:
@@ -319,28 +255,30 @@ def client_killed(scene: Scene, fault: Fault) -> Hit | None:
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    "worker killed": Kind(worker_killed, "killed"),
-    "worker paused": Kind(worker_paused, "held up"),
-    "worker stopped": Kind(worker_stopped, "vanished"),
-    "worker stopped, then killed": Kind(worker_stopped_and_killed, "killed"),
-    "worker drained": Kind(worker_drained, "killed"),
-    "host vanished": Kind(host_vanished, "vanished"),
-    "host frozen": Kind(host_frozen, "vanished"),
-    "host cut off": Kind(host_cut_off, "vanished"),
-    "host cut off briefly": Kind(host_cut_off_briefly, "held up"),
-    "host held up": Kind(host_held_up, "vanished"),
-    "replies cut": Kind(replies_cut, "held up"),
-    "parent killed": Kind(parent_killed, "held up"),
-    "parent stopped": Kind(parent_stopped, "held up"),
-    "guard killed": Kind(guard_killed, "killed"),
-    "guard stopped": Kind(guard_stopped, "held up"),
-    "runner killed": Kind(runner_killed, "killed"),
-    "runner stopped": Kind(runner_stopped, "held up"),
-    "rank killed": Kind(rank_killed, "killed"),
-    "rank stopped": Kind(rank_stopped, "held up"),
-    "redis killed": Kind(redis_killed, "held up"),
-    "redis restarted": Kind(redis_restarted, "held up"),
-    "redis stopped": Kind(redis_stopped, "held up"),
+    "worker killed": Kind(on_host(worker_killed, clears=True), "killed"),
+    "worker paused": Kind(stopped(Host.itself, *_UNNOTICED), "held up"),
+    "worker stopped": Kind(stopped(Host.itself, *_TAKEN_OVER), "vanished"),
+    "worker stopped, then killed": Kind(on_host(worker_stopped_and_killed), "killed"),
+    "worker drained": Kind(on_host(worker_drained, clears=True), "killed"),
+    "host vanished": Kind(on_host(host_vanished, clears=True), "vanished"),
+    "host frozen": Kind(stopped(Host.everything, *_TAKEN_OVER), "vanished"),
+    "host cut off": Kind(apart(Host.cut, Host.join, long=True), "vanished"),
+    "host cut off briefly": Kind(apart(Host.cut, Host.join, long=False), "held up"),
+    "host held up": Kind(apart(Host.hold, Host.release, long=True), "vanished"),
+    "replies cut": Kind(on_host(replies_cut), "held up"),
+    "parent killed": Kind(on_host(parent_killed, part=Host.parents), "held up"),
+    "parent stopped": Kind(on_host(parent_stopped, part=Host.parents), "held up"),
+    "guard killed": Kind(killed(guard), "killed"),
+    "guard stopped": Kind(held_up(guard), "held up"),
+    "runner killed": Kind(killed(runner), "killed"),
+    "runner stopped": Kind(held_up(runner), "held up"),
+    "rank killed": Kind(killed(second_rank), "killed"),
+    "rank stopped": Kind(held_up(second_rank), "held up"),
+    "redis killed": Kind(redis_away(kill_redis, lambda _, fault: 4 * fault.amount), "held up"),
+    "redis restarted": Kind(redis_away(end_redis, lambda _, fault: 2 * fault.amount), "held up"),
+    "redis stopped": Kind(
+        redis_away(stop_redis, lambda scene, fault: leases(scene, fault, 0.2, 3.2)), "held up"
+    ),
     "client killed": Kind(client_killed, "none"),
     "published checkpoint cut short": Kind(damage.published_cut_short, "spoiled"),
     "published checkpoint altered": Kind(damage.published_altered, "spoiled"),
