@@ -126,6 +126,19 @@ def write_bad_data(folder: Path) -> Iterator[Path]:
         yield folder / name
 
 
+def hung(scene: Scene, number: int) -> JobHandle:
+    """Let a step never end; or stop the runner for good, or one rank of two."""
+    patience = {"hang_seconds": 2.0, "hang_factor": 2.0}
+    if number % 3 == 0:
+        job = scene.submit(model={"name": "planted", "flaw": "sleep"}, policy=patience)
+    else:
+        ranks = {"devices": number % 3, "threads": 1}
+        job = scene.submit(policy=patience, resources=ranks)
+        send(Crowd.of(scene.trains(job)).ranks[-1:], signal.SIGSTOP)
+    scene.until_over(job)
+    return job
+
+
 def worker_drained(scene: Scene, number: int) -> JobHandle:
     """Tell the worker to stop."""
     job = scene.submit()
@@ -186,13 +199,13 @@ def lost(scene: Scene, number: int) -> JobHandle:
     return job
 
 
-#: What is planted, by the reason that the record must give. A hang joins them as soon as the
-#: service looks for hangs: `flawed("sleep")` under the reason `hung`.
+#: What is planted, by the reason that the record must give.
 CAUSES: Final[Mapping[Reason, Plant]] = {
     Reason.USER_ERROR: flawed("mistake", "missing_key", "shapes"),
     Reason.BAD_DATA: bad_data,
     Reason.OUT_OF_MEMORY: out_of_memory,
     Reason.NAN: flawed("nan", "infinity"),
+    Reason.HUNG: hung,
     Reason.PREEMPTED: worker_drained,
     Reason.INFRASTRUCTURE: killed,
     Reason.CANCELLED: cancelled,
