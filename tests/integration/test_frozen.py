@@ -47,17 +47,17 @@ def test_a_frozen_worker_loses_its_job_and_what_it_wrote_meanwhile_counts_nowher
     first.send_signal(signal.SIGCONT)
     eventually(lambda: "another attempt holds the job" in workers.log("first"))
     eventually(lambda: not asleep.is_running())
-    record = wait(store, job, at_step(frozen.step + 40))
+    wait(store, job, at_step(frozen.step + 40))
+    store.cancel(job.id)
+    record = wait(store, job, ended)
     assert record.attempt == 2
-    (end,) = store.ends(job.id)
+    end, _ = store.ends(job.id)
     assert (end.attempt, end.worker, end.reason) == (1, "first", Reason.LOST)
     artifacts = ArtifactStore(workers.home / "store")
     for counted in (record.checkpoint, record.previous, record.best):
         assert counted is not None
         assert "attempt-0002" in counted.artifact
         assert artifacts.check(counted.artifact, counted.digest)
-    store.cancel(job.id)
-    wait(store, job, ended)
     points = store.metrics(job.id)
     steps = [point.step for point in points]
     assert steps == list(range(1, len(steps) + 1)), "a point was lost or doubled"
