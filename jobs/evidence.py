@@ -34,7 +34,9 @@ class Evidence:
     def to_dict(self) -> dict[str, Any]:
         """Return what is known as plain JSON, the log cut."""
         known = asdict(replace(self, log=self.log[-MAX_LOG:]))
-        return {name: value for name, value in known.items() if value not in (None, "")}
+        return {
+            name: value for name, value in known.items() if value or (name, value) == ("status", 0)
+        }
 
 
 @dataclass(frozen=True)

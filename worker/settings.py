@@ -34,8 +34,9 @@ class Clocks:
     grace: float = 300.0
     #: How long a runner may take to exit after its last word.
     linger: float = 10.0
-    #: How long a draining worker waits for its runners' checkpoints.
-    drain: float = 30.0
+    #: How long a draining worker waits for its runners' checkpoints: less than the half minute that
+    #: machines which may be taken away are given to end.
+    drain: float = 25.0
 
 
 @dataclass(frozen=True, kw_only=True)

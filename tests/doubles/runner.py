@@ -10,6 +10,7 @@ It follows the protocol of the attempt folder, and does what the model's paramet
     fail_at, fail_attempt   at which step, and in which attempt only (0: in all)
     hang_at                 after which step it takes no other, in the same attempts
     children                processes that it starts and leaves behind, in sessions of their own
+    burn                    processes that it starts and that use a core each
     deaf                    whether it ignores what the supervisor asks for
     say                     a line for its standard error
     say_bytes               length of another line, before that
@@ -133,6 +134,8 @@ class Runner:
 def bear(params: Mapping[str, Any]) -> None:
     for _ in range(params.get("children", 0)):
         subprocess.Popen(["sleep", "600"], start_new_session=True)
+    for _ in range(params.get("burn", 0)):
+        subprocess.Popen([sys.executable, "-I", "-S", "-c", "while True: pass"])
 
 
 def accompany(folder: AttemptFolder) -> None:

@@ -325,6 +325,28 @@ def test_a_stopped_guard_does_not_keep_its_runner_from_being_killed(
     eventually(lambda: not is_alive(running.pid))
 
 
+def test_who_hangs_tells_what_it_is_at_before_it_is_killed(
+    start: Start, folder: AttemptFolder
+) -> None:
+    running = start(
+        "import faulthandler\n"
+        "def wait_for_ever():\n    say(f'ready{rank}'); time.sleep(600)\n"
+        + RANKS
+        + "if rank < 2:\n    faulthandler.register(signal.SIGUSR1)\nwait_for_ever()",
+        ranks=3,
+    )
+    pids = ranks_of(folder, 3)
+    eventually(lambda: all((folder.path / f"ready{rank}").exists() for rank in range(3)))
+    end = running.kill(hung=True)
+    assert (end.cause, end.signal) == ("hung", "SIGKILL"), "not by the signal that asks"
+    assert not any(map(is_alive, pids))
+    told = folder.log_file.read_text().split("What rank ")[1:]
+    assert [text[0] for text in told] == ["0", "1", "2"]
+    assert all(f"process {pid}, sleeping" in text for pid, text in zip(pids, told, strict=True))
+    assert [text.count("in wait_for_ever") for text in told] == [1, 1, 0]
+    assert "it cannot tell" in told[2]
+
+
 def test_commands_go_in_and_replies_come_out(start: Start, folder: AttemptFolder) -> None:
     running = start(
         "channel = socket.socket(fileno=int(os.environ['UNROLL_COMMANDS_FD']))\n"
