@@ -83,8 +83,12 @@ def print_json(value: Any) -> None:
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print left-aligned columns, as wide as they must be; never cut, so that ids can be copied."""
+    from rich.cells import cell_len  # noqa: PLC0415 - only tables need it
+
     cells = [list(headers), *([printable(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo(line.rstrip())
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:  # letters of some scripts take two places, and some marks none
+        padded = (
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        )
+        click.echo("  ".join(padded).rstrip())

@@ -76,6 +76,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.alive: dict[str, tuple[Worker, int]] = {}
         self.model: dict[str, ModelJob] = {}
         self.keys: dict[str, str] = {}
+        #: Jobs of which points came since they were last looked at.
+        self.reported: set[str] = set()
         self.leases: list[Lease] = []
         self.holds: dict[str, tuple[str, int]] = {}
         self.age = 0
@@ -338,6 +340,7 @@ class StoreMachine(RuleBasedStateMachine):
     def report(self, lease: Lease, job: ModelJob | None, first: int) -> None:
         steps = range(first, first + 3)
         points = [MetricEvent("val/bleu", float(step), step, 1, 0.0) for step in steps]
+        self.reported.add(lease.job)
         self.store.report(lease, points=points)
         for step in steps if job else ():
             if job and step > job.highest:
@@ -372,13 +375,14 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.finish(lease, reason) == before.state
         assert self.store.get(lease.job) == before
 
-    @rule(choice=st.integers(25, 99), jump=st.sampled_from([0, -3_600, 3_600, 5]))
+    @rule(choice=st.integers(25, 99), jump=st.sampled_from([-3_600, 5, -3_600, 3_600]))
     def hang_and_let_the_clock_jump(self, choice: int, jump: int) -> None:
         if lease := self.any_lease(choice):
             job = self.holding(lease)
             assert job is not None
             job.end_attempt("hung", self.now)
             assert self.store.finish(lease, Reason.HUNG) == job.state
+        self.sweep()
         self.now += jump * 1000
         self.sweep()
 
@@ -479,14 +483,15 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def points_agree(self) -> None:
-        for name, job in self.model.items():
-            points = self.store.metrics(name)
+        reported, self.reported = self.reported & self.model.keys(), set()
+        for name in reported:
+            job, points = self.model[name], self.store.metrics(name)
             assert [point.step for point in points] == job.points
             assert [point.cursor for point in points] == list(range(1, len(points) + 1))
 
     @invariant()
     def every_state_has_a_sentence(self) -> None:
-        for job in list(self.model.values())[-2:]:  # all of them come to be the newest
+        for job in list(self.model.values())[-1:]:  # all of them come to be the newest
             said = self.store.why(job.id)
             assert said.strip(), job.state
             assert said.isprintable(), said
@@ -511,7 +516,7 @@ def test_the_store_does_what_the_model_does(durable: Any) -> None:
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(
-            max_examples=60,
+            max_examples=100,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

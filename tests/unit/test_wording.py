@@ -7,12 +7,13 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from jobs.errors import SpecError
 from jobs.intake import checked
 from jobs.job import MetricPoint
 from jobs.spec import Component, TrainSpec
-from jobs.verbs.common import print_json
+from jobs.verbs.common import print_json, print_table
 from jobs.verbs.looking import point_line
 from jobs.wording import escaped, one_line, printable
 
@@ -91,3 +92,10 @@ def test_a_value_that_is_no_number_is_shown_and_its_json_is_strict(
     read = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert (read[0]["value"], read[1]) == (None, {"nested": [None]})
     assert str(value) in point_line(point)
+
+
+def test_tables_stay_straight_in_any_script(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["NAME", "STATE"], [[name, "queued"] for name in ("abc", "翻訳", "nai\u0308ve")])
+    lines = capsys.readouterr().out.splitlines()
+    places = {cell_len(line[: line.index(line.split()[-1])]) for line in lines}
+    assert places == {7}
