@@ -198,7 +198,9 @@ class Client:
         from jobs.leaderboard import rank  # noqa: PLC0415 - only who ranks pays
 
         found = self.store.list(JobState.SUCCEEDED, limit=_RANKED)
-        return rank([each for each in found if each.kind == EvaluateSpec.kind], dataset, metric)
+        evaluations = [each for each in found if each.kind == EvaluateSpec.kind]
+        labels = {each.job: each.label for model in self.registry.list() for each in model.versions}
+        return rank(evaluations, dataset, metric, labels)
 
     def predict(
         self,

@@ -136,25 +136,9 @@ def compare(
             "data, split and search"
         )
     on = OnWhat.of(told[0]) if told else on or OnWhat()
-    evaluations = _ended([_evaluation(client, each, on) for each in given], wait)
-    newest = _digest(max(evaluations, key=lambda each: each.record.ended))
-    # Where the test set has changed since a model was evaluated, that is done again.
-    stale = [_digest(each) != newest for each in evaluations]
-    evaluations = _ended(
-        [
-            _new(one, on) if old and one.id != each.id else each
-            for one, each, old in zip(given, evaluations, stale, strict=True)
-        ],
-        wait,
-    )
-    job = client.submit(
-        CompareSpec(
-            first=evaluations[0].id,
-            second=evaluations[1].id,
-            resources=_without_gpu(evaluations[0].record),
-            **options,
-        )
-    )
+    first, second = _evaluated(client, given, on, wait)
+    where = _without_gpu(first.record)
+    job = client.submit(CompareSpec(first=first.id, second=second.id, resources=where, **options))
     wait(job)
     return Comparison.of(job)
 
@@ -171,6 +155,18 @@ def _first_evaluation(given: Sequence[JobHandle]) -> JobHandle:
     return next(each for each in given if each.record.kind == EvaluateSpec.kind)
 
 
+def _evaluated(
+    client: Comparer, given: Sequence[JobHandle], on: OnWhat, wait: Wait
+) -> Sequence[JobHandle]:
+    """Return an evaluation of each that has succeeded, all on the test set as it was found last."""
+    found = _ended([_evaluation(client, each, on) for each in given], wait)
+    newest = _digest(max(found, key=lambda each: each.record.ended))
+    for place, each in enumerate(found):
+        if _digest(each) != newest and given[place].id != each.id:
+            found[place] = _new(given[place], on)
+    return _ended(found, wait)
+
+
 def _evaluation(client: Comparer, given: JobHandle, on: OnWhat) -> JobHandle:
     """Return an evaluation: what was given, else one that there is, else a new one."""
     if given.record.kind == EvaluateSpec.kind:
@@ -178,7 +174,7 @@ def _evaluation(client: Comparer, given: JobHandle, on: OnWhat) -> JobHandle:
     return _known(client, given, on) or _new(given, on)
 
 
-def _ended(evaluations: Sequence[JobHandle], wait: Wait) -> Sequence[JobHandle]:
+def _ended(evaluations: list[JobHandle], wait: Wait) -> list[JobHandle]:
     for each in evaluations:
         wait(each)
         each.result()
@@ -187,10 +183,10 @@ def _ended(evaluations: Sequence[JobHandle], wait: Wait) -> Sequence[JobHandle]:
 
 def _known(client: Comparer, trained: JobHandle, on: OnWhat) -> JobHandle | None:
     for job in client.store.list(JobState.SUCCEEDED):
-        spec = _evaluation_spec(job) if job.spec else None
-        rows = "row_metrics" in job.result
-        if spec and rows and spec.job == trained.id and on.fits(spec):
-            return JobHandle(client, job.id)
+        if job.spec.get("job") == trained.id and "row_metrics" in job.result:
+            spec = _evaluation_spec(job)
+            if spec and on.fits(spec):
+                return JobHandle(client, job.id)
     return None
 
 

@@ -17,7 +17,7 @@ _DIGEST: Final = 8
 class Standing:
     """One evaluation in its place."""
 
-    #: `NAME@NUMBER` where it was asked for so, else the id of the training.
+    #: `NAME@NUMBER` of a version, else the id of the training.
     model: str
     value: float
     #: Bounds of the interval, where the evaluation has one.
@@ -56,11 +56,17 @@ class Leaderboard:
     left_out: Mapping[str, str]
 
 
-def rank(evaluations: Iterable[Job], dataset: str, metric: str = "") -> Leaderboard:
+def rank(
+    evaluations: Iterable[Job],
+    dataset: str,
+    metric: str = "",
+    labels: Mapping[str, str] | None = None,
+) -> Leaderboard:
     """Order the evaluations of a dataset: a kind of data, its root or the end of that, or a digest.
 
     Without a metric each goes by the one that its model was chosen by. Of several evaluations of
-    one model in one group the newest stands. Raise NotAllowed where there is none of the dataset.
+    one model in one group the newest stands. `labels` are what trainings are registered as, by
+    their ids. Raise NotAllowed where there is none of the dataset.
     """
     found: dict[tuple[str, Comparable], dict[str, Standing]] = {}
     left_out: dict[str, str] = {}
@@ -74,7 +80,7 @@ def rank(evaluations: Iterable[Job], dataset: str, metric: str = "") -> Leaderbo
         name = metric or str(row.get("metric", ""))
         try:
             key = name, Comparable.of(row, name)
-            standing = _standing(job, name)
+            standing = _standing(job, name, labels or {})
         except NotAllowed as error:
             left_out[job.id] = str(error)
             continue
@@ -99,10 +105,11 @@ def _begins(row: Mapping[str, Any], dataset: str) -> bool:
     return len(dataset) >= _DIGEST and str(row.get("split_digest", "")).startswith(dataset)
 
 
-def _standing(job: Job, metric: str) -> Standing:
+def _standing(job: Job, metric: str, labels: Mapping[str, str]) -> Standing:
     row = job.result
+    trained = row.get("job", job.id)
     return Standing(
-        model=row.get("version") or row.get("job", job.id),
+        model=row.get("version") or labels.get(trained, trained),
         value=metric_of(row, metric),
         interval=interval_of(row, metric),
         evaluation=job.id,

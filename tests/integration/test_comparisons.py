@@ -161,7 +161,9 @@ def test_a_leaderboard_keeps_unlike_rows_apart(
         job = desk.train()
         with desk.meanwhile(lambda bleu=bleu: desk.score(bleu)):
             person.evaluate(job, search=SearchOptions(beam=beam))
+    version = person.models.register("m", job)
     found = person.leaderboard("corpus")
+    assert found.groups[0].standings[0].model == version.label
     assert [[each.value for each in group.standings] for group in found.groups] == [
         [33.0],
         [31.0, 30.0],

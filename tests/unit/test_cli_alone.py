@@ -9,6 +9,7 @@ import pytest
 
 from jobs import cli
 from jobs.verbs.common import duration, plain, print_json, print_table, printable
+from jobs.verbs.results import print_result
 from jobs.verbs.using import decoded
 
 VERBS = (
@@ -220,3 +221,25 @@ def test_evaluate_takes_settings_of_the_data_alone(
 ) -> None:
     assert cli.main(["evaluate", "some-id", override]) == 2
     assert f"evaluate takes data.key=value, not {override!r}" in capsys.readouterr().err
+
+
+def test_a_result_shows_each_metric_with_its_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(
+        {
+            "test/bleu": 31.25,
+            "test/loss": 2.0,
+            "intervals": {"test/bleu": [30.0, 32.5]},
+            "decoding": {"beam": 5, "sampling": None},
+            "row_metrics": ["bleu"],
+            "signatures": {},
+            "bleu_signature": "tok:13a\x1b[2J",
+        }
+    )
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["bleu_signature", "tok:13a[2J"],
+        ["decoding", "beam=5,", "sampling=None"],
+        ["row_metrics", "bleu"],
+        ["signatures", "-"],
+        ["test/bleu", "31.2500", "[30.0000,", "32.5000]"],
+        ["test/loss", "2.0000"],
+    ]
