@@ -120,6 +120,15 @@ local function submit()
   return A.id
 end
 
+-- The generations of a schedule that are not decided, the earliest due first.
+local function open_of(schedule)
+  local found, head = {}, schedule .. ':'
+  for _, each in ipairs(redis.call('ZRANGE', K.open, 0, -1)) do
+    if string.sub(each, 1, #head) == head then found[#found + 1] = each end
+  end
+  return found
+end
+
 -- A job comes to its end in the present round.
 local function conclude(id, request, state, time, fields)
   redis.call('HSET', K.job .. id, 'state', state, 'round', request.round, 'ended', time, unpack(fields))
