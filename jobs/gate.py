@@ -13,19 +13,30 @@ Where there is no champion yet, the first rule alone decides.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from jobs.errors import SpecError, did_you_mean
 
-#: Every metric that an evaluation may report, by whether more of it is better.
-METRICS: Final[Mapping[str, bool]] = {
-    **dict.fromkeys(("bleu", "chrf", "rouge1", "rouge2", "rougeL"), True),
-    **dict.fromkeys(("accuracy", "macro_f1", "micro_f1", "f1", "exact_match"), True),
-    **dict.fromkeys(("answer_f1", "answer_exact"), True),
-    **dict.fromkeys(("ter", "wer", "cer", "loss", "perplexity", "bits", "mse", "mae"), False),
+#: What an evaluation may report, by what the model gives.
+_REPORTED: Final[Mapping[str, tuple[str, ...]]] = {
+    "tokens": (
+        *("bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "wer", "cer", "exact_match"),
+        *("answer_f1", "answer_exact", "slot_error", "accuracy", "loss", "perplexity"),
+    ),
+    "label": ("accuracy", "macro_f1", "loss"),
+    "labels": ("accuracy", "micro_f1", "loss"),
+    "tags": ("accuracy", "f1", "exact_match", "loss"),
+    "value": ("mse", "mae", "loss"),
+    "values": ("mse", "mae", "loss"),
+    "next": ("loss", "perplexity", "bits", "accuracy", "mse", "mae"),
 }
+#: Every metric that a gate may look at, and those of which less is better.
+METRICS: Final = frozenset(name for names in _REPORTED.values() for name in names)
+_LESS_IS_BETTER: Final = frozenset(
+    ("ter", "wer", "cer", "slot_error", "loss", "perplexity", "bits", "mse", "mae")
+)
 #: Those that go from 0 to 100; rates go from 0 to 1.
 _OUT_OF_100: Final = frozenset({"bleu", "chrf", "ter"})
 
@@ -62,7 +73,7 @@ class Gate:
     @property
     def more_is_better(self) -> bool:
         """Whether the metric is to be large."""
-        return METRICS[self.metric]
+        return self.metric not in _LESS_IS_BETTER
 
     @property
     def drop(self) -> float:
@@ -79,6 +90,15 @@ class Gate:
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
         """Build a gate from what `to_dict` gave."""
         return cls(**plain)
+
+    def check(self, outputs: Iterable[str]) -> None:
+        """Raise SpecError where a model that gives one of these does not report the metric."""
+        known = [name for each in outputs for name in _REPORTED.get(each, METRICS)]
+        if self.metric not in known:
+            raise SpecError(
+                f"this model reports no {self.metric!r}{did_you_mean(self.metric, known)} "
+                f"(it reports: {', '.join(sorted(set(known)))})"
+            )
 
     def first(self, score: float) -> "Verdict":
         """Judge the first model, which has no champion to beat."""

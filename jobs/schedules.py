@@ -28,6 +28,8 @@ Trigger = Literal["time", "asked", "data"]
 #: Names become parts of keys and of idempotency keys, which a colon divides.
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _MAX_SLICES: Final = 20
+#: Characters of the name of a set, which is part of idempotency keys.
+_MAX_SET: Final = 80
 DAY: Final = 86_400
 _OVERRIDE: Final = "data."
 
@@ -92,11 +94,9 @@ class Schedule:
         spec = self.train_spec
         if self.timetable.is_empty and not self.on_data:
             raise SpecError("a schedule needs a cron line, an interval, or new data as its trigger")
-        if spec.after or spec.resume_from:
-            taken = "after" if spec.after else "resume_from"
-            raise SpecError(
-                f"the spec of a schedule takes no {taken!r}: each training stands alone"
-            )
+        for taken in ("after", "resume_from", "warm_from"):
+            if getattr(spec, taken):
+                raise SpecError(f"the spec of a schedule takes no {taken!r}; see its warm start")
         root = spec.data.params.get("root")
         if self.on_data and (not isinstance(root, str) or not root or "://" in root):
             raise SpecError("new data can only be noticed below a folder: set data.root")
@@ -139,8 +139,11 @@ class Schedule:
 
 def set_of(name: str, split: str) -> tuple[str, dict[str, Any]]:
     """Return the split of a set, and what of the data is otherwise for it. Raise SpecError."""
-    if not name or not name.isprintable():
-        raise SpecError(f"{name!r} names no set: write a split, or data.key=value")
+    if not 0 < len(name) <= _MAX_SET or not name.isprintable():
+        raise SpecError(
+            f"{name[:100]!r} names no set: a split, or data.key=value, of at most {_MAX_SET} "
+            "characters"
+        )
     if "=" not in name:
         return name, {}
     if not name.startswith(_OVERRIDE):

@@ -124,4 +124,4 @@ def _origin(spec: AnySpec) -> str | None:
     """Return the job whose files this one needs: its worker must share their store."""
     if isinstance(spec, CompareSpec):
         return spec.first
-    return spec.resume_from if isinstance(spec, TrainSpec) else spec.job
+    return (spec.resume_from or spec.warm_from) if isinstance(spec, TrainSpec) else spec.job
