@@ -4,8 +4,9 @@ It promotes where all of these hold, each measured by the same paired comparison
 
 1. the challenger reaches `floor`, where there is one;
 2. it is better on the frozen test set by `margin` or more;
-3. the difference is significant: its interval at `confidence` lies on the better side of zero, so
-   that of models that differ by chance alone at most (1 - confidence) / 2 are promoted;
+3. the difference is significant at `confidence`: the comparison's p is small enough, and zero lies
+   outside its interval. Of models that differ by chance alone about (1 - confidence) / 2 are then
+   better by a significant difference; 1 - confidence is the rate that the gate promises to keep;
 4. on no slice it is worse than the champion by more than `max_drop`.
 
 Where there is no champion yet, the first rule alone decides.
@@ -134,10 +135,7 @@ class Gate:
             return f"no better on the test set: {self._told(found)}"
         if gain < self.margin:
             return f"better by less than {self.margin:g}: {self._told(found)}"
-        least = found.low if self.more_is_better else -found.high
-        if not least > 0:
-            return f"the gain may be chance: {self._told(found)}"
-        return ""
+        return "" if found.significant else f"the gain may be chance: {self._told(found)}"
 
     def _drop_on(self, name: str, found: "Finding") -> str:
         loss = -self.gain(found)
@@ -148,7 +146,7 @@ class Gate:
     def _told(self, found: "Finding") -> str:
         return (
             f"{self.metric} {found.champion:.4g} -> {found.challenger:.4g}, difference "
-            f"{found.difference:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
+            f"{found.difference:+.3g} [{found.low:+.3g}, {found.high:+.3g}], p = {found.p:.3g}"
         )
 
 
@@ -162,6 +160,8 @@ class Finding:
     difference: float
     low: float
     high: float
+    p: float
+    significant: bool
 
 
 @dataclass(frozen=True)

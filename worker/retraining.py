@@ -6,6 +6,7 @@ twice or be cut off anywhere: whoever comes next finds the same jobs and goes on
 into the model's audit trail carries the generation's name, and who writes it claims that first.
 """
 
+import dataclasses
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -71,7 +72,9 @@ class Retraining:
         if generation.stage in (Stage.DECIDING, Stage.CANCELLING):
             self.advance(generation)
         else:
-            self._schedules.move(generation, Stage.CANCELLING, reason=reason)
+            moved = self._schedules.move(generation, Stage.CANCELLING, reason=reason)
+            if moved:
+                self.advance(moved)
 
     def _begin(self, generation: Generation) -> None:
         self._schedules.begin(generation, self.spec_of(generation.plan))
@@ -283,7 +286,7 @@ class Retraining:
 
 
 #: What a comparison finds, by the names that it has in the job's result.
-_FIGURES: Final = ("difference", "low", "high", "p")
+_FIGURES: Final = ("difference", "low", "high", "p", "significant")
 
 
 def _by(plan: Schedule) -> str:
@@ -352,13 +355,8 @@ def _flat(generation: Generation) -> dict[str, Any]:
 
 
 def _finding(figures: Mapping[str, Any]) -> Finding:
-    missing = [name for name in ("difference", "low", "high") if figures.get(name) is None]
+    missing = [name for name in _FIGURES if figures.get(name) is None]
     if missing:
         raise _Failed(f"the comparison reports no {missing[0]}")
-    return Finding(
-        champion=figures[_CHAMPION],
-        challenger=figures[_CHALLENGER],
-        difference=figures["difference"],
-        low=figures["low"],
-        high=figures["high"],
-    )
+    names = (field.name for field in dataclasses.fields(Finding))
+    return Finding(**{name: figures[name] for name in names})
