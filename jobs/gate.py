@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from jobs.comparing import less_is_better
 from jobs.errors import SpecError, did_you_mean
 
 #: What an evaluation may report, by what the model gives.
@@ -33,11 +34,8 @@ _REPORTED: Final[Mapping[str, tuple[str, ...]]] = {
     "values": ("mse", "mae", "loss"),
     "next": ("loss", "perplexity", "bits", "accuracy", "mse", "mae"),
 }
-#: Every metric that a gate may look at, and those of which less is better.
+#: Every metric that a gate may look at.
 METRICS: Final = frozenset(name for names in _REPORTED.values() for name in names)
-_LESS_IS_BETTER: Final = frozenset(
-    ("ter", "wer", "cer", "slot_error", "loss", "perplexity", "bits", "mse", "mae")
-)
 #: Those that go from 0 to 100; rates go from 0 to 1.
 _OUT_OF_100: Final = frozenset({"bleu", "chrf", "ter"})
 
@@ -74,7 +72,7 @@ class Gate:
     @property
     def more_is_better(self) -> bool:
         """Whether the metric is to be large."""
-        return self.metric not in _LESS_IS_BETTER
+        return not less_is_better(self.metric)
 
     @property
     def drop(self) -> float:
