@@ -16,52 +16,56 @@ from numpy.typing import NDArray
 from lightning_modules._row_scores import RowScores
 
 FILE: Final = Path(__file__).with_name("bleu_rows.npy")
-Rows = NDArray[np.float64]
+Rng = np.random.Generator
 
 
 class Outputs:
     """Make models that differ by chance alone, or by as much as is said."""
 
-    def __init__(self) -> None:
-        first, second, shuffled = np.load(FILE).astype(np.float64)
-        self._seeds = np.stack([first, second])
-        self._shuffled = shuffled
-        single = np.array(
-            [[RowScores("bleu", row[None]).each()[0] for row in each] for each in self._seeds]
-        )
-        self._best = single.argmax(axis=0)
+    def __init__(self, rows: NDArray[np.int64] | None = None) -> None:
+        """Take all sentences, or those of these numbers."""
+        said = np.load(FILE).astype(np.float64)
+        said = said if rows is None else said[:, rows]
+        self._seeds, self._shuffled = said[:2], said[2]
+        single = [RowScores("bleu", each).each() for each in self._seeds]
+        self._best = np.argmax(single, axis=0)
+        self._rows = np.arange(len(self))
 
     def __len__(self) -> int:
         return self._seeds.shape[1]
 
-    def seed(self, rng: np.random.Generator) -> RowScores:
-        """Return another seed of the recipe: each sentence is said as one of the two said it."""
-        return self.better(rng, 0.0)
-
-    def better(self, rng: np.random.Generator, share: float) -> RowScores:
-        """Return a model that says this share of the sentences as the better of the two."""
-        rows = np.arange(len(self))
+    def pair(self, rng: Rng) -> tuple[RowScores, RowScores]:
+        """Return two models without a true difference: by chance each sentence is said by one as
+        the first seed said it, and by the other as the second did.
+        """
         chosen = rng.integers(2, size=len(self))
-        knows = rng.random(len(self)) < share
-        return RowScores("bleu", self._seeds[np.where(knows, self._best, chosen), rows])
+        return self._model(chosen), self._model(1 - chosen)
 
-    def worse(self, rng: np.random.Generator, bleu: float) -> RowScores:
+    def better(self, rng: Rng, share: float) -> RowScores:
+        """Return a model that says this share of the sentences as the better of the two seeds."""
+        knows = rng.random(len(self)) < share
+        return self._model(np.where(knows, self._best, rng.integers(2, size=len(self))))
+
+    def worse(self, rng: Rng, good: RowScores, bleu: float) -> RowScores:
         """Return a model of that many points of BLEU less: some sentences are said wrong."""
-        good = self.seed(rng)
         order, wanted = rng.permutation(len(self)), good.score() - bleu
         low, high = 0, len(self)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (
-                (middle, high)
-                if self._spoilt(good, order[:middle]).score() > wanted
-                else (low, middle)
-            )
+            is_enough = self._spoilt(good, order[:middle]).score() <= wanted
+            low, high = (low, middle) if is_enough else (middle, high)
         return self._spoilt(good, order[:high])
 
     def shuffled(self) -> RowScores:
         """Return a model that was trained on shuffled labels."""
         return RowScores("bleu", self._shuffled)
+
+    def on_another_set(self, rng: Rng) -> "Outputs":
+        """Return what is said to another test set of the kind: sentences drawn from this one."""
+        return Outputs(rng.integers(len(self), size=len(self)))
+
+    def _model(self, chosen: NDArray[np.int64]) -> RowScores:
+        return RowScores("bleu", self._seeds[chosen, self._rows])
 
     def _spoilt(self, good: RowScores, wrong: NDArray[np.int64]) -> RowScores:
         values = good.values.copy()
