@@ -67,11 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.make:
         write_outputs(given.make)
     gate = Gate(metric="bleu", confidence=given.confidence)
-    lines = [
-        *("| challenger | mean difference | promoted | rate |", "|---|---|---|---|"),
-        *(row(kind, gate, given.trials) for kind in KINDS),
-    ]
-    print("\n".join(lines))  # noqa: T201 - what it is for
+    print("| challenger | mean difference | promoted | rate |\n|---|---|---|---|")  # noqa: T201
+    for kind in KINDS:
+        print(row(kind, gate, given.trials), flush=True)  # noqa: T201 - what it is for
 
 
 def row(kind: Kind, gate: Gate, trials: int) -> str:
