@@ -21,19 +21,21 @@ from typing import Any, Final, Self
 from jobs.comparing import less_is_better
 from jobs.errors import SpecError, did_you_mean
 
-#: What an evaluation may report, by what the model gives.
+#: What evaluations report that adds up over rows, so that two can be compared; by what models give.
 _REPORTED: Final[Mapping[str, tuple[str, ...]]] = {
     "tokens": (
         *("bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "wer", "cer", "exact_match"),
-        *("answer_f1", "answer_exact", "slot_error", "accuracy", "loss", "perplexity"),
+        *("answer_f1", "answer_exact", "accuracy", "loss"),
     ),
-    "label": ("accuracy", "macro_f1", "loss"),
+    "label": ("accuracy", "loss"),
     "labels": ("accuracy", "micro_f1", "loss"),
     "tags": ("accuracy", "f1", "exact_match", "loss"),
     "value": ("mse", "mae", "loss"),
     "values": ("mse", "mae", "loss"),
-    "next": ("loss", "perplexity", "bits", "accuracy", "mse", "mae"),
+    "next": ("loss", "accuracy", "mse", "mae"),
 }
+#: What they report besides, of which there is no telling whether a difference is chance.
+_NOT_OF_ROWS: Final = frozenset({"perplexity", "bits", "macro_f1", "slot_error"})
 #: Every metric that a gate may look at.
 METRICS: Final = frozenset(name for names in _REPORTED.values() for name in names)
 #: Those that go from 0 to 100; rates go from 0 to 1.
@@ -55,6 +57,11 @@ class Gate:
     floor: float | None = None
 
     def __post_init__(self) -> None:
+        if self.metric in _NOT_OF_ROWS:
+            raise SpecError(
+                f"{self.metric} does not add up over rows, so that no gate can tell a difference "
+                "from chance: choose another metric"
+            )
         if self.metric not in METRICS:
             raise SpecError(
                 f"no model reports the metric {self.metric!r}{did_you_mean(self.metric, METRICS)} "

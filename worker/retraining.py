@@ -94,7 +94,7 @@ class Retraining:
         contenders = {_CHALLENGER: version, **({_CHAMPION: champion} if champion else {})}
         evaluations = {
             each: {
-                role: self._evaluate(generation, each, role, contender.job)
+                role: self._evaluate(generation, each, role, contender)
                 for role, contender in contenders.items()
             }
             for each in (plan.split, *plan.slices)
@@ -123,13 +123,14 @@ class Retraining:
         except NotAllowed as error:
             raise _Failed(str(error)) from None
 
-    def _evaluate(self, generation: Generation, each: str, role: str, trained: str) -> str:
+    def _evaluate(self, generation: Generation, each: str, role: str, contender: Version) -> str:
         plan = generation.plan
         spec = plan.train_spec
         split, data = set_of(each, plan.split)
         where = {name: spec.data.params[name] for name in _WHERE if name in spec.data.params}
         asked = EvaluateSpec(
-            job=trained,
+            job=contender.job,
+            version=contender.label,
             split=split,
             data={**where, **data},
             **_like(spec, f"{plan.name}: {role} on {each}"),

@@ -143,8 +143,8 @@ def test_a_schedule_that_is_not_there_is_named(unroll: Unroll, verb: str) -> Non
 
 def test_the_metric_must_be_one_that_the_model_reports(person: Client, hand: Any) -> None:
     hand.offer(CATALOG)
-    with pytest.raises(SpecError, match="this model reports no 'macro_f1'"):
-        person.schedule("s", SPEC, model="m", cron="0 3 * * *", promote_if="macro_f1")
+    with pytest.raises(SpecError, match="this model reports no 'micro_f1'"):
+        person.schedule("s", SPEC, model="m", cron="0 3 * * *", promote_if="micro_f1")
     other = TrainSpec(model=Component("rn"), data=SPEC.data)
     with pytest.raises(SpecError, match="did you mean 'rnn'"):
         person.schedule("s", other, model="m", cron="0 3 * * *", promote_if="bleu")
