@@ -6,7 +6,7 @@ JOBS ?= 300
 FAULTS ?= 200
 BIN := .venv/bin
 
-.PHONY: help install demo test unit check results bench bench-quality chaos fault-table lint types contracts format clean
+.PHONY: help install demo test unit check results bench bench-quality bench-gate bench-generations chaos fault-table lint types contracts format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -44,6 +44,12 @@ chaos: install  ## prove the service under faults, minutes: SEED=1 JOBS=300 FAUL
 
 fault-table: install  ## ten planted causes against the reasons that records give: ARGS=--help
 	$(BIN)/python -m tests.benchmarks.chaos.fault_table $(ARGS)
+
+bench-gate: install  ## how often a retrained model is let in that should not be, and that should: minutes
+	$(BIN)/python -m tests.benchmarks.gate $(ARGS)
+
+bench-generations: install  ## five scheduled retrainings on a Multi30k that grows, an hour: DATA=folder
+	$(BIN)/python -m tests.benchmarks.generations --data "$(DATA)" $(ARGS)
 
 check: lint types contracts test  ## what CI runs
 

@@ -21,7 +21,16 @@ from jobs.errors import (
     UnrollError,
     WaitTimeout,
 )
-from jobs.verbs import comparing, looking, models, pausing, service, submitting, using
+from jobs.verbs import (
+    comparing,
+    looking,
+    models,
+    pausing,
+    schedules,
+    service,
+    submitting,
+    using,
+)
 from jobs.verbs.common import Verbs, printable
 
 _REFUSED, _FAULT, _INTERRUPTED, _NOBODY_READS = 2, 70, 130, 141
@@ -42,7 +51,7 @@ for verb in (
     *(pausing.pause, pausing.resume),
     *(submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
     *(using.evaluate, comparing.compare, comparing.leaderboard, models.models),
-    *(using.predict, using.generate, using.demo),
+    *(schedules.schedule, using.predict, using.generate, using.demo),
 ):
     cli.add_command(verb)
 

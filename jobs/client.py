@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from jobs.leaderboard import Leaderboard
     from jobs.models import Models
     from jobs.registry import Registry
+    from jobs.scheduling import ScheduleHandle, Schedules
     from jobs.store import JobStore
     from jobs.workers import Worker
 
@@ -104,6 +105,19 @@ class Client:
 
         return Models(self)
 
+    @property
+    def schedules(self) -> "Schedules":
+        """Return what is retrained when: `client.schedules["nightly"].history()`."""
+        from jobs.scheduling import Schedules  # noqa: PLC0415 - only who asks for them pays
+
+        return Schedules(self)
+
+    def schedule(
+        self, name: str, spec: TrainSpec, *, model: str, base: Path | None = None, **options: Any
+    ) -> "ScheduleHandle":
+        """Retrain a model by a timetable, or on new data; see `Schedules.add` for the options."""
+        return self.schedules.add(name, spec, model=model, base=base, **options)
+
     def __enter__(self) -> Self:
         return self
 
@@ -126,11 +140,18 @@ class Client:
         queued.
         """
         refuse_control_characters("key", [key or ""])
-        spec = with_whole_ids(self._with_absolute_root(checked(spec), base), self.store.resolve)
+        spec = self.made_whole(spec, base)
         note = self._check(spec)
         job = self.store.create(spec, key=key, note=note)
         self._ring(job)
         return JobHandle(self, job.id)
+
+    def made_whole(self, spec: AnySpec, base: Path | None = None) -> AnySpec:
+        """Return a spec as it is queued: checked, its data's root absolute, its ids whole.
+
+        Raise SpecError, UnknownJob.
+        """
+        return with_whole_ids(self._with_absolute_root(checked(spec), base), self.store.resolve)
 
     def get(self, id: str) -> JobHandle:  # noqa: A002 - the name in the record
         """Return the job whose id is `id` or, alone of all, begins so. Raise UnknownJob."""
@@ -233,8 +254,8 @@ class Client:
     def _check(self, spec: AnySpec) -> str:
         catalog = self.store.catalog(spec.resources.queue)
         if isinstance(spec, TrainSpec):
-            if spec.resume_from:
-                require_model(self.store.get(spec.resume_from))
+            if origin := spec.resume_from or spec.warm_from:
+                require_model(self.store.get(origin))
             return check_training(spec, catalog)
         if isinstance(spec, CompareSpec):
             require_evaluations(spec, self.store.get(spec.first), self.store.get(spec.second))

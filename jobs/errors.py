@@ -4,6 +4,7 @@ UnrollError
 ├── SpecError            what was asked for is not possible; nothing was queued
 ├── UnknownJob           no job has this id
 ├── UnknownModel         no model has this name, or no version of it this number
+├── UnknownSchedule      no schedule has this name
 ├── NotAllowed           the job's state does not permit this (retry of a running job, ...)
 ├── ServiceUnreachable   no service answers, or it refuses the password
 ├── WaitTimeout          the job had not ended when the wait ran out; the job goes on
@@ -31,6 +32,10 @@ class UnknownJob(UnrollError):
 
 class UnknownModel(UnrollError):
     """No model has this name, or no version of it this number."""
+
+
+class UnknownSchedule(UnrollError):
+    """No schedule has this name."""
 
 
 class NotAllowed(UnrollError):

@@ -140,7 +140,11 @@ def with_whole_ids(spec: AnySpec, resolve: Callable[[str], str]) -> AnySpec:
     """Return the spec with prefixes of other jobs' ids made whole."""
     spec = replace(spec, after=tuple(map(resolve, spec.after)))
     if isinstance(spec, TrainSpec):
-        return replace(spec, resume_from=resolve(spec.resume_from)) if spec.resume_from else spec
+        return replace(
+            spec,
+            resume_from=spec.resume_from and resolve(spec.resume_from),
+            warm_from=spec.warm_from and resolve(spec.warm_from),
+        )
     if isinstance(spec, CompareSpec):
         return replace(spec, first=resolve(spec.first), second=resolve(spec.second))
     return replace(spec, job=resolve(spec.job))

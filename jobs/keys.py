@@ -1,7 +1,7 @@
 """Every Redis key: its type, its lifetime, and the role that writes it. Nothing else spells a key.
 
-A key is `unroll:NAMESPACE:GROUP:NAME`, and `:JOB`, `:QUEUE` or `:MODEL` behind it where there is
-one for each. The groups are what Redis ACLs (Redis 7 and later) can tell apart:
+A key is `unroll:NAMESPACE:GROUP:NAME`, and `:JOB`, `:QUEUE`, `:MODEL` and the like behind it where
+there is one for each. The groups are what Redis ACLs (Redis 7 and later) can tell apart:
 
     ask    written by submitters (and by workers, which take requests off the queue)
     run    written by workers only: a submitter cannot forge a result
@@ -33,7 +33,7 @@ class Key:
     name: str
     group: str
     type: str
-    #: "job", "queue" or "model" where there is one key for each, else empty.
+    #: "job", "queue", "model", ... where there is one key for each, else empty.
     per: str
     #: What it holds and how long it lives.
     meaning: str
@@ -55,6 +55,10 @@ KEYS: Final = (
     Key("versions", ASK, "list", "model", "its versions as JSON, the first first; never shortened"),
     Key("trail", ASK, "list", "model", "what was done with its versions; never shortened"),
     Key("registered", ASK, "hash", "", "job -> the versions that keep it: it is never cleared"),
+    Key("schedules", ASK, "hash", "", "name -> what is retrained when; until it is removed"),
+    Key("due", ASK, "zset", "", "schedules by their next due time; none of those that are paused"),
+    Key("asked", ASK, "zset", "", "schedules of which a generation was asked for, by the time"),
+    Key("paused", ASK, "set", "", "schedules that a person has paused"),
     Key("job", RUN, "hash", "job", "what became of the request; until the job is removed"),
     Key("leases", RUN, "zset", "", "running jobs by the time at which their leases run out"),
     Key("holds", RUN, "hash", "", "job that waits for GPUs -> worker that keeps its own free"),
@@ -70,6 +74,11 @@ KEYS: Final = (
     Key("alive", RUN, "zset", "", "workers by the time at which they count as gone"),
     Key("offers", RUN, "hash", "", "worker id -> its queues and the digest of its catalogue"),
     Key("catalogs", RUN, "hash", "", "digest -> catalogue; until its last worker is gone"),
+    Key("generation", RUN, "hash", "generation", "what became of a due time of a schedule"),
+    Key("generations", RUN, "zset", "schedule", "the newest generations, by due time"),
+    Key("open", RUN, "zset", "", "generations that are not decided yet, by due time"),
+    Key("memory", RUN, "hash", "schedule", "last firing, digests of the data and the test set"),
+    Key("scheduled", RUN, "set", "", "schedules with generations; until they are forgotten"),
     Key("swept", RUN, "string", "", "when the sweep last ran"),
 )
 

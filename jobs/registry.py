@@ -39,7 +39,7 @@ _CHAMPION, _CHALLENGER = "champion", "challenger"
 _MAX_TEXT: Final = 1_000
 _MAX_EVIDENCE: Final = 64_000
 #: What of a spec a model follows from.
-_OF_A_MODEL: Final = ("model", "data", "trainer", "seed", "resume_from")
+_OF_A_MODEL: Final = ("model", "data", "trainer", "seed", "resume_from", "warm_from")
 
 
 @dataclass(frozen=True)

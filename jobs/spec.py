@@ -155,6 +155,13 @@ class TrainSpec(JobSpec):
     seed: Annotated[int, Interval(ge=0, lt=2**32)] = 1
     #: Id of a job whose newest checkpoint this one goes on from.
     resume_from: str | None = None
+    #: Id of a job whose best model's weights and vocabularies this one begins with, all else new.
+    warm_from: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume_from and self.warm_from:
+            raise SpecError("a training goes on (resume_from) or begins warm (warm_from), not both")
 
 
 @dataclass(frozen=True, kw_only=True)

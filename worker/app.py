@@ -29,10 +29,12 @@ from worker import tasks
 from worker.crew import Crew
 from worker.devices import Devices, visible_gpus
 from worker.housekeeping import Housekeeping
+from worker.new_data import NewData
 from worker.offer import CATALOG_COMMAND, Offer
 from worker.parent import PreloadedParent
 from worker.process import Launcher
 from worker.routines import Routine
+from worker.scheduler import Scheduler
 from worker.settings import Settings
 from worker.startup import refuse_a_name_in_use, refuse_eviction
 from worker.supervisor import Tools
@@ -78,6 +80,13 @@ class WorkerProcess:
     def _make_routines(self, artifacts: ArtifactStore, catalog: Sequence[str]) -> list[Routine]:
         clocks, crew = self._settings.clocks, self._crew
         keeping = Housekeeping(self._store, artifacts, self._settings)
+        scheduler = Scheduler(self._store)
+        data = NewData(
+            self._store,
+            scheduler,
+            roots=self._settings.roots,
+            queues=self._settings.queues,
+        )
         offer = Offer(self._store, self._settings, crew.name_catalog, catalog)
         return [
             Routine("announcing", clocks.sweep, self._announce),
@@ -85,6 +94,8 @@ class WorkerProcess:
             Routine("looking for jobs", clocks.poll, crew.fill),
             Routine("sweeping", clocks.sweep, keeping.sweep),
             Routine("clearing", clocks.clear, keeping.clear),
+            Routine("keeping schedules", clocks.sweep, scheduler.tick),
+            Routine("looking for new data", clocks.data, data.look),
             Routine(
                 "publishing the catalogue", clocks.catalog, lambda: offer.publish(crew.worker.id)
             ),

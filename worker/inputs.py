@@ -118,7 +118,7 @@ class Inputs:
             return own
         if spec.resume_from:
             return self._fetch_model(spec.resume_from, folder, best=False)
-        return None
+        return self._fetch_model(spec.warm_from, folder, best=True) if spec.warm_from else None
 
     def _fetch_evaluation(self, job: str, place: Path) -> None:
         """Lay the rows of an evaluation into the folder: from the store, else through Redis."""

@@ -28,6 +28,8 @@ class Clocks:
     catalog: float = 15.0
     #: Between two clearings of what nobody needs any more.
     clear: float = 60.0
+    #: Between two looks at the data of schedules; new data counts after two.
+    data: float = 15.0
     #: Between two looks whether the preloaded parent is there, with the code as it is.
     parent: float = 2.0
     #: How long a runner goes on with no renewal answered.

@@ -23,7 +23,15 @@ from typing import Any, Final
 
 import redis
 
-from jobs.errors import NotAllowed, SpecError, StaleToken, UnknownJob, UnknownModel, UnrollError
+from jobs.errors import (
+    NotAllowed,
+    SpecError,
+    StaleToken,
+    UnknownJob,
+    UnknownModel,
+    UnknownSchedule,
+    UnrollError,
+)
 from jobs.evidence import MAX_ENDS
 from jobs.job import COUNTED_RETRIES, ENDED, FREE_BACKOFF_MS, FREE_RETRIES, MAX_FREE_RETRIES
 from jobs.keys import Keys
@@ -38,6 +46,7 @@ _ERRORS: Final[dict[str, type[UnrollError]]] = {
     "STALE": StaleToken,
     "UNKNOWN": UnknownJob,
     "UNKNOWNMODEL": UnknownModel,
+    "UNKNOWNSCHEDULE": UnknownSchedule,
     "NOTALLOWED": NotAllowed,
     "REFUSED": SpecError,
 }

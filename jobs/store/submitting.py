@@ -33,17 +33,7 @@ class Submitter(Looker):
         Raise SpecError if the spec is too large or waits for a job that has failed, UnknownJob if
         it waits for one that is not there.
         """
-        if key is not None and not 0 < len(key) <= _MAX_KEY:
-            raise SpecError(f"an idempotency key has 1 to {_MAX_KEY} characters, not {len(key)}")
-        arguments = {
-            "key": key or "",
-            "nonce": new_nonce(),
-            "priority": spec.priority,
-            "after": plain(list(spec.after)),
-            "queue": spec.resources.queue,
-            "fields": plain(_fields(spec, note)),
-            "spec": spec.to_json(),
-        }
+        arguments = asked_with(spec, key, note)
         while not (job := self._run("create", id=new_id(), **arguments)):
             pass  # the id was taken: chance gives another
         return self.get(job.decode())
@@ -93,6 +83,21 @@ class Submitter(Looker):
             return bool(self._client.set(rung, 1, nx=True, px=_BELL_MS))
 
 
+def asked_with(spec: AnySpec, key: str | None = None, note: str = "") -> dict[str, str | int]:
+    """Return the arguments of a transition that queues a job, all but its id. Raise SpecError."""
+    if key is not None and not 0 < len(key) <= _MAX_KEY:
+        raise SpecError(f"an idempotency key has 1 to {_MAX_KEY} characters, not {len(key)}")
+    return {
+        "key": key or "",
+        "nonce": new_nonce(),
+        "priority": spec.priority,
+        "after": plain(list(spec.after)),
+        "queue": spec.resources.queue,
+        "fields": plain(_fields(spec, note)),
+        "spec": spec.to_json(),
+    }
+
+
 def _fields(spec: AnySpec, note: str) -> list[str | int]:
     """Return the further fields of a request and their values in turn."""
     fields: dict[str, str | int] = {
@@ -119,4 +124,4 @@ def _origin(spec: AnySpec) -> str | None:
     """Return the job whose files this one needs: its worker must share their store."""
     if isinstance(spec, CompareSpec):
         return spec.first
-    return spec.resume_from if isinstance(spec, TrainSpec) else spec.job
+    return (spec.resume_from or spec.warm_from) if isinstance(spec, TrainSpec) else spec.job

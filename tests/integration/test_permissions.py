@@ -14,11 +14,17 @@ from jobs import keys
 from jobs.broker import TASK, make_app, ring
 from jobs.connection import connect
 from jobs.errors import NotAllowed, ServiceUnreachable
-from jobs.job import Checkpoint, Reason
+from jobs.firing import Firing
+from jobs.gate import Gate
+from jobs.job import Checkpoint, JobState, Reason
 from jobs.registry import Registry
+from jobs.schedules import Schedule, Stage
 from jobs.spec import Component, TrainSpec
 from jobs.store import JobStore
+from jobs.store.scheduling import ScheduleStore
+from jobs.timetable import Timetable
 from jobs.workers import Worker
+from worker.scheduler import Scheduler
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operating.md"
 SPEC = TrainSpec(model=Component("m"), data=Component("d"))
@@ -252,3 +258,34 @@ def test_a_submitter_rings_and_a_worker_hears_it(house: House) -> None:
 
 def test_a_worker_may_ask_whether_redis_evicts(house: House) -> None:
     assert house.store("worker").memory() == ("noeviction", 0)
+
+
+def test_a_submitter_asks_for_schedules_and_a_worker_fires_them(house: House) -> None:
+    stores = {user: house.store(user) for user in ("submitter", "worker", "looker")}
+    asks, works, looks = (each.beside(ScheduleStore) for each in stores.values())
+    now = works.now()
+    plan = Schedule(
+        name="nightly",
+        model="m",
+        spec=SPEC.to_dict(),
+        gate=Gate(metric="bleu"),
+        timetable=Timetable(every=3600, start=now),
+        created=now - 1,
+    )
+    standing = asks.add(plan)
+    firing = Firing(trigger="time", seen=str(standing.due), moment=now)
+    for forge in (lambda: asks.fire(standing, firing, SPEC), lambda: asks.pin(plan, "0" * 64)):
+        with pytest.raises(ServiceUnreachable, match="may not do that"):
+            forge()
+    with pytest.raises(ServiceUnreachable, match="may not do that"):
+        looks.ask("nightly")
+    assert works.fire(standing, firing, SPEC) is Stage.TRAINING
+    (generation,) = looks.history("nightly")
+    assert looks.open() == [generation] == asks.history("nightly")
+    asks.pause("nightly")
+    assert looks.get("nightly").paused
+    asks.resume("nightly")
+    asks.ask("nightly")
+    asks.remove("nightly")
+    Scheduler(stores["worker"]).tick()
+    assert stores["looker"].get(generation.train).state is JobState.CANCELLED

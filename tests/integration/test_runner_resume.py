@@ -205,3 +205,32 @@ def test_another_job_with_other_batches_begins_the_epoch_anew(lay: Lay) -> None:
     run(fresh, Commands())
     assert steps[0] == 4
     assert len(steps) == len([1 for name, _ in points_of(fresh) if name == "train/loss"])
+
+
+def test_a_warm_start_takes_weights_and_symbols_and_begins_anew(
+    lay: Lay, whole: AttemptFolder
+) -> None:
+    spec = {"trainer": {"max_epochs": 1, "log_every": 1, "lr": 1e-9}, "warm_from": "job-0"}
+    folder = lay("warm", spec, checkpoint=str(newest_of(whole)))
+    end = run(folder, Commands())
+    assert end.reason == Reason.SUCCEEDED, end.traceback
+    steps = [step for name, step in points_of(folder) if name == "train/loss"]
+    assert steps[0] == 1
+    begun, ended = Saved.read(newest_of(whole)), Saved.read(newest_of(folder))
+    assert_equal(ended.data, begun.data)
+    assert ended.position.epoch == 1
+    for name, weights in begun.weights.items():
+        torch.testing.assert_close(ended.weights[name], weights, rtol=1e-4, atol=1e-6)
+
+
+def test_a_warm_training_that_was_cut_off_goes_on_as_if_it_were_not(
+    lay: Lay, whole: AttemptFolder
+) -> None:
+    spec = {**SPEC, "seed": 2, "warm_from": "job-0"}
+    together = lay("together", spec, checkpoint=str(newest_of(whole)))
+    run(together, Commands())
+    first = lay("first part", spec, checkpoint=str(newest_of(whole)))
+    run(first, StopAfter(5))
+    second = lay("second part", spec, checkpoint=str(newest_of(first)))
+    run(second, Commands())
+    assert_same_training(together, [first, second])

@@ -31,7 +31,10 @@ VERBS = (
     ),
 )
 #: Verbs that hold others.
-GROUPS = {"models": ("ls", "show", "register", "promote", "rollback", "release", "history")}
+GROUPS = {
+    "models": ("ls", "show", "register", "promote", "rollback", "release", "history"),
+    "schedule": ("add", "ls", "show", "pause", "resume", "run-now", "rm", "history"),
+}
 
 
 @pytest.fixture(autouse=True)

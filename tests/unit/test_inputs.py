@@ -141,6 +141,14 @@ def test_a_job_may_go_on_from_another_s_newest(bench: Bench) -> None:
     assert start_of(bench.lay(bench.job(spec))[1]) == "step 9"
 
 
+def test_a_job_may_begin_with_the_best_model_of_another(bench: Bench) -> None:
+    bench.job(TRAIN, "old", best=bench.checkpoint(5), checkpoint=bench.checkpoint(9))
+    warm = replace(TRAIN, warm_from="old")
+    assert start_of(bench.lay(bench.job(warm))[1]) == "step 5"
+    begun = bench.job(warm, "begun", checkpoint=bench.checkpoint(12))
+    assert start_of(bench.lay(begun)[1]) == "step 12"
+
+
 def test_its_own_progress_comes_before_what_it_went_on_from(bench: Bench) -> None:
     bench.job(TRAIN, "old", checkpoint=bench.checkpoint(9))
     job = bench.job(replace(TRAIN, resume_from="old"), checkpoint=bench.checkpoint(12))

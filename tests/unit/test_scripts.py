@@ -56,7 +56,12 @@ def test_a_key_that_is_only_read_is_not_written(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["create", "wish", "retry", "remove", *(each for each in NAMES if "model_" in each)]
+    "name",
+    [
+        *("create", "wish", "retry", "remove"),
+        *("schedule_add", "schedule_hold", "schedule_ask", "schedule_remove"),
+        *(each for each in NAMES if "model_" in each),
+    ],
 )
 def test_a_submitter_writes_what_is_asked_and_nothing_else(name: str) -> None:
     groups = {key.name: key.group for key in KEYS}
@@ -69,4 +74,4 @@ def test_a_looker_writes_nothing(name: str) -> None:
 
 
 def test_there_is_a_file_for_each_transition() -> None:
-    assert len(NAMES) == 25
+    assert len(NAMES) == 34

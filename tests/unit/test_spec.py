@@ -90,6 +90,7 @@ SPECS = st.one_of(
         resume_from=st.one_of(st.none(), NAMES),
         **COMMON,
     ),
+    st.builds(TrainSpec, model=COMPONENTS, data=COMPONENTS, warm_from=NAMES, **COMMON),
     st.builds(
         EvaluateSpec,
         job=NAMES,
@@ -366,3 +367,8 @@ def test_any_text_is_some_value(text: str) -> None:
 def test_an_override_carries_every_value(value: Any) -> None:
     merged = apply_overrides({}, [f"model.x={json.dumps(value, ensure_ascii=False)}"])
     assert merged == {"model": {"x": value}}
+
+
+def test_a_training_goes_on_or_begins_warm_and_not_both() -> None:
+    with pytest.raises(SpecError, match="not both"):
+        TrainSpec(model=Component("m"), data=Component("d"), resume_from="a", warm_from="b")

@@ -38,16 +38,20 @@ def train(task: Task, spec: TrainSpec) -> dict[str, Any]:
     here = Catalog({spec.model.name: topology.entry}, {spec.data.name: kind.entry})
     here.check(spec)
     options = here.trainer(spec)
-    saved = _saved(task, spec, options)
+    start = _saved(task, spec, options)
+    # A warm start takes weights and vocabularies alone, and trains as if it began here.
+    saved = None if start and _is_warm(start, spec) else start
     seed_everything(spec.seed)
     data = build_data(kind, spec.data)
+    if start and saved is None:
+        data.load_state_dict(dict(start.data))
     prepare(task, data, options, spec.seed, saved)
     seed_everything(spec.seed)  # the first weights do not depend on how the data was prepared
     model = build_model(topology, spec.model, data.dims)
     if rank() > 0:
         seed_everything(spec.seed + rank())  # each rank draws masks of its own
-    if saved:
-        load_weights(model, saved)
+    if start:
+        load_weights(model, start)
     return _fit(task, spec, options, (model, data), saved)
 
 
@@ -88,12 +92,18 @@ def load_weights(model: Topology, saved: Saved) -> None:
         ) from None
 
 
+def _is_warm(start: Saved, spec: TrainSpec) -> bool:
+    return spec.warm_from is not None and start.spec != spec.to_dict()
+
+
 def _saved(task: Task, spec: TrainSpec, options: TrainerOptions) -> Saved | None:
     """Read what to go on from: this job's own checkpoint, or another's."""
     if task.attempt.checkpoint is None:
         return None
     saved = Saved.read(Path(task.attempt.checkpoint))
-    return saved if saved.spec == spec.to_dict() else _of_another_job(saved, spec, options)
+    if saved.spec == spec.to_dict() or _is_warm(saved, spec):
+        return saved
+    return _of_another_job(saved, spec, options)
 
 
 def _of_another_job(saved: Saved, spec: TrainSpec, options: TrainerOptions) -> Saved:

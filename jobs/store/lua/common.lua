@@ -82,6 +82,53 @@ local function wait_before_retry(request, reason, retries, free)
   return math.min(tonumber(request.backoff or 0) * 2 ^ (retries - 1), tonumber(request.backoff_max or 0))
 end
 
+-- Put a request into the queue, once for each idempotency key; create.lua explains what it is asked
+-- with. Returns the id of the job of the key, an empty string if the id is taken, or a refusal: then
+-- nothing was written.
+local function submit()
+  if A.key ~= '' then
+    local known = redis.call('HGET', K.dedupe, A.key)
+    if known then return known end
+  end
+  local nonce = redis.call('HGET', K.request .. A.id, 'nonce')
+  if nonce then return nonce == A.nonce and A.id or '' end
+
+  local blocked = false
+  for _, parent in ipairs(cjson.decode(A.after)) do
+    local request, job = both(parent)
+    if not request then return redis.error_reply('UNKNOWN no job has the id ' .. parent .. ', which this one would wait for') end
+    local state = standing(request, job)
+    if ENDED[state] and state ~= 'succeeded' then
+      return redis.error_reply('REFUSED job ' .. parent .. ', which this one would wait for, ended as ' .. state)
+    end
+    blocked = blocked or state ~= 'succeeded'
+  end
+
+  local time, key = now(), K.request .. A.id
+  local request = {queue = A.queue, rank = whole(redis.call('INCR', K.sequence) - tonumber(A.priority) * 1e12)}
+  redis.call('HSET', key, 'spec', A.spec, 'nonce', A.nonce, 'key', A.key,
+    'queue', A.queue, 'priority', A.priority, 'rank', request.rank, 'after', A.after,
+    'round', 1, 'submitted', time, unpack(cjson.decode(A.fields)))
+  redis.call('ZADD', K.requests, time, A.id)
+  if A.key ~= '' then redis.call('HSET', K.dedupe, A.key, A.id) end
+  if blocked then
+    redis.call('HSET', key, 'waits', 1)
+    redis.call('HSET', K.waiting, A.id, A.after)
+  else
+    enqueue(A.id, request)
+  end
+  return A.id
+end
+
+-- The generations of a schedule that are not decided, the earliest due first.
+local function open_of(schedule)
+  local found, head = {}, schedule .. ':'
+  for _, each in ipairs(redis.call('ZRANGE', K.open, 0, -1)) do
+    if string.sub(each, 1, #head) == head then found[#found + 1] = each end
+  end
+  return found
+end
+
 -- A job comes to its end in the present round.
 local function conclude(id, request, state, time, fields)
   redis.call('HSET', K.job .. id, 'state', state, 'round', request.round, 'ended', time, unpack(fields))

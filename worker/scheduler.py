@@ -1,0 +1,66 @@
+"""Fire what is due and move every generation on: the tick of all workers, without a leader."""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from jobs.errors import ServiceUnreachable
+from jobs.firing import Firing, firings
+from jobs.schedules import Generation
+from jobs.store import JobStore
+from jobs.store.scheduling import ScheduleStore, Standing
+from worker.retraining import Retraining
+
+logger = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Do the schedules' part of the housekeeping; each step may be done twice, by anyone."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._schedules = store.beside(ScheduleStore)
+        self._retraining = Retraining(store)
+
+    def tick(self) -> None:
+        """Fire due times, then move each open generation on. Raise ServiceUnreachable."""
+        standings = self._schedules.list()
+        for standing in standings:
+            _apart(standing.schedule.name, partial(self._fire, standing))
+        living = {(each.schedule.name, each.schedule.created) for each in standings}
+        for generation in self._schedules.open():
+            _apart(generation.id, partial(self._advance, generation, living))
+        self._schedules.forget()
+
+    def begin(self, standing: Standing, firing: Firing) -> bool:
+        """Fire a schedule; return whether nobody else was faster. Raise ServiceUnreachable."""
+        spec = self._retraining.spec_of(standing.schedule)
+        stage = self._schedules.fire(standing, firing, spec)
+        if stage is not None:
+            logger.info("schedule %s: %s (%s)", standing.schedule.name, stage, firing.trigger)
+        return stage is not None
+
+    def _fire(self, standing: Standing) -> None:
+        if standing.asked is not None:
+            asked = str(standing.asked)
+            self.begin(standing, Firing(trigger="asked", seen=asked, moment=standing.asked))
+        if standing.due is None:
+            return
+        for firing in firings(standing.schedule, standing.due, self._schedules.now()):
+            if not self.begin(standing, firing):
+                return
+
+    def _advance(self, generation: Generation, living: set[tuple[str, int]]) -> None:
+        if (generation.schedule, generation.definition["created"]) not in living:
+            self._retraining.withdraw(generation, "its schedule was removed")
+        else:
+            self._retraining.advance(generation)
+
+
+def _apart(name: str, step: Callable[[], None]) -> None:
+    """Do a step of one schedule so that its failure is no other's."""
+    try:
+        step()
+    except ServiceUnreachable:
+        raise
+    except Exception:
+        logger.exception("schedule %s: a step failed and will be tried again", name)
