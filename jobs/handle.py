@@ -30,8 +30,8 @@ T = TypeVar("T")
 
 #: Seconds for which somebody who waits or follows sits out a service that does not answer.
 _PATIENCE: Final = 60.0
-#: Seconds between looks at a job, at first and at most.
-_FIRST_LOOK, _LAST_LOOK = 0.05, 0.5
+#: Seconds between looks at a job, at first and at most; in between, a tenth of what has passed.
+_FIRST_LOOK, _LAST_LOOK = 0.01, 0.5
 #: Predictions go before trainings of the same queue: somebody sits and waits for them.
 PREDICT_PRIORITY: Final = 10
 PREDICTIONS_FILE: Final = "predictions.json"
@@ -188,19 +188,20 @@ class JobHandle:
 
     def wait(self, timeout: float | None = None) -> Job:
         """Return the record once the job has ended, however it ended. Raise WaitTimeout."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = _FIRST_LOOK
+        began = time.monotonic()
+        deadline = None if timeout is None else began + timeout
         while True:
             job = _patiently(lambda: self.record)
             if job.state.ended:
                 return job
-            left = pause if deadline is None else deadline - time.monotonic()
+            now = time.monotonic()
+            pause = min(max(_FIRST_LOOK, (now - began) / 10), _LAST_LOOK)
+            left = pause if deadline is None else deadline - now
             if left <= 0:
                 raise WaitTimeout(
                     f"job {self.id} is still {job.state} after {timeout:g} s; it goes on"
                 )
             time.sleep(min(pause, left))
-            pause = min(2 * pause, _LAST_LOOK)
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the job and return what it has come to.

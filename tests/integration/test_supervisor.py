@@ -314,7 +314,7 @@ def test_what_an_attempt_leaves_that_lost_its_job_replaces_nothing(
         folder = AttemptFolder(tmp_path / name)
         folder.make()
         (folder.files / "answer").write_text(name)
-        return Leavings(store, artifacts, found[1], folder)
+        return Leavings(store, artifacts, *found, folder)
 
     first = attempt("first")
     store.release(Lease(job, 1, "w", 0))

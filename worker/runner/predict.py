@@ -12,18 +12,16 @@ from datamodules._base import Answer, LineData, TextData
 from datamodules._batch import Batch
 from datamodules._errors import DataError
 from jobs.errors import SpecError
-from jobs.spec import MAX_CARRIED_BYTES, PredictSpec, TrainerOptions
+from jobs.spec import MAX_CARRIED_BYTES, PredictSpec
 from lightning_modules._base import Topology
 from lightning_modules._decoding import Hypothesis
 from lightning_modules._text import writes_text
 from worker.events import ProgressEvent
 from worker.folder import write_atomically
-from worker.runner import catalog, precision
-from worker.runner.build import build_data, rebuild_model
 from worker.runner.evaluate import set_search
 from worker.runner.picture import draw_attention
 from worker.runner.task import Task
-from worker.runner.train import load_weights
+from worker.runner.trained import load
 
 #: Symbols or frames (`line_length`), padding counted, times the beam, that are searched at once.
 _AT_ONCE: Final = 50_000
@@ -89,24 +87,6 @@ def _refuse_unreadable(data: LineData, line: str, number: int) -> None:
         raise DataError(f"line {number}: {error}") from None
 
 
-def load(task: Task) -> tuple[Topology, LineData, torch.autocast]:
-    """Return the trained model, ready for use, its data without any rows, and how to multiply."""
-    saved = task.read_checkpoint()
-    trained = task.trained_spec(saved)
-    data = build_data(catalog.kinds_of_data().find(trained.data.name), trained.data)
-    found = catalog.topologies().find(trained.model.name)
-    model = rebuild_model(found, saved.hyper_parameters)
-    if not isinstance(data, LineData):
-        raise SpecError(f"{trained.data.name} reads no lines: its models can only be evaluated")
-    data.load_state_dict(dict(saved.data))
-    data.roots = task.workspace.roots
-    load_weights(model, saved)
-    model.to(task.device).eval()
-    chosen = precision.choose(TrainerOptions.from_dict(saved.trainer).precision, task.device)
-    autocast = torch.autocast(task.device.type, torch.bfloat16, enabled=chosen == "bf16-mixed")
-    return model, data, autocast
-
-
 def ask(model: Topology, spec: PredictSpec) -> None:
     """Tell the model what is asked of it. Raise SpecError where it cannot give that."""
     if writes_text(model):
@@ -150,7 +130,7 @@ def write_predictions(task: Task, found: Sequence[Sequence[Answer]]) -> None:
             f"the answers take {len(content):,} bytes, and at most {room:,} can be carried: ask for"
             " fewer, or for shorter ones"
         )
-    write_atomically(files / "predictions.json", content)
+    write_atomically(files / "predictions.json", content, durable=False)
 
 
 def predictions(found: Sequence[Sequence[Answer]]) -> dict[str, Any]:
@@ -171,8 +151,8 @@ def _write_attention(stem: Path, data: TextData, line: str, best: Hypothesis) ->
         "target": data.target_symbols(best.ids),
         "weights": best.attention.tolist(),
     }
-    write_atomically(stem.with_suffix(".json"), _json(attention))
-    write_atomically(stem.with_suffix(".png"), draw_attention(**attention))
+    write_atomically(stem.with_suffix(".json"), _json(attention), durable=False)
+    write_atomically(stem.with_suffix(".png"), draw_attention(**attention), durable=False)
 
 
 def _json(content: dict[str, Any]) -> bytes:
