@@ -260,10 +260,10 @@ def test_a_success_whose_best_model_could_not_be_kept_is_none(
 ) -> None:
     put = ArtifactStore.put
 
-    def no_space(store: ArtifactStore, key: str, path: Path) -> str:
+    def no_space(store: ArtifactStore, key: str, path: Path, **options: bool) -> str:
         if "/checkpoints/" in key:
             raise ArtifactError("No space left on device")
-        return put(store, key, path)
+        return put(store, key, path, **options)
 
     monkeypatch.setattr(ArtifactStore, "put", no_space)
     stage.run(steps=2, checkpoint_every=2)

@@ -39,7 +39,7 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     lengths = [data.line_length(line) for line in spec.lines]
     for rows in batches_by_length(lengths, _AT_ONCE // width):
         with autocast, torch.no_grad():
-            batch = _encode(data, spec.lines, rows).to(task.device)
+            batch = _encode(data, spec, rows).to(task.device)
             for row, output in zip(rows, model.predict(batch), strict=True):
                 found[row] = output
         done += len(rows)
@@ -52,7 +52,8 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     if spec.attention and isinstance(data, TextData):
         for row, line in enumerate(spec.lines):
             best = data.rerank(found[row], line)[0]
-            _write_attention(task.folder.files / f"attention-{row:04d}", data, line, best)
+            stem = task.folder.files / f"attention-{spec.first + row:04d}"
+            _write_attention(stem, data, line, best)
     return {"lines": len(spec.lines)}
 
 
@@ -65,19 +66,20 @@ def widen(model: Topology, data: LineData) -> int:
     return max(model.search.beam, model.search.n_best)
 
 
-def _encode(data: LineData, lines: Sequence[str], rows: Sequence[int]) -> Batch:
-    """Return the batch of some of the lines, each with its number among all of them.
+def _encode(data: LineData, spec: PredictSpec, rows: Sequence[int]) -> Batch:
+    """Return the batch of some of the lines, each with its number among all that were given.
 
     By that number a line's samples are drawn, whatever other lines it is batched with. Raise
     DataError for a line that this kind of data cannot read, with that number.
     """
     try:
-        batch = data.encode([lines[row] for row in rows])
+        batch = data.encode([spec.lines[row] for row in rows])
     except DataError:
         for row in rows:
-            _refuse_unreadable(data, lines[row], row + 1)
+            _refuse_unreadable(data, spec.lines[row], spec.first + row + 1)
         raise
-    return replace(batch, extras={**batch.extras, "index": torch.tensor(rows)})
+    numbers = torch.tensor([spec.first + row for row in rows])
+    return replace(batch, extras={**batch.extras, "index": numbers})
 
 
 def _refuse_unreadable(data: LineData, line: str, number: int) -> None:
