@@ -83,11 +83,12 @@ class ArtifactStore:
                 return
         raise ArtifactError(f"the files in {self.root} cannot be reached: the store is not there")
 
-    def put(self, key: str, path: Path) -> str:
+    def put(self, key: str, path: Path, *, durable: bool = True) -> str:
         """Keep a file, by a hard link where that can be, else by a copy. Return its SHA-256.
 
-        What is put must not be written to again. Raise ArtifactError for a key or a file that
-        cannot be kept.
+        What is put must not be written to again. What is not `durable` may be lost with the power:
+        it is not waited for until it lies on the disk. Raise ArtifactError for a key or a file
+        that cannot be kept.
         """
         target = self._place(key)
         if not stat.S_ISREG(_mode(path)):
@@ -97,11 +98,12 @@ class ArtifactStore:
             temporary = self._temporary(target)
             try:
                 link_or_copy(path, temporary)
-                digest = _digest_and_sync(temporary)
+                digest = _digest_and_sync(temporary) if durable else sha256(temporary)
                 temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
-            _sync_folder(target.parent)
+            if durable:
+                _sync_folder(target.parent)
         except OSError as error:
             raise ArtifactError(f"cannot keep {key}: {error.strerror}") from None
         return digest

@@ -90,11 +90,12 @@ def _read_examples(job: JobHandle, held_out: JobHandle, picture: Path) -> list[E
         held_out.read_file(name).decode().splitlines()[:_EXAMPLES]
         for name in ("sources.txt", "references.txt")
     )
-    with job.predicting(sources, search=SearchOptions(), attention=True) as prediction:
-        prediction.result()
-        answers = [answer[0].text for answer in prediction.predictions()]
+    examples: list[Example] = []
+    for chunk in job.predictions_of(sources, search=SearchOptions(), attention=True):
+        chunk.job.result()
+        answers = [answer[0].text for answer in chunk.job.predictions()]
         examples = [*map(Example, sources, answers, truths)]
-        picture.write_bytes(prediction.read_file(f"attention-{_shown(examples):04d}.png"))
+        picture.write_bytes(chunk.job.read_file(f"attention-{_shown(examples):04d}.png"))
     return examples
 
 

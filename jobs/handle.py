@@ -2,8 +2,9 @@
 
 import contextlib
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar, Unpack, overload
@@ -21,6 +22,7 @@ from jobs.spec import (
     spec_from_dict,
 )
 from jobs.specfile import apply_overrides
+from jobs.streaming import Chunk, stream
 
 if TYPE_CHECKING:
     from jobs.evidence import AttemptEnd
@@ -30,8 +32,8 @@ T = TypeVar("T")
 
 #: Seconds for which somebody who waits or follows sits out a service that does not answer.
 _PATIENCE: Final = 60.0
-#: Seconds between looks at a job, at first and at most.
-_FIRST_LOOK, _LAST_LOOK = 0.05, 0.5
+#: Seconds between looks at a job, at first and at most; in between, a tenth of what has passed.
+_FIRST_LOOK, _LAST_LOOK = 0.01, 0.5
 #: Predictions go before trainings of the same queue: somebody sits and waits for them.
 PREDICT_PRIORITY: Final = 10
 PREDICTIONS_FILE: Final = "predictions.json"
@@ -188,19 +190,20 @@ class JobHandle:
 
     def wait(self, timeout: float | None = None) -> Job:
         """Return the record once the job has ended, however it ended. Raise WaitTimeout."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = _FIRST_LOOK
+        began = time.monotonic()
+        deadline = None if timeout is None else began + timeout
         while True:
             job = _patiently(lambda: self.record)
             if job.state.ended:
                 return job
-            left = pause if deadline is None else deadline - time.monotonic()
+            now = time.monotonic()
+            pause = min(max(_FIRST_LOOK, (now - began) / 10), _LAST_LOOK)
+            left = pause if deadline is None else deadline - now
             if left <= 0:
                 raise WaitTimeout(
                     f"job {self.id} is still {job.state} after {timeout:g} s; it goes on"
                 )
             time.sleep(min(pause, left))
-            pause = min(2 * pause, _LAST_LOOK)
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the job and return what it has come to.
@@ -327,29 +330,39 @@ class JobHandle:
         search, count = search or SearchOptions(beam=beam), n_best or 1
         wide = search.beam if search.sample else max(search.beam, count)
         search = replace(search, n_best=count, beam=wide)
-        with self.predicting(lines, search=search) as prediction:
-            prediction.result(timeout)
-            answers = prediction.predictions()
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        answers: list[list[Hypothesis]] = []
+        with contextlib.closing(self.predictions_of(lines, search=search)) as chunks:
+            for chunk in chunks:
+                left = deadline - time.monotonic()
+                chunk.job.result(None if math.isinf(left) else max(0.0, left))
+                answers += chunk.job.predictions()
         return answers if n_best is not None else [answer[0].text for answer in answers]
 
-    @contextlib.contextmanager
-    def predicting(
-        self, lines: Sequence[str], *, search: SearchOptions, attention: bool = False
-    ) -> Iterator["JobHandle"]:
-        """Run a prediction for the length of a block; the block waits for it and reads its files.
+    def predictions_of(
+        self, lines: Iterable[str], *, search: SearchOptions, attention: bool = False
+    ) -> Generator[Chunk, None, None]:
+        """Yield predictions of some lines each, in their order, however many lines there are.
 
-        Afterwards its record and files are removed; it is cancelled where the block gives up.
+        The next lines are read while a chunk is answered, and no more of them. Whoever takes a
+        chunk waits for it and reads its files; then it is removed. Close the generator to give up.
         """
-        spec = PredictSpec(
-            job=self.id,
-            lines=tuple(lines),
-            search=search,
-            attention=attention,
-            priority=PREDICT_PRIORITY,
-            resources=_where(self._with_model()),
-        )
-        with self._using(spec) as prediction:
-            yield prediction
+        resources = _where(self._with_model())
+
+        def submit(some: list[str], first: int) -> JobHandle:
+            return self._client.submit(
+                PredictSpec(
+                    job=self.id,
+                    lines=tuple(some),
+                    first=first,
+                    search=search,
+                    attention=attention,
+                    priority=PREDICT_PRIORITY,
+                    resources=resources,
+                )
+            )
+
+        return stream(lines, submit)
 
     def generate(
         self, prompt: str = "", *, timeout: float | None = None, **options: Unpack[Drawing]
@@ -365,9 +378,10 @@ class JobHandle:
 
     @contextlib.contextmanager
     def generating(self, prompt: str, **options: Unpack[Drawing]) -> Iterator["JobHandle"]:
-        """Run a generation for the length of a block, as `predicting` does a prediction.
+        """Run a generation for the length of a block; the block waits for it and reads its files.
 
-        Its one answer has text, or as values `frames`, which `generated.npy` holds too.
+        Afterwards its record and files are removed; it is cancelled where the block gives up. Its
+        one answer has text, or as values `frames`, which `generated.npy` holds too.
         """
         spec = GenerateSpec(
             job=self.id,

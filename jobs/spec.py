@@ -240,6 +240,8 @@ class PredictSpec(JobSpec):
     #: Id of the trained job.
     job: str
     lines: Sequence[str]
+    #: Lines that stand before these, where they are a part of many.
+    first: Annotated[int, Ge(0)] = 0
     search: SearchOptions = field(default_factory=SearchOptions)
     #: Whether to keep the attention weights of each line.
     attention: bool = False

@@ -10,7 +10,7 @@ from jobs.connection import default_home, redis_url
 from jobs.errors import ServiceUnreachable, SetupError
 from jobs.workers import MAX_SLOTS
 from worker.app import WorkerProcess
-from worker.settings import Settings, data_roots, how_to_start
+from worker.settings import Settings, data_roots, how_to_start, warmth
 
 #: Exit statuses as those of the `unroll` command.
 _REFUSED = 2
@@ -52,6 +52,7 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         queues=given.queues,
         labels=given.labels,
         start=how_to_start(),
+        warmth=warmth(),
     )
 
 

@@ -38,6 +38,7 @@ from worker.scheduler import Scheduler
 from worker.settings import Settings
 from worker.startup import refuse_a_name_in_use, refuse_eviction
 from worker.supervisor import Tools
+from worker.warm import WarmModels
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -161,7 +162,10 @@ class WorkerProcess:
 
 def make_launcher(settings: Settings) -> Launcher:
     """Return what starts the runners, in the way that the settings ask for."""
-    return Launcher(parent=PreloadedParent() if settings.start == "fork" else None)
+    if settings.start != "fork":
+        return Launcher()
+    parent = PreloadedParent()
+    return Launcher(parent=parent, warm=WarmModels(parent, settings.warmth))
 
 
 def describe(settings: Settings, devices: Devices, store: str) -> Worker:

@@ -51,6 +51,15 @@ class Attempt:
     checkpoint: str | None = None
     #: Spec of the job whose checkpoint is evaluated or used, as plain JSON.
     trained: Mapping[str, Any] | None = None
+    #: Name of the model that is used, by which a process may hold it; the same for the same one.
+    model: str = ""
+    #: SHA-256 that whoever reads the checkpoint must find; empty where it was looked at.
+    unchecked: str = ""
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Attempt":
+        """Build an attempt from the plain JSON of its file."""
+        return cls(**{**plain, "roots": tuple(plain["roots"]), "gpus": tuple(plain["gpus"])})
 
 
 @dataclass(frozen=True)
@@ -150,18 +159,20 @@ class AttemptFolder:
 
     def read_attempt(self) -> Attempt:
         """Return what the supervisor added."""
-        plain = json.loads(self.attempt_file.read_text(encoding="utf-8"))
-        return Attempt(**{**plain, "roots": tuple(plain["roots"]), "gpus": tuple(plain["gpus"])})
+        return Attempt.from_dict(json.loads(self.attempt_file.read_text(encoding="utf-8")))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is whole or not there, also after a power loss."""
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file so that it is whole or not there; if `durable`, also after a power loss."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     temporary.replace(path)
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

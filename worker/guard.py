@@ -128,7 +128,7 @@ class Guard:
             return pid
         try:
             os.setpgid(0, group)
-            _bind_to(guard)
+            bind_to(guard)
             _settle(self._orders, self._commands_fd if rank == 0 else None)
             self._become(self._orders.command, environment_of(self._orders, rank))
         except BaseException as error:  # a forked child must never return into its parent
@@ -311,10 +311,10 @@ def name_process(name: str) -> None:
         Path("/proc/self/comm").write_text(name, encoding="ascii")
 
 
-def _bind_to(guard: int) -> None:
-    """Die with the guard, from which this process was forked."""
+def bind_to(parent: int) -> None:
+    """Die with the process from which this one was forked."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != guard:  # it died before the line above could bind us to it
+    if os.getppid() != parent:  # it died before the line above could bind us to it
         os._exit(127)
 
 

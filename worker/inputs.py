@@ -1,6 +1,8 @@
 """What an attempt starts from: its data roots, its checkpoint, the spec of the job that it uses."""
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,15 @@ from jobs.artifacts import ArtifactStore, link_or_copy, sha256
 from jobs.comparing import SENTENCES_FILE
 from jobs.errors import ArtifactError, SpecError, UnknownJob
 from jobs.job import Checkpoint, Job, JobState
-from jobs.spec import AnySpec, CompareSpec, EvaluateSpec, TrainSpec, spec_from_dict
+from jobs.spec import (
+    AnySpec,
+    CompareSpec,
+    EvaluateSpec,
+    GenerateSpec,
+    PredictSpec,
+    TrainSpec,
+    spec_from_dict,
+)
 from worker.data_stamp import changed_data
 from worker.devices import Share
 from worker.folder import Attempt, AttemptFolder
@@ -21,6 +31,8 @@ GetJob = Callable[[str], Job]
 
 #: Returns a small file of a job. Raises ArtifactError.
 ReadFile = Callable[[str, str], bytes]
+#: Tells whether a process holds the model of this name.
+IsWarm = Callable[[str], bool]
 
 
 def _no_file(job: str, name: str) -> bytes:
@@ -46,12 +58,18 @@ class Inputs:
         get: GetJob,
         artifacts: ArtifactStore,
         read_file: ReadFile = _no_file,
+        is_warm: IsWarm = lambda _model: False,
     ) -> None:
         self._job = job
         self._number = number
         self._get = get
         self._artifacts = artifacts
         self._read_file = read_file
+        self._is_warm = is_warm
+        #: The spec that the model was trained by, where lines are answered with it; else empty.
+        self._answers_with = ""
+        #: Digest of the checkpoint where nobody has looked at it.
+        self._unchecked = ""
         #: What a person should know of the choices made here.
         self.notes: list[str] = []
         #: Checkpoints of this job that cannot be gone on from, now or ever.
@@ -76,8 +94,15 @@ class Inputs:
             trained=self._trained(spec),
         )
         folder.make()
-        checkpoint = self._fetch(spec, folder)
-        attempt = replace(attempt, checkpoint=str(checkpoint) if checkpoint else None)
+        if isinstance(spec, PredictSpec | GenerateSpec):
+            self._answers_with = json.dumps(attempt.trained, sort_keys=True)
+        if checkpoint := self._fetch(spec, folder):
+            attempt = replace(
+                attempt,
+                checkpoint=str(folder.start_checkpoint),
+                model=self._model_name(checkpoint),
+                unchecked=self._unchecked,
+            )
         folder.write(spec, attempt)
         self._look_at_the_data(spec, settings, folder)
         for earlier in range(1, self._number):
@@ -107,7 +132,7 @@ class Inputs:
             raise SpecError(f"job {job} is no training: it leaves no model ({source.kind})")
         return source
 
-    def _fetch(self, spec: AnySpec, folder: AttemptFolder) -> Path | None:
+    def _fetch(self, spec: AnySpec, folder: AttemptFolder) -> Checkpoint | None:
         if isinstance(spec, CompareSpec):
             for job, place in zip((spec.first, spec.second), folder.evaluations, strict=True):
                 self._fetch_evaluation(job, place)
@@ -143,7 +168,7 @@ class Inputs:
                 "has too many; evaluate the model again"
             ) from None
 
-    def _fetch_own(self, folder: AttemptFolder) -> Path | None:
+    def _fetch_own(self, folder: AttemptFolder) -> Checkpoint | None:
         """Fetch the newest of this job's checkpoints that is whole; note those that are not."""
         job = self._job
         known = {each.artifact: each for each in (job.checkpoint, job.previous, job.best) if each}
@@ -161,7 +186,7 @@ class Inputs:
             self.notes.append("no checkpoint is left: going on from the start")
         return None
 
-    def _fetch_model(self, job: str, folder: AttemptFolder, *, best: bool) -> Path:
+    def _fetch_model(self, job: str, folder: AttemptFolder, *, best: bool) -> Checkpoint:
         failure = ArtifactError(f"job {job} has no checkpoint")
         for _ in range(_TRIES):
             source = self._source(job)
@@ -175,7 +200,7 @@ class Inputs:
                     failure = error
         raise failure
 
-    def _link(self, checkpoint: Checkpoint, folder: AttemptFolder) -> Path:
+    def _link(self, checkpoint: Checkpoint, folder: AttemptFolder) -> Checkpoint:
         """Link the checkpoint into the folder: there it stays whatever its job keeps."""
         folder.start_checkpoint.unlink(missing_ok=True)
         named = f"the checkpoint of step {checkpoint.step} ({checkpoint.artifact})"
@@ -184,10 +209,18 @@ class Inputs:
         except (FileNotFoundError, ArtifactError):
             self._artifacts.require()  # else it is the store that is gone, and may come back
             raise Unusable(f"{named} is gone") from None
-        if sha256(folder.start_checkpoint) != checkpoint.digest:
+        # Where its model is held, nobody will read the file; if somebody does, he looks first.
+        self._unchecked = checkpoint.digest if self._is_warm(self._model_name(checkpoint)) else ""
+        if not self._unchecked and sha256(folder.start_checkpoint) != checkpoint.digest:
             folder.start_checkpoint.unlink()
             raise Unusable(f"{named} is damaged")
-        return folder.start_checkpoint
+        return checkpoint
+
+    def _model_name(self, checkpoint: Checkpoint) -> str:
+        """Return by what a process may hold the model: it is another as soon as anything is."""
+        if not self._answers_with:
+            return ""
+        return hashlib.sha256(f"{checkpoint.digest} {self._answers_with}".encode()).hexdigest()
 
 
 def _order(source: Job, *, best: bool) -> Iterable[Checkpoint]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactError
-from jobs.job import Lease, MetricPoint
-from jobs.spec import MAX_CARRIED_BYTES
+from jobs.job import Job, Lease, MetricPoint
+from jobs.spec import MAX_CARRIED_BYTES, GenerateSpec, PredictSpec
 from jobs.store import JobStore
 from worker.folder import AttemptFolder
 from worker.relay import attempt_key
@@ -19,11 +19,18 @@ class Leavings:
     """Put the files of one ended attempt where people find them; each step may be repeated."""
 
     def __init__(
-        self, store: JobStore, artifacts: ArtifactStore, lease: Lease, folder: AttemptFolder
+        self,
+        store: JobStore,
+        artifacts: ArtifactStore,
+        job: Job,
+        lease: Lease,
+        folder: AttemptFolder,
     ) -> None:
         self._store = store
         self._artifacts = artifacts
         self._lease = lease
+        #: Answers can be asked for again: nobody waits until they lie on the disk.
+        self._durable = job.kind not in (PredictSpec.kind, GenerateSpec.kind)
         self._folder = folder
 
     def keep(self) -> None:
@@ -37,11 +44,11 @@ class Leavings:
     def keep_log(self) -> None:
         """Keep the log alone. Raise OSError, ArtifactError."""
         if self._folder.log_file.exists():
-            self._artifacts.put(f"{attempt_key(self._lease)}/output.log", self._folder.log_file)
+            self._put("output.log", self._folder.log_file)
 
     def _keep_file(self, path: Path) -> None:
         name = path.relative_to(self._folder.files).as_posix()
-        self._artifacts.put(f"{attempt_key(self._lease)}/files/{name}", path)
+        self._put(f"files/{name}", path)
         if path.stat().st_size > MAX_CARRIED_BYTES:
             return  # it is in the artifact store, for who can reach that
         try:
@@ -49,8 +56,14 @@ class Leavings:
         except ArtifactError:
             return  # likewise: the others have filled the room that there is
 
+    def _put(self, name: str, path: Path) -> None:
+        key = f"{attempt_key(self._lease)}/{name}"
+        self._artifacts.put(key, path, durable=self._durable)
+
     def _keep_metrics(self) -> None:
         """Write the job's sequence of points, over all attempts, as the record has it."""
+        if not self._durable:
+            return  # answers have no points
         with tempfile.TemporaryDirectory(dir=self._folder.path) as folder:
             path = Path(folder) / "metrics.jsonl"
             with path.open("w", encoding="utf-8") as file:

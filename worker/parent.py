@@ -14,12 +14,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from jobs.service.children import Child
 from worker.environment import parent_environment
-from worker.forking import FORK, MESSAGE_BYTES
+from worker.forking import FORK, LOAD, MESSAGE_BYTES
 from worker.sources import code_stamp
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,12 @@ class NoParent(Exception):
     """No parent is there to fork a guard now."""
 
 
-class ForkedGuard:
-    """A guard that was forked from the parent: a stranger to this process, held by a descriptor."""
+class StillLoading(NoParent):
+    """It is there and will be of use in a moment."""
+
+
+class Forked:
+    """A process that was forked from a parent: a stranger to this one, held by a descriptor."""
 
     def __init__(self, pid: int, descriptor: int) -> None:
         self.pid = pid
@@ -68,23 +72,79 @@ class ForkedGuard:
             os.close(descriptor)
 
 
-class Parent:
-    """One parent process, and the socket to it. Once it has raised NoParent it may be of no use."""
+class ParentLink:
+    """The socket to a parent. Once it has raised NoParent the parent may be of no use."""
+
+    def __init__(self, requests: socket.socket) -> None:
+        self._is_ready = False
+        self._requests = requests
+        self._requests.settimeout(_ANSWER_SECONDS)
+
+    def require_ready(self) -> None:
+        """Raise NoParent where the parent has not loaded everything yet, or cannot."""
+        if not self._is_ready and not self._has_spoken():
+            raise StillLoading("the preloaded parent is still loading")
+        if not self._is_ready:
+            self._hear()
+        self._is_ready = True
+
+    def fork_guard(self, descriptors: Sequence[int]) -> Forked:
+        """Return a new guard. Raise NoParent."""
+        return self._fork(FORK, descriptors)
+
+    def fork_parent(self, requests: socket.socket, files: Sequence[int]) -> Forked:
+        """Return a new parent at the other end of `requests`, which loads these open files.
+
+        Raise NoParent.
+        """
+        return self._fork(LOAD, [requests.fileno(), *files])
+
+    def close(self) -> None:
+        """Let go of the socket, by which the parent ends."""
+        self._requests.close()
+
+    def _has_spoken(self) -> bool:
+        poll = select.poll()
+        poll.register(self._requests, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _fork(self, order: bytes, descriptors: Sequence[int]) -> Forked:
+        try:
+            socket.send_fds(self._requests, [order], descriptors)
+        except OSError as error:
+            raise NoParent(f"the preloaded parent does not listen: {error}") from None
+        answer, given = self._hear()
+        return Forked(answer["pid"], *given)
+
+    def _hear(self) -> tuple[dict[str, Any], list[int]]:
+        try:
+            said, descriptors, _, _ = socket.recv_fds(self._requests, MESSAGE_BYTES, 1)
+        except OSError as error:
+            raise NoParent(f"the preloaded parent does not answer: {error}") from None
+        if not said:
+            raise NoParent("the preloaded parent has ended")
+        answer = json.loads(said)
+        if "refused" in answer:
+            raise NoParent(answer["refused"])
+        return answer, descriptors
+
+
+class Parent(ParentLink):
+    """The one parent process that a worker starts itself."""
 
     def __init__(self, command: Sequence[str]) -> None:
         #: What it loads, or something older.
         self.stamp = code_stamp()
+        ours, theirs = parent_sockets()
+        super().__init__(ours)
         self._started = time.monotonic()
-        self._is_ready = False
-        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._requests.settimeout(_ANSWER_SECONDS)
         try:
             with theirs:
                 self._child = Child(
                     command, environment=parent_environment(), stdin=theirs.fileno()
                 )
         except BaseException:
-            self._requests.close()
+            self.close()
             raise
 
     @property
@@ -103,43 +163,15 @@ class Parent:
         in_time = time.monotonic() - self._started < _LOADING_SECONDS
         return self.running and in_time and not self._is_ready and not self._has_spoken()
 
-    def _has_spoken(self) -> bool:
-        poll = select.poll()
-        poll.register(self._requests, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def require_ready(self) -> None:
-        """Raise NoParent where it has not loaded everything yet."""
-        if not self._is_ready and not self._has_spoken():
-            raise NoParent("the preloaded parent is still loading")
-        if not self._is_ready:
-            self._hear()
-        self._is_ready = True
-
-    def fork_guard(self, descriptors: Sequence[int]) -> ForkedGuard:
-        """Return a new guard. Raise NoParent."""
-        try:
-            socket.send_fds(self._requests, [FORK], descriptors)
-        except OSError as error:
-            raise NoParent(f"the preloaded parent does not listen: {error}") from None
-        answer, given = self._hear()
-        if "refused" in answer:
-            raise NoParent(answer["refused"])
-        return ForkedGuard(answer["pid"], *given)
-
-    def _hear(self) -> tuple[dict[str, Any], list[int]]:
-        try:
-            said, descriptors, _, _ = socket.recv_fds(self._requests, MESSAGE_BYTES, 1)
-        except OSError as error:
-            raise NoParent(f"the preloaded parent does not answer: {error}") from None
-        if not said:
-            raise NoParent("the preloaded parent has ended")
-        return json.loads(said), descriptors
-
     def end(self) -> None:
         """End it; what was forked from it goes on."""
-        self._requests.close()
+        self.close()
         self._child.kill()
+
+
+def parent_sockets() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a socket between a worker and a parent."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 class PreloadedParent:
@@ -179,18 +211,25 @@ class PreloadedParent:
                 self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
                 self._parent = Parent(self._command)
 
-    def fork_guard(self, ear: int, mouth: int, commands: int) -> ForkedGuard:
+    def fork_guard(self, ear: int, mouth: int, commands: int) -> Forked:
         """Return a new guard with these descriptors; see `forking`. Raise NoParent."""
+        return self._ask(lambda parent: parent.fork_guard([ear, mouth, commands]))
+
+    def fork_parent(self, requests: socket.socket, files: Sequence[int]) -> Forked:
+        """Return a new parent that loads a model; see `ParentLink.fork_parent`. Raise NoParent."""
+        return self._ask(lambda parent: parent.fork_parent(requests, files))
+
+    def _ask(self, fork: Callable[[Parent], Forked]) -> Forked:
         with self._lock:
             parent = self._current()
             parent.require_ready()
             try:
-                guard = parent.fork_guard([ear, mouth, commands])
+                forked = fork(parent)
             except NoParent:
                 self._end()
                 raise
             self._pause = _FIRST_PAUSE
-            return guard
+            return forked
 
     def close(self) -> None:
         """End the parent for good; what was forked from it goes on."""

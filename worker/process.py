@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Final, Protocol
 
 from worker import guard
@@ -19,6 +21,7 @@ from worker.environment import ATTEMPT_VARIABLE, clean_environment, runner_envir
 from worker.folder import Attempt, AttemptFolder
 from worker.leftovers import kill_all_of
 from worker.parent import NoParent, PreloadedParent
+from worker.warm import WarmModels
 
 logger = logging.getLogger(__name__)
 
@@ -229,11 +232,15 @@ class Launcher:
     """Start runners: each in an interpreter of its own, or forked from a preloaded parent."""
 
     def __init__(
-        self, command: Sequence[str] = RUNNER_COMMAND, parent: PreloadedParent | None = None
+        self,
+        command: Sequence[str] = RUNNER_COMMAND,
+        parent: PreloadedParent | None = None,
+        warm: WarmModels | None = None,
     ) -> None:
         #: What runs an attempt in an interpreter of its own, but for the folder.
         self._command = tuple(command)
         self._parent = parent
+        self._warm = warm
 
     def start(
         self, folder: AttemptFolder, attempt: Attempt, *, grace: float, handback: Handback
@@ -254,7 +261,7 @@ class Launcher:
                 handback_environment=dict(handback.environment),
             )
             try:
-                return Running(self._link(orders, theirs.fileno()), ours, folder)
+                return Running(self._link(orders, theirs.fileno(), attempt.model), ours, folder)
             except BaseException:
                 ours.close()
                 raise
@@ -268,19 +275,37 @@ class Launcher:
         """See to it that the next runner starts quickly; to be called again and again."""
         if self._parent:
             self._parent.keep()
+        if self._warm:
+            self._warm.keep()
+
+    def is_warm(self, model: str) -> bool:
+        """Return whether the next runner that uses this model need not read it."""
+        return self._warm is not None and self._warm.has(model)
+
+    def holding(self, folder: AttemptFolder) -> AbstractContextManager[None]:
+        """Keep the model that an attempt used warm after a block, in which its folder may go."""
+        return self._warm.holding(folder) if self._warm else contextlib.nullcontext()
 
     def close(self) -> None:
         """Let go of what was kept ready; runners go on."""
+        if self._warm:
+            self._warm.close()
         if self._parent:
             self._parent.close()
 
-    def _link(self, orders: guard.Orders, commands_fd: int) -> GuardLink:
-        if self._parent:
+    def _link(self, orders: guard.Orders, commands_fd: int, model: str) -> GuardLink:
+        for fork in self._forks(model):
             try:
-                return GuardLink(orders, commands_fd, self._parent.fork_guard)
+                return GuardLink(orders, commands_fd, fork)
             except NoParent as error:
-                logger.info("a runner starts in an interpreter of its own: %s", error)
+                logger.info("a runner starts in another way: %s", error)
         return GuardLink(orders, commands_fd, start_guard)
+
+    def _forks(self, model: str) -> Iterator[StartGuard]:
+        if self._warm and self._warm.has(model):
+            yield partial(self._warm.fork_guard, model)
+        if self._parent:
+            yield self._parent.fork_guard
 
 
 def start_guard(ear: int, mouth: int, commands: int) -> GuardProcess:

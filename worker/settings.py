@@ -1,5 +1,6 @@
 """What a worker is told at its start, and the clocks that it goes by."""
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,16 @@ class Clocks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Warmth:
+    """How many models stay in memory after they were used."""
+
+    #: Bytes of all of them together; 0 for none.
+    bytes: int = 1 << 30
+    #: Seconds since a model was used last.
+    seconds: float = 900.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """Where a worker lives and whose jobs it takes."""
 
@@ -57,6 +68,7 @@ class Settings:
     labels: tuple[str, ...] = ()
     #: How runners start: forked from a preloaded parent, or each in an interpreter of its own.
     start: Start = "fork"
+    warmth: Warmth = field(default_factory=Warmth)
     clocks: Clocks = field(default_factory=Clocks)
 
     @property
@@ -97,6 +109,25 @@ def how_to_start() -> Start:
         if given == way:
             return way  # type: ignore[no-any-return]
     raise SetupError(f"UNROLL_START is {given!r}; it may be {' or '.join(get_args(Start))}")
+
+
+def warmth() -> Warmth:
+    """Return what UNROLL_WARM_MB and UNROLL_WARM_SECONDS say. Raise SetupError for no number."""
+    megabytes = _number("UNROLL_WARM_MB", Warmth.bytes / (1 << 20))
+    return Warmth(
+        bytes=int(megabytes * (1 << 20)), seconds=_number("UNROLL_WARM_SECONDS", Warmth.seconds)
+    )
+
+
+def _number(variable: str, otherwise: float) -> float:
+    given = os.environ.get(variable) or str(otherwise)
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise SetupError(f"{variable} is {given!r}; it must be a number from 0 on")
+    return number
 
 
 def data_roots(home: Path, start: Path) -> tuple[Path, ...]:

@@ -118,6 +118,7 @@ class Supervisor:
             get=self._get,
             artifacts=self._tools.artifacts,
             read_file=self._read_file,
+            is_warm=self._tools.launcher.is_warm,
         )
         folder, attempt = inputs.lay(self._tools.settings, self._share)
         self._retract(inputs.unusable)
@@ -146,7 +147,8 @@ class Supervisor:
         try:
             life = HangWatch(folder.events_file, folder.read_spec().policy)
             exited = self._watch(running, relay, life)
-            return self._record(exited, relay, folder)
+            with self._tools.launcher.holding(folder):
+                return self._record(exited, relay, folder)
         except _GaveUp:
             settled = False  # the guard goes on trying to hand the lease back
             raise
@@ -212,7 +214,8 @@ class Supervisor:
             # Who cannot write can say nothing of its end, and its guard neither.
             said = "" if exited.cause == "unseen" else f": {ending.message}"
             ending = replace(ending, message=f"the disk of {folder.path} is full{said}")
-        leavings = Leavings(self._tools.store, self._tools.artifacts, self._lease, folder)
+        store, artifacts = self._tools.store, self._tools.artifacts
+        leavings = Leavings(store, artifacts, self._job, self._lease, folder)
         try:
             self._insist(leavings.keep_log if ending.handed_back else leavings.keep)
         except (OSError, ArtifactError) as error:

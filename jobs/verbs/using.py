@@ -1,7 +1,8 @@
 """Verbs that use a trained model: evaluate, predict, generate, demo."""
 
+import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,26 +105,27 @@ def predict(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Run a job's model on lines of standard input.
+    """Run a model on lines of standard input; ID may be NAME, NAME@3 or NAME@challenger.
 
     Each gives a line on standard output, in the same order: text, a label, or tags. With --n-best
-    each gives so many lines: its number, a score and the text, with tabs between them.
+    each gives so many lines: its number, a score and the text, with tabs between them. Output
+    begins before all of a long input is read.
     """
     search = search_options(options, n_best=n_best or 1)
     with Client(home=home) as client:
         job = client.models.trained(id)
-        lines = _read_lines()
-        if not lines:
-            return
         _check_folder(attention)
-        with job.predicting(lines, search=search, attention=attention is not None) as prediction:
-            say_if_it_takes_long(prediction)
-            prediction.result()
-            answers = prediction.predictions()
-            if attention:
-                _fetch_attention(prediction, attention)
-    for number, found in enumerate(answers, start=1):
-        _print_answers(number, found, many=n_best is not None, as_json=as_json)
+        chunks = job.predictions_of(_read_lines(), search=search, attention=attention is not None)
+        with contextlib.closing(chunks):
+            for chunk in chunks:
+                if not chunk.first:
+                    say_if_it_takes_long(chunk.job)
+                chunk.job.result()
+                if attention:
+                    _fetch_attention(chunk.job, attention)
+                for number, found in enumerate(chunk.job.predictions(), start=chunk.first + 1):
+                    _print_answers(number, found, many=n_best is not None, as_json=as_json)
+                sys.stdout.flush()
 
 
 def _print_answers(number: int, found: Sequence[Hypothesis], *, many: bool, as_json: bool) -> None:
@@ -186,20 +188,17 @@ def _fetch_frames(generation: JobHandle, answer: Hypothesis, file: Path) -> None
         raise NotAllowed(f"cannot write to {file}: {error.strerror}") from None
 
 
-def _read_lines() -> list[str]:
+def _read_lines() -> Iterator[str]:
     if sys.stdin.isatty():
         click.echo("reading lines; Ctrl-D ends them", err=True)
-    return list(decoded(sys.stdin.buffer.read()))
+    return decoded(sys.stdin.buffer)
 
 
-def decoded(content: bytes) -> Iterator[str]:
+def decoded(lines: Iterable[bytes]) -> Iterator[str]:
     """Yield the lines of UTF-8 text. Raise SpecError naming the line that is none."""
-    lines = content.split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
     for number, line in enumerate(lines, start=1):
         try:
-            yield line.removesuffix(b"\r").decode("utf-8")
+            yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
             raise SpecError(f"line {number} of the input is not UTF-8: {error.reason}") from None
 

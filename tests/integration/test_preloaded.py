@@ -1,5 +1,6 @@
 """Runners that are forked from torch and Lightning as they lie loaded in the parent."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -11,9 +12,12 @@ import psutil
 import pytest
 
 from tests.doubles.parents import wait_until_ready
+from tests.doubles.waiting import eventually
 from worker.folder import AttemptFolder
 from worker.parent import PreloadedParent
 from worker.process import Exit, Handback, Launcher
+from worker.settings import Warmth
+from worker.warm import WarmModels
 
 #: The time to import torch and Lightning on a busy machine, and to train a little.
 PATIENCE = 120.0
@@ -101,10 +105,11 @@ def parents(plugin: Path) -> Iterator[dict[str, PreloadedParent]]:
         parent.close()
 
 
-def run(parent: PreloadedParent | None, folder: AttemptFolder, **changes: int) -> None:
+def run(parent: PreloadedParent | Launcher | None, folder: AttemptFolder, **changes: int) -> None:
     attempt = replace(folder.read_attempt(), **changes)  # type: ignore[arg-type]
     folder.write(folder.read_spec(), attempt)
-    running = Launcher(parent=parent).start(folder, attempt, grace=600, handback=Handback())
+    launcher = parent if isinstance(parent, Launcher) else Launcher(parent=parent)
+    running = launcher.start(folder, attempt, grace=600, handback=Handback())
     try:
         end = running.wait(PATIENCE)
         assert end == Exit("exited", 0), folder.log_file.read_text()
@@ -182,3 +187,37 @@ def test_a_plugin_is_loaded_by_the_runner_alone(
         run(parents["worker"], folder)
         assert f"the {word} state" in folder.events_file.read_text()
     assert not plugin.with_suffix(".loaded").exists(), "the parent has loaded it"
+
+
+def test_a_held_model_answers_as_one_that_is_read(
+    parents: dict[str, PreloadedParent], lay: Lay
+) -> None:
+    trained = lay("trained")
+    run(parents["worker"], trained)
+    checkpoint = next(trained.checkpoints.iterdir())
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    spec = {"kind": "predict", "job": "job-1", "lines": ["abc", "deade"], "search": {"beam": 2}}
+    trained_by = json.loads(trained.spec_file.read_text())
+
+    def ask(name: str, content: bytes) -> AttemptFolder:
+        folder = lay(name, spec, trained=trained_by, model="m", unchecked=digest)
+        attempt = replace(folder.read_attempt(), checkpoint=str(folder.start_checkpoint))
+        folder.write(folder.read_spec(), attempt)
+        folder.start_checkpoint.write_bytes(content)
+        return folder
+
+    warm = WarmModels(parents["worker"], Warmth())
+    launcher = Launcher(parent=parents["worker"], warm=warm)
+    read = ask("read", checkpoint.read_bytes())
+    run(launcher, read)
+    with launcher.holding(read):
+        pass
+    eventually(lambda: warm.has("m"))
+    held = ask("held", b"which nobody reads")
+    run(launcher, held)
+    warm.close()
+    answers = [(each.files / "predictions.json").read_bytes() for each in (read, held)]
+    assert answers[0] == answers[1]
+    damaged = ask("damaged", b"which somebody reads")
+    run(launcher, damaged)
+    assert told_by(damaged)[-1]["message"] == "start.ckpt is damaged: its digest is another"

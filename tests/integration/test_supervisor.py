@@ -260,10 +260,10 @@ def test_a_success_whose_best_model_could_not_be_kept_is_none(
 ) -> None:
     put = ArtifactStore.put
 
-    def no_space(store: ArtifactStore, key: str, path: Path) -> str:
+    def no_space(store: ArtifactStore, key: str, path: Path, **options: bool) -> str:
         if "/checkpoints/" in key:
             raise ArtifactError("No space left on device")
-        return put(store, key, path)
+        return put(store, key, path, **options)
 
     monkeypatch.setattr(ArtifactStore, "put", no_space)
     stage.run(steps=2, checkpoint_every=2)
@@ -314,7 +314,7 @@ def test_what_an_attempt_leaves_that_lost_its_job_replaces_nothing(
         folder = AttemptFolder(tmp_path / name)
         folder.make()
         (folder.files / "answer").write_text(name)
-        return Leavings(store, artifacts, found[1], folder)
+        return Leavings(store, artifacts, *found, folder)
 
     first = attempt("first")
     store.release(Lease(job, 1, "w", 0))

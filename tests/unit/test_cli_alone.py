@@ -19,6 +19,8 @@ VERBS = (
         "logs",
         "wait",
         "cancel",
+        "pause",
+        "resume",
         "retry",
         "clone",
         "rm",
@@ -214,8 +216,13 @@ def test_what_acts_on_a_terminal_is_left_out() -> None:
 
 
 def test_lines_end_only_at_line_breaks() -> None:
-    assert list(decoded("a\u2028b\r\n\x0bc\n\nd".encode())) == ["a\u2028b", "\x0bc", "", "d"]
-    assert list(decoded(b"")) == []
+    assert list(decoded(io.BytesIO("a\u2028b\r\n\x0bc\n\nd".encode()))) == [
+        "a\u2028b",
+        "\x0bc",
+        "",
+        "d",
+    ]
+    assert list(decoded(io.BytesIO())) == []
 
 
 @pytest.mark.parametrize("override", ["model.x=1", "data=3", "queue=gpu", "data"])

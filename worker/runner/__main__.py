@@ -96,6 +96,7 @@ def run(folder: AttemptFolder, commands: Commands, number: int = 0) -> EndEvent:
 def _work(folder: AttemptFolder, reporter: Reporter, commands: Commands) -> dict[str, Any]:
     quiet()
     attempt, spec = folder.read_attempt(), folder.read_spec()
+    reporter.durable = not isinstance(spec, PredictSpec | GenerateSpec)
     task = Task(folder, attempt, reporter, commands, set_up_torch(attempt, number_of(attempt)))
     join(folder, attempt)
     match spec:

@@ -21,13 +21,14 @@ from worker.runner.lightning_setup import make_trainer
 from worker.runner.metrics import logged_metrics, scoring_facts
 from worker.runner.task import Task
 from worker.runner.train import load_weights, prepare
+from worker.runner.trained import trained_spec
 
 
 def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
     """Return the scores on the split; its output goes to `files/`, beside input and truth."""
     task.reporter.phase("preparing")
     saved = task.read_checkpoint()
-    trained = task.trained_spec(saved)
+    trained = trained_spec(task.attempt, saved)
     kind = catalog.kinds_of_data().find(trained.data.name)
     options = TrainerOptions.from_dict(saved.trainer)
     data = build_data(kind, Component(trained.data.name, {**trained.data.params, **spec.data}))

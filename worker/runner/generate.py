@@ -12,8 +12,9 @@ from jobs.errors import SpecError
 from jobs.spec import GenerateSpec
 from lightning_modules._sampling import Sampling
 from worker.folder import write_atomically
-from worker.runner.predict import load, write_predictions
+from worker.runner.predict import write_predictions
 from worker.runner.task import Task
+from worker.runner.trained import load
 
 
 def generate(task: Task, spec: GenerateSpec) -> dict[str, Any]:
@@ -40,4 +41,4 @@ def generate(task: Task, spec: GenerateSpec) -> dict[str, Any]:
 def _write_array(task: Task, frames: NDArray[np.float32]) -> None:
     content = io.BytesIO()
     np.save(content, frames)
-    write_atomically(task.folder.files / "generated.npy", content.getvalue())
+    write_atomically(task.folder.files / "generated.npy", content.getvalue(), durable=False)

@@ -12,18 +12,16 @@ from datamodules._base import Answer, LineData, TextData
 from datamodules._batch import Batch
 from datamodules._errors import DataError
 from jobs.errors import SpecError
-from jobs.spec import MAX_CARRIED_BYTES, PredictSpec, TrainerOptions
+from jobs.spec import MAX_CARRIED_BYTES, PredictSpec
 from lightning_modules._base import Topology
 from lightning_modules._decoding import Hypothesis
 from lightning_modules._text import writes_text
 from worker.events import ProgressEvent
 from worker.folder import write_atomically
-from worker.runner import catalog, precision
-from worker.runner.build import build_data, rebuild_model
 from worker.runner.evaluate import set_search
 from worker.runner.picture import draw_attention
 from worker.runner.task import Task
-from worker.runner.train import load_weights
+from worker.runner.trained import load
 
 #: Symbols or frames (`line_length`), padding counted, times the beam, that are searched at once.
 _AT_ONCE: Final = 50_000
@@ -41,7 +39,7 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     lengths = [data.line_length(line) for line in spec.lines]
     for rows in batches_by_length(lengths, _AT_ONCE // width):
         with autocast, torch.no_grad():
-            batch = _encode(data, spec.lines, rows).to(task.device)
+            batch = _encode(data, spec, rows).to(task.device)
             for row, output in zip(rows, model.predict(batch), strict=True):
                 found[row] = output
         done += len(rows)
@@ -54,7 +52,8 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     if spec.attention and isinstance(data, TextData):
         for row, line in enumerate(spec.lines):
             best = data.rerank(found[row], line)[0]
-            _write_attention(task.folder.files / f"attention-{row:04d}", data, line, best)
+            stem = task.folder.files / f"attention-{spec.first + row:04d}"
+            _write_attention(stem, data, line, best)
     return {"lines": len(spec.lines)}
 
 
@@ -67,19 +66,20 @@ def widen(model: Topology, data: LineData) -> int:
     return max(model.search.beam, model.search.n_best)
 
 
-def _encode(data: LineData, lines: Sequence[str], rows: Sequence[int]) -> Batch:
-    """Return the batch of some of the lines, each with its number among all of them.
+def _encode(data: LineData, spec: PredictSpec, rows: Sequence[int]) -> Batch:
+    """Return the batch of some of the lines, each with its number among all that were given.
 
     By that number a line's samples are drawn, whatever other lines it is batched with. Raise
     DataError for a line that this kind of data cannot read, with that number.
     """
     try:
-        batch = data.encode([lines[row] for row in rows])
+        batch = data.encode([spec.lines[row] for row in rows])
     except DataError:
         for row in rows:
-            _refuse_unreadable(data, lines[row], row + 1)
+            _refuse_unreadable(data, spec.lines[row], spec.first + row + 1)
         raise
-    return replace(batch, extras={**batch.extras, "index": torch.tensor(rows)})
+    numbers = torch.tensor([spec.first + row for row in rows])
+    return replace(batch, extras={**batch.extras, "index": numbers})
 
 
 def _refuse_unreadable(data: LineData, line: str, number: int) -> None:
@@ -87,24 +87,6 @@ def _refuse_unreadable(data: LineData, line: str, number: int) -> None:
         data.encode([line])
     except DataError as error:
         raise DataError(f"line {number}: {error}") from None
-
-
-def load(task: Task) -> tuple[Topology, LineData, torch.autocast]:
-    """Return the trained model, ready for use, its data without any rows, and how to multiply."""
-    saved = task.read_checkpoint()
-    trained = task.trained_spec(saved)
-    data = build_data(catalog.kinds_of_data().find(trained.data.name), trained.data)
-    found = catalog.topologies().find(trained.model.name)
-    model = rebuild_model(found, saved.hyper_parameters)
-    if not isinstance(data, LineData):
-        raise SpecError(f"{trained.data.name} reads no lines: its models can only be evaluated")
-    data.load_state_dict(dict(saved.data))
-    data.roots = task.workspace.roots
-    load_weights(model, saved)
-    model.to(task.device).eval()
-    chosen = precision.choose(TrainerOptions.from_dict(saved.trainer).precision, task.device)
-    autocast = torch.autocast(task.device.type, torch.bfloat16, enabled=chosen == "bf16-mixed")
-    return model, data, autocast
 
 
 def ask(model: Topology, spec: PredictSpec) -> None:
@@ -150,7 +132,7 @@ def write_predictions(task: Task, found: Sequence[Sequence[Answer]]) -> None:
             f"the answers take {len(content):,} bytes, and at most {room:,} can be carried: ask for"
             " fewer, or for shorter ones"
         )
-    write_atomically(files / "predictions.json", content)
+    write_atomically(files / "predictions.json", content, durable=False)
 
 
 def predictions(found: Sequence[Sequence[Answer]]) -> dict[str, Any]:
@@ -171,8 +153,8 @@ def _write_attention(stem: Path, data: TextData, line: str, best: Hypothesis) ->
         "target": data.target_symbols(best.ids),
         "weights": best.attention.tolist(),
     }
-    write_atomically(stem.with_suffix(".json"), _json(attention))
-    write_atomically(stem.with_suffix(".png"), draw_attention(**attention))
+    write_atomically(stem.with_suffix(".json"), _json(attention), durable=False)
+    write_atomically(stem.with_suffix(".png"), draw_attention(**attention), durable=False)
 
 
 def _json(content: dict[str, Any]) -> bytes:

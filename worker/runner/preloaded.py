@@ -10,6 +10,7 @@ import torch
 
 from worker import forking
 from worker.runner.catalog import PLUGINS, whole_catalog
+from worker.runner.trained import hold
 
 
 def serve(main: forking.Main) -> None:
@@ -21,7 +22,7 @@ def serve(main: forking.Main) -> None:
     # Code of others may do anything when it is imported, hence only in the runner that needs it.
     os.environ.pop(PLUGINS, None)
     whole_catalog()
-    forking.serve(partial(_run_on_its_own, main))
+    forking.serve(partial(_run_on_its_own, main), hold)
 
 
 def _run_on_its_own(main: forking.Main, arguments: Sequence[str]) -> int:

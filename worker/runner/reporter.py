@@ -46,6 +46,8 @@ class Reporter:
         self._file = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._progress_due = 0.0
         self._torn = False
+        #: Whether the end must outlive a power loss; what can be asked again in a second need not.
+        self.durable = True
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +88,8 @@ class Reporter:
     def end(self, event: EndEvent) -> None:
         """Tell how the run ended: the last event."""
         self._write(event)
-        os.fsync(self._file)
+        if self.durable:
+            os.fsync(self._file)
         if event.traceback:
             _say(event.traceback, sys.stderr)
         self.say(f"ended: {event.reason}{': ' if event.message else ''}{event.message}")

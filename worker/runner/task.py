@@ -1,13 +1,13 @@
 """What every kind of job starts from."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from datamodules._base import Workspace
-from jobs.errors import SpecError
-from jobs.spec import TrainSpec, spec_from_dict
+from jobs.errors import ArtifactError, SpecError
 from worker.folder import Attempt, AttemptFolder
 from worker.runner.commands import Commands
 from worker.runner.reporter import Reporter
@@ -30,14 +30,20 @@ class Task:
         return Workspace(tuple(map(Path, self.attempt.roots)), Path(self.attempt.cache))
 
     def read_checkpoint(self) -> Saved:
-        """Read the checkpoint the supervisor chose. Raise SpecError."""
+        """Read the checkpoint the supervisor chose. Raise SpecError, ArtifactError."""
         if self.attempt.checkpoint is None:
             raise SpecError(f"job {self.attempt.job} was given no checkpoint to work with")
-        return Saved.read(Path(self.attempt.checkpoint))
+        return read_checkpoint(Path(self.attempt.checkpoint), self.attempt)
 
-    def trained_spec(self, saved: Saved) -> TrainSpec:
-        """Return the spec of the job whose checkpoint this is."""
-        spec = spec_from_dict(self.attempt.trained or saved.spec)
-        if not isinstance(spec, TrainSpec):
-            raise SpecError(f"a job of kind {spec.kind!r} has trained no model")
-        return spec
+
+def read_checkpoint(path: Path, attempt: Attempt) -> Saved:
+    """Read the checkpoint of an attempt, and check it where its supervisor has not.
+
+    Raise SpecError, ArtifactError.
+    """
+    if attempt.unchecked:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != attempt.unchecked:
+            raise ArtifactError(f"{path.name} is damaged: its digest is another")
+    return Saved.read(path)
