@@ -39,7 +39,8 @@ class Member:
 
 def kill_all_of(folder: Path) -> None:
     """Kill every process of an attempt whose guard is dead, and what they start meanwhile."""
-    _kill_all(lambda: [each for each in members(folder.parents[1]) if each.folder == folder])
+    place = folder.resolve()
+    _kill_all(lambda: [each for each in members(place.parents[1]) if each.folder == place])
 
 
 def sweep(attempts: Path) -> int:
@@ -70,8 +71,9 @@ def _kill_all(find: Callable[[], Sequence[Member]]) -> int:
 
 def members(attempts: Path) -> Iterator[Member]:
     """Yield the processes of all attempts whose folders lie below this one."""
+    place = attempts.resolve()
     for entry in os.scandir("/proc"):
-        if entry.name.isdecimal() and (found := _member(int(entry.name), attempts.resolve())):
+        if entry.name.isdecimal() and (found := _member(int(entry.name), place)):
             yield found
 
 
@@ -82,7 +84,7 @@ def _member(pid: int, attempts: Path) -> Member | None:
         if WORKER_VARIABLE not in variables or not _is_in_this_namespace(place):
             return None
         said = variables.get(ATTEMPT_VARIABLE) or str((place / "cwd").readlink())
-        job, number, *_ = Path(said).relative_to(attempts).parts
+        job, number, *_ = Path(said).resolve().relative_to(attempts).parts
         name = (place / "comm").read_text(encoding="utf-8", errors="replace").strip()
     except (OSError, ValueError):  # gone, another user's, or of no attempt
         return None

@@ -60,7 +60,8 @@ class Exit:
             said = json.loads(folder.exit_file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return cls("unseen")
-        return cls(**{each.name: said[each.name] for each in fields(cls)})
+        known = {each.name for each in fields(cls)} & said.keys()
+        return cls(**{name: said[name] for name in known})
 
     def describe(self) -> str:
         """Return the end in a person's words."""

@@ -55,7 +55,7 @@ import time
 from lightning_modules.attention_encoder_decoder import AttentionEncoderDecoder
 
 class Slow(AttentionEncoderDecoder):
-    '''Take long for the first step and for each validation.'''
+    '''Take long for the first step, for each validation and for each checkpoint.'''
 
     def training_step(self, batch, batch_idx):
         if batch_idx == 0 and self.current_epoch == 0:
@@ -65,6 +65,10 @@ class Slow(AttentionEncoderDecoder):
     def on_validation_epoch_end(self):
         time.sleep(1.5)
         super().on_validation_epoch_end()
+
+    def state_dict(self, *given, **named):
+        time.sleep(1.5)
+        return super().state_dict(*given, **named)
 """,
     "datamodules/silent.py": """
 import threading
@@ -191,7 +195,7 @@ def test_a_runner_that_never_comes_to_its_first_step_is_ended_too(stage: Stage) 
 
 
 def test_what_takes_long_by_its_nature_is_no_hang(stage: Stage) -> None:
-    policy = {**QUICK, "checkpoint_steps": 3}
+    policy = {**QUICK, "checkpoint_steps": 9}
     reason, said = end_of(stage, spec("slow", "slowly_read", policy))
     assert reason is Reason.SUCCEEDED, said
 
@@ -214,7 +218,7 @@ def test_a_hang_uses_a_retry_and_the_next_attempt_goes_on(
     workers: Workers, store: JobStore
 ) -> None:
     workers.start()
-    policy = Policy(hang_seconds=1.0)
+    policy = Policy(hang_seconds=1.0, retry_seconds=0)
     spec = train(steps=60, step_seconds=0.01, checkpoint_every=10, hang_at=25, fail_attempt=1)
     job = store.create(replace(spec, policy=policy, retries=1))
     record = wait(store, job, lambda record: record.attempt == 2)

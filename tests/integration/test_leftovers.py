@@ -120,9 +120,13 @@ time.sleep(600)
 
 @pytest.fixture
 def stray(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
-    """Return a function that starts a process in an attempt's folder with such variables."""
+    """Return a function that starts a process in an attempt's folder with such variables.
+
+    The folder has a second name, by way of a link.
+    """
     folder = tmp_path / "attempts" / "job" / "0001"
     folder.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "attempts")
     started = []
 
     def start(**environment: str) -> "subprocess.Popen[bytes]":
@@ -155,6 +159,16 @@ def test_only_what_a_dead_worker_has_started_is_swept(
     assert left.wait(PATIENCE) == -signal.SIGKILL
     assert leftovers.sweep(tmp_path / "attempts") == 0
     assert [each.poll() for each in (elsewhere, people_s, at_work)] == [None] * 3
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_home_that_is_a_link_is_one_place(
+    tmp_path: Path, stray: Callable[..., "subprocess.Popen[bytes]"], told: bool
+) -> None:
+    folder = tmp_path / "link" / "job" / "0001"
+    left = stray(UNROLL_WORKER="1-1", **({"UNROLL_ATTEMPT": str(folder)} if told else {}))
+    leftovers.kill_all_of(folder)
+    assert left.wait(PATIENCE) == -signal.SIGKILL
 
 
 def test_an_attempt_whose_guard_lives_is_left_to_it(
