@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jobs.client import Client
 from jobs.handle import JobHandle
 from jobs.job import Job, JobState, Reason
 from jobs.spec import TrainSpec, spec_from_dict
+from jobs.store.records import write_checkpoint
 from tests.doubles.waiting import is_alive
 from tests.integration.conftest import TINY
 from tests.integration.test_ranks_service import wait_until
@@ -179,7 +181,23 @@ def test_two_ranks_are_paused_and_go_on(
     assert [end.reason for end in job.attempts()] == [Reason.PREEMPTED, Reason.SUCCEEDED]
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped"])
+def damage(service: Service, record: Job, how: str) -> None:
+    """Damage the newest checkpoint of a job: its file, or the digest in the record."""
+    newest = record.checkpoint
+    assert newest is not None
+    file = ArtifactStore(service.home / "store").path(newest.artifact)
+    content = bytearray(file.read_bytes())
+    if how == "truncated":
+        del content[-100:]
+    elif how == "flipped":
+        content[len(content) // 2] ^= 1
+    else:
+        key, other = service.client.store.keys("job", record.id), replace(newest, digest="0" * 64)
+        service.client.store._client.hset(key, "checkpoint", write_checkpoint(other))
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "flipped", "record"])
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
     service: Service, undisturbed: dict[int, JobHandle], how: str
 ) -> None:
@@ -189,13 +207,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(
     record = job.record
     assert record.checkpoint is not None
     assert record.previous is not None
-    file = ArtifactStore(service.home / "store").path(record.checkpoint.artifact)
-    content = bytearray(file.read_bytes())
-    if how == "truncated":
-        del content[-100:]
-    else:
-        content[len(content) // 2] ^= 1
-    file.write_bytes(content)
+    damage(service, record, how)
     assert service.worker
     assert_same(job, undisturbed[1])
     lines = list(job.logs())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.job import Reason
-from worker.events import EventReader, MetricEvent
+from worker.events import EventReader, MetricEvent, ProgressEvent
 from worker.folder import AttemptFolder
 from worker.runner.__main__ import run
 from worker.runner.commands import Commands
@@ -52,6 +52,19 @@ def test_an_evaluation_scores_the_test_split_as_sacrebleu_does(
         [sys.executable, *command, "-w", "6"], capture_output=True, text=True, check=True
     )
     assert float(done.stdout) == pytest.approx(end.result["test/chrf"], abs=1e-6)
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_an_evaluation_gives_a_sign_of_life_with_each_batch(
+    lay: Lay, trained: dict[str, Any], split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.runner.reporter._PROGRESS_EVERY", 0.0)
+    folder = lay("evaluation", {"kind": "evaluate", "job": "job-1", "split": split}, **trained)
+    assert run(folder, Commands()).reason == Reason.SUCCEEDED
+    events = EventReader(folder.events_file).read()
+    told = [(each.step, each.steps) for each in events if isinstance(each, ProgressEvent)]
+    assert told
+    assert told == [(number, len(told)) for number in range(1, len(told) + 1)]
 
 
 def test_an_evaluation_can_take_another_split_and_other_data(

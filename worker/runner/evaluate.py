@@ -18,7 +18,7 @@ from worker.runner import catalog, precision
 from worker.runner.build import build_data, rebuild_model
 from worker.runner.evaluated import NOTED_ROWS, Scored, checkpoint_digest, pinned_digest, row_of
 from worker.runner.lightning_setup import make_trainer
-from worker.runner.metrics import logged_metrics, scoring_facts
+from worker.runner.metrics import EvaluationProgress, logged_metrics, scoring_facts
 from worker.runner.task import Task
 from worker.runner.train import load_weights, prepare
 from worker.runner.trained import trained_spec
@@ -41,7 +41,10 @@ def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
     if isinstance(model, EvaluatedTopology):
         model.notes_rows = len(data.sizes(spec.split)) <= NOTED_ROWS
     trainer = make_trainer(
-        task.folder.path, task.device, precision.choose(options.precision, task.device), []
+        task.folder.path,
+        task.device,
+        precision.choose(options.precision, task.device),
+        [EvaluationProgress(task.reporter)],
     )
     task.reporter.phase("evaluating")
     if spec.split == "test":

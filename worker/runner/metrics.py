@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,26 @@ class MetricReporter(Callback):
     def _tell_progress(self, *, now: bool = False) -> None:
         progress = ProgressEvent(self._at.step, self._plan.steps, self._at.epoch, self._plan.epochs)
         self._reporter.progress(progress, now=now)
+
+
+class EvaluationProgress(Callback):
+    """Tell how many batches of a split are scored: for people, and as a sign of life."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._scored = 0
+
+    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Count a batch of the test split."""
+        self._count(trainer.num_test_batches)
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Count a batch of another split."""
+        self._count(trainer.num_val_batches)
+
+    def _count(self, batches: Sequence[float]) -> None:
+        self._scored += 1
+        self._reporter.progress(ProgressEvent(self._scored, int(sum(batches)), 0, 0))
 
 
 def sums_of(outputs: Mapping[str, Any]) -> Tensor:
