@@ -163,7 +163,8 @@ class Guard:
         self._done = self._done or DONE in said
         self._deadline = time.monotonic() + self._orders.grace
         if HUNG in said:
-            self._write_stacks()
+            with contextlib.suppress(OSError):  # a full disk must not keep it from being killed
+                self._write_stacks()
             return "hung"
         return "killed" if KILL in said else ""
 
