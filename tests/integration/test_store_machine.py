@@ -83,8 +83,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.age = 0
 
     @initialize(every=st.sampled_from([1, 2, 0]))
-    def lose_answers(self, every: int) -> None:
+    def begin(self, every: int) -> None:
         self.answers.every = every
+        for priority in (5, 0, 0):
+            self.put(ModelJob("", priority, 0, 2, 3_000, None, (), None), None)
+        for name in ("two", "twin"):
+            self.take(name)
+        self.sweep()
 
     # -- what a submitter does ---------------------------------------------------------------
 
