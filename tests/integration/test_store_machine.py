@@ -521,7 +521,7 @@ def test_the_store_does_what_the_model_does(durable: Any) -> None:
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(
-            max_examples=100,
+            max_examples=80,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
