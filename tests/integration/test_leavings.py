@@ -29,7 +29,7 @@ def test_the_history_is_strict_json_whatever_the_values(store: JobStore, tmp_pat
     assert [repr(point.value) for point in store.metrics(job)] == [*map(repr, values)], "kept whole"
     artifacts, folder = ArtifactStore(tmp_path / "store"), AttemptFolder(tmp_path / "attempt")
     folder.make()
-    Leavings(store, artifacts, found[1], folder).keep()
+    Leavings(store, artifacts, *found, folder).keep()
     lines = artifacts.path(f"jobs/{job}/metrics.jsonl").read_text().splitlines()
     read = [json.loads(line, parse_constant=refuse) for line in lines]
     assert [each["value"] for each in read] == [0.5, None, None, None, 1e308]

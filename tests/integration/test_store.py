@@ -451,6 +451,16 @@ def test_no_write_path_takes_a_stale_token(store: JobStore) -> None:
     assert store.renew(fresh, TTL) == ""
 
 
+def test_no_older_checkpoint_replaces_a_newer_one(store: JobStore) -> None:
+    job = store.create(SPEC).id
+    lease = take(store)
+    for step, best in ((3, True), (9, False), (6, False), (9, False)):
+        store.publish(lease, Checkpoint(f"at-{step}", "d", step, 1), best=best)
+    record = store.get(job)
+    assert record.checkpoint == Checkpoint("at-9", "d", 9, 1)
+    assert record.best == Checkpoint("at-3", "d", 3, 1)
+
+
 def test_time_of_running_adds_up_over_attempts(timed: JobStore, clock: Clock) -> None:
     job = timed.create(SPEC).id
     for _ in range(2):

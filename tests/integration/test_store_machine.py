@@ -83,8 +83,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.age = 0
 
     @initialize(every=st.sampled_from([1, 2, 0]))
-    def lose_answers(self, every: int) -> None:
+    def begin(self, every: int) -> None:
         self.answers.every = every
+        for priority in (5, 0, 0):
+            self.put(ModelJob("", priority, 0, 2, 3_000, None, (), None), None)
+        for name in ("two", "twin"):
+            self.take(name)
+        self.sweep()
 
     # -- what a submitter does ---------------------------------------------------------------
 
@@ -516,7 +521,7 @@ def test_the_store_does_what_the_model_does(durable: Any) -> None:
     run_state_machine_as_test(
         StoreMachine,
         settings=settings(
-            max_examples=100,
+            max_examples=80,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
