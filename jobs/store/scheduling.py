@@ -23,7 +23,7 @@ KEEP: Final = 1_000
 #: Fields of a generation that transitions neither read nor write.
 _BODY: Final = (
     *("trigger", "missed", "version", "champion", "evaluations", "comparisons", "evidence"),
-    *("promote", "claim", "claimed"),
+    *("promote", "claimed"),
 )
 
 
