@@ -193,7 +193,8 @@ class ScheduleStore(StoreBase):
     def open(self) -> Generations:
         """Return the generations that are not decided yet, the earliest due first."""
         with self._reaching():
-            return self._generations(self._client.zrange(self.keys("open"), 0, -1))
+            found = self._generations(self._client.zrange(self.keys("open"), 0, -1))
+        return [each for each in found if each.stage is not Stage.DECIDED]  # meanwhile
 
     def history(self, name: str, limit: int = KEEP) -> Generations:
         """Return the newest generations of a schedule, the oldest of them first."""
