@@ -6,7 +6,7 @@ JOBS ?= 300
 FAULTS ?= 200
 BIN := .venv/bin
 
-.PHONY: help install demo test unit check results bench bench-quality bench-gate bench-generations chaos fault-table lint types contracts format clean
+.PHONY: help install demo test unit check results bench bench-quality bench-gate bench-schedulers bench-generations chaos fault-table lint types contracts format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -47,6 +47,9 @@ fault-table: install  ## ten planted causes against the reasons that records giv
 
 bench-gate: install  ## how often a retrained model is let in that should not be, and that should: minutes
 	$(BIN)/python -m tests.benchmarks.gate $(ARGS)
+
+bench-schedulers: install  ## ninety nights of a schedule whose processes are killed: ARGS="--kills 300"
+	$(BIN)/python -m tests.benchmarks.schedulers $(ARGS)
 
 bench-generations: install  ## five scheduled retrainings on a Multi30k that grows, an hour: DATA=folder
 	$(BIN)/python -m tests.benchmarks.generations --data "$(DATA)" $(ARGS)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         SpecError,
         UnknownJob,
         UnknownModel,
+        UnknownSchedule,
         UnrollError,
         WaitTimeout,
     )
@@ -68,6 +69,7 @@ __all__ = [
     "TrainerOptions",
     "UnknownJob",
     "UnknownModel",
+    "UnknownSchedule",
     "UnrollError",
     "Version",
     "WaitTimeout",
@@ -82,7 +84,7 @@ _HOMES: Final = {
         ("ArtifactError", "JobFailed", "NotAllowed", "ServiceUnreachable"), "jobs.errors"
     ),
     **dict.fromkeys(("SetupError", "SpecError", "UnknownJob", "UnrollError"), "jobs.errors"),
-    **dict.fromkeys(("UnknownModel", "WaitTimeout"), "jobs.errors"),
+    **dict.fromkeys(("UnknownModel", "UnknownSchedule", "WaitTimeout"), "jobs.errors"),
     **dict.fromkeys(("Event", "Model", "Registry", "Version"), "jobs.registry"),
 }
 

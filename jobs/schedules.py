@@ -217,9 +217,8 @@ class Generation:
     comparisons: Mapping[str, str] = field(default_factory=dict)
     #: Figures and digests.
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    #: Whether the verdict is to promote, who carries it out, and since when.
+    #: Whether the verdict is to promote, and since when somebody carries it out.
     promote: bool = False
-    claim: str = ""
     claimed: int = 0
     #: Counts the moves: who moves it says which one they saw.
     step: int = 0

@@ -16,6 +16,7 @@ import zoneinfo
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import count, takewhile
 from typing import Final
 
 from cronsim import CronSim, CronSimError
@@ -63,24 +64,22 @@ class Timetable:
 
     def next(self, after: int) -> int | None:
         """Return the first due time later than `after`, or None if there is none."""
-        due = None
-        if self.cron:
-            floor = after if self.start is None else max(after, self.start - 1)
-            due = next(_cron_times(self.cron, time_zone(self.zone), floor), None)
-        elif self.every is not None:
-            due = self._next_interval(after, self.every * 1000)
-        return due if due is not None and (self.end is None or due < self.end) else None
-
-    def _next_interval(self, after: int, step: int) -> int:
-        start = self.start or 0
-        return start if after < start else start + ((after - start) // step + 1) * step
+        return next(self._times(after), None)
 
     def until(self, after: int, last: int) -> Iterator[int]:
         """Yield the due times later than `after`, up to and with `last`."""
-        due = self.next(after)
-        while due is not None and due <= last:
-            yield due
-            due = self.next(due)
+        return takewhile(lambda due: due <= last, self._times(after))
+
+    def _times(self, after: int) -> Iterator[int]:
+        times: Iterator[int] = iter(())
+        if self.cron:
+            floor = after if self.start is None else max(after, self.start - 1)
+            times = _cron_times(self.cron, time_zone(self.zone), floor)
+        elif self.every is not None:
+            times = _interval_times(self.start or 0, self.every * 1000, after)
+        if (end := self.end) is None:
+            return times
+        return takewhile(lambda due: due < end, times)
 
     def shown(self, moment: int) -> str:
         """Return a moment as the clock of the zone shows it, with its distance to UTC."""
@@ -115,6 +114,10 @@ def _check_cron(line: str) -> None:
         raise SpecError(f"the cron line {line!r} names no day that ever comes") from None
 
 
+def _interval_times(start: int, step: int, after: int) -> Iterator[int]:
+    return count(start if after < start else start + ((after - start) // step + 1) * step, step)
+
+
 def _cron_times(line: str, zone: tzinfo, after: int) -> Iterator[int]:
     by_the_wall = not line.split()[_HOUR].startswith("*")
     # Where a clock was set back, a later moment may show an earlier time: a day covers any change.
@@ -122,8 +125,9 @@ def _cron_times(line: str, zone: tzinfo, after: int) -> Iterator[int]:
     times = CronSim(line, begin.replace(tzinfo=None) if by_the_wall else begin)
     for shown in times:
         due = _moment(shown, zone) if by_the_wall else _milliseconds(shown)
-        if due > after:
+        if due > after:  # of several that the clock jumps over, one
             yield due
+            after = due
 
 
 def _moment(shown: datetime, zone: tzinfo) -> int:

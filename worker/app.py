@@ -81,7 +81,7 @@ class WorkerProcess:
     def _make_routines(self, artifacts: ArtifactStore, catalog: Sequence[str]) -> list[Routine]:
         clocks, crew = self._settings.clocks, self._crew
         keeping = Housekeeping(self._store, artifacts, self._settings)
-        scheduler = Scheduler(self._store)
+        scheduler = Scheduler(self._store, artifacts)
         data = NewData(
             self._store,
             scheduler,

@@ -7,12 +7,18 @@ into the model's audit trail carries the generation's name, and who writes it cl
 """
 
 import dataclasses
-import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
-from jobs.errors import NotAllowed, UnknownJob, UnknownModel
+from jobs.artifacts import ArtifactStore
+from jobs.errors import (
+    NotAllowed,
+    ServiceUnreachable,
+    UnknownJob,
+    UnknownModel,
+    UnrollError,
+)
 from jobs.gate import Finding, Verdict
 from jobs.handle import failure_line
 from jobs.job import Job, JobState
@@ -27,23 +33,23 @@ _CLAIM: Final = 30_000
 _CHAMPION, _CHALLENGER = "champion", "challenger"
 #: Parameters of a kind of data that say where a split lies, and nothing of how it is read.
 _WHERE: Final = ("root", "train", "val", "test")
+#: What a comparison finds, by the names that it has in the job's result.
+_FIGURES: Final = ("difference", "low", "high", "p", "significant")
+#: Characters of a reason in the model's audit trail.
+_MAX_REASON: Final = 1_000
 
 
-@dataclass(frozen=True)
-class _Failed(Exception):
-    """A generation cannot go on; the reason is one line for people."""
-
-    reason: str
+class _Failed(UnrollError):
+    """A generation cannot go on."""
 
 
 class Retraining:
-    """Move generations on, in the name of one worker."""
+    """Move generations on; versions whose files lie in `artifacts` are promoted only if whole."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, artifacts: ArtifactStore | None = None) -> None:
         self._store = store
         self._schedules = store.beside(ScheduleStore)
-        self._registry = store.beside(Registry)
-        self._me = secrets.token_hex(8)
+        self._registry = store.beside(Registry, artifacts=artifacts)
         self._steps: Mapping[Stage, Callable[[Generation], None]] = {
             Stage.WAITING: self._begin,
             Stage.TRAINING: self._after_training,
@@ -64,8 +70,10 @@ class Retraining:
         """Do what can be done now. Raise ServiceUnreachable."""
         try:
             self._steps[generation.stage](generation)
-        except _Failed as failure:
-            self._end(generation, Outcome.FAILED, failure.reason)
+        except ServiceUnreachable:
+            raise
+        except UnrollError as failure:
+            self._end(generation, Outcome.FAILED, str(failure))
 
     def withdraw(self, generation: Generation, reason: str) -> None:
         """Bring a generation to its end; a verdict that is there is carried out first."""
@@ -112,16 +120,10 @@ class Retraining:
         if origin:
             versions = self._registry.get(plan.model).versions
             parent = next((each.number for each in versions if each.job == origin), None)
-        try:
-            return self._registry.register(
-                plan.model,
-                trained.id,
-                by=_by(plan),
-                parent=parent,
-                note=trained.spec.get("name", ""),
-            )
-        except NotAllowed as error:
-            raise _Failed(str(error)) from None
+        note = trained.spec.get("name", "")
+        return self._registry.register(
+            plan.model, trained.id, by=_by(plan), parent=parent, note=note
+        )
 
     def _evaluate(self, generation: Generation, each: str, role: str, contender: Version) -> str:
         plan = generation.plan
@@ -135,7 +137,9 @@ class Retraining:
             data={**where, **data},
             **_like(spec, f"{plan.name}: {role} on {each}"),
         )
-        return self._store.create(asked, key=generation.key("evaluate", each, role)).id
+        # The version is part of the key: the champion may be another when this is done again.
+        key = generation.key("evaluate", each, str(contender.number))
+        return self._store.create(asked, key=key).id
 
     def _after_evaluations(self, generation: Generation) -> None:
         plan = generation.plan
@@ -199,8 +203,8 @@ class Retraining:
         self._claim(generation, promote=verdict.promote, reason=verdict.reason)
 
     def _claim(self, generation: Generation, **changes: Any) -> None:
-        claim = {"claim": self._me, "claimed": self._schedules.now()}
-        if claimed := self._schedules.move(generation, Stage.DECIDING, **claim, **changes):
+        now = self._schedules.now()
+        if claimed := self._schedules.move(generation, Stage.DECIDING, claimed=now, **changes):
             self._carry_out(claimed)
 
     def _take_over(self, generation: Generation) -> None:
@@ -209,7 +213,7 @@ class Retraining:
             self._claim(generation)
 
     def _carry_out(self, generation: Generation) -> None:
-        plan, reason = generation.plan, generation.reason
+        plan, reason = generation.plan, _one_line(generation.reason)
         action = self._told(generation)
         if action is None and generation.version is not None:
             about: dict[str, Any] = {"by": _by(plan), "evidence": _flat(generation)}
@@ -220,7 +224,7 @@ class Retraining:
                     self._registry.promote(plan.model, number, expect=seen, reason=reason, **about)
                     action = "promoted"
             except NotAllowed as error:  # somebody moved the champion, or its files are gone
-                reason = str(error)
+                reason = _one_line(str(error))
             if action is None:
                 self._registry.keep(plan.model, number, reason=reason, **about)
         outcome = Outcome.PROMOTED if action == "promoted" else Outcome.KEPT
@@ -286,12 +290,14 @@ class Retraining:
         return model.version(model.champion) if model.champion else None
 
 
-#: What a comparison finds, by the names that it has in the job's result.
-_FIGURES: Final = ("difference", "low", "high", "p", "significant")
-
-
 def _by(plan: Schedule) -> str:
     return f"schedule {plan.name}"
+
+
+def _one_line(reason: str) -> str:
+    """Return a reason as the audit trail takes it, whatever a failed job had to say."""
+    words = "".join(each if each.isprintable() else " " for each in reason).split()
+    return " ".join(words)[:_MAX_REASON]
 
 
 def _like(spec: TrainSpec, name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from jobs.artifacts import ArtifactStore
 from jobs.errors import ServiceUnreachable
 from jobs.firing import Firing, firings
 from jobs.schedules import Generation
@@ -17,9 +18,9 @@ logger = logging.getLogger(__name__)
 class Scheduler:
     """Do the schedules' part of the housekeeping; each step may be done twice, by anyone."""
 
-    def __init__(self, store: JobStore) -> None:
+    def __init__(self, store: JobStore, artifacts: ArtifactStore | None = None) -> None:
         self._schedules = store.beside(ScheduleStore)
-        self._retraining = Retraining(store)
+        self._retraining = Retraining(store, artifacts)
 
     def tick(self) -> None:
         """Fire due times, then move each open generation on. Raise ServiceUnreachable."""

@@ -23,7 +23,7 @@ KEEP: Final = 1_000
 #: Fields of a generation that transitions neither read nor write.
 _BODY: Final = (
     *("trigger", "missed", "version", "champion", "evaluations", "comparisons", "evidence"),
-    *("promote", "claim", "claimed"),
+    *("promote", "claimed"),
 )
 
 
@@ -193,7 +193,8 @@ class ScheduleStore(StoreBase):
     def open(self) -> Generations:
         """Return the generations that are not decided yet, the earliest due first."""
         with self._reaching():
-            return self._generations(self._client.zrange(self.keys("open"), 0, -1))
+            found = self._generations(self._client.zrange(self.keys("open"), 0, -1))
+        return [each for each in found if each.stage is not Stage.DECIDED]  # meanwhile
 
     def history(self, name: str, limit: int = KEEP) -> Generations:
         """Return the newest generations of a schedule, the oldest of them first."""

@@ -208,6 +208,50 @@ def test_an_evaluation_that_fails_ends_its_generation_and_the_trail_hears_of_it(
     assert house.registry.get("de-en").champion is None
 
 
+def test_what_a_failed_job_had_to_say_is_one_line_of_the_trail(house: House) -> None:
+    house.add()
+    house.wait(DAY)
+    house.scheduler.tick()
+    house.mill.turn()
+    house.scheduler.tick()
+    (evaluation,) = house.store.list(JobState.QUEUED)
+    house.mill.failing[evaluation.id] = (Reason.BAD_DATA, "line 1\n\tline 2\x1b[31m" + 2000 * "x")
+    (generation,) = house.settle()
+    assert generation.outcome is Outcome.FAILED
+    told = house.registry.history("de-en")[-1].reason
+    assert "line 1 line 2 [31mxxx" in told
+    assert told.isprintable()
+
+
+def test_a_champion_that_changed_while_evaluations_were_queued_is_evaluated_itself(
+    house: House,
+) -> None:
+    house.shares = [0.4, 0.6, 0.5]
+    house.add()
+    for _ in range(2):
+        house.wait(DAY)
+        house.settle()
+    house.wait(DAY)
+    house.scheduler.tick()
+    house.mill.turn()
+
+    class Died(BaseException):
+        pass
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Died
+
+    house.scheduler._retraining._schedules.move = die  # type: ignore[method-assign, assignment]
+    with pytest.raises(Died):
+        house.scheduler.tick()
+    house.registry.rollback("de-en", by="somebody")
+    house.scheduler = Scheduler(house.store)
+    newest = house.settle()[-1]
+    assert newest.champion == 1
+    evaluated = house.store.get(newest.evaluations["test"]["champion"]).spec["job"]
+    assert evaluated == house.registry.get("de-en").version(1).job
+
+
 def test_a_metric_that_the_model_does_not_report_is_named(house: House) -> None:
     house.add(gate=Gate(metric="chrf"))
     house.wait(DAY)

@@ -11,7 +11,7 @@ NAMES = """
 ArtifactError Client CompareSpec Component EvaluateSpec Event GenerateSpec Hypothesis Job JobFailed
 JobHandle JobState MetricPoint Model NotAllowed Policy PredictSpec Progress Reason Registry
 Resources Result SearchOptions ServiceUnreachable SetupError SpecError TrainSpec TrainerOptions
-UnknownJob UnknownModel UnrollError Version WaitTimeout
+UnknownJob UnknownModel UnknownSchedule UnrollError Version WaitTimeout
 """
 PUBLIC = NAMES.split()
 

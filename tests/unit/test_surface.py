@@ -41,7 +41,8 @@ def test_the_public_names_are_a_decision() -> None:
         *("Job", "JobState", "MetricPoint", "Progress", "Reason"),
         *("Registry", "Model", "Version", "Event"),
         *("UnrollError", "SpecError", "UnknownJob", "NotAllowed", "ServiceUnreachable"),
-        *("UnknownModel", "WaitTimeout", "JobFailed", "ArtifactError", "SetupError"),
+        *("UnknownModel", "UnknownSchedule", "WaitTimeout"),
+        *("JobFailed", "ArtifactError", "SetupError"),
     }
     with pytest.raises(AttributeError, match="no attribute 'Clinet'"):
         _ = jobs.Clinet
