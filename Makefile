@@ -6,7 +6,7 @@ JOBS ?= 300
 FAULTS ?= 200
 BIN := .venv/bin
 
-.PHONY: help install demo test unit check results bench bench-quality bench-gate bench-generations chaos fault-table lint types contracts format clean
+.PHONY: help install demo test unit check results bench bench-quality bench-precision bench-gate bench-generations chaos fault-table lint types contracts format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -50,6 +50,9 @@ bench-gate: install  ## how often a retrained model is let in that should not be
 
 bench-generations: install  ## five scheduled retrainings on a Multi30k that grows, an hour: DATA=folder
 	$(BIN)/python -m tests.benchmarks.generations --data "$(DATA)" $(ARGS)
+
+bench-precision: install  ## bfloat16 against float32 by BLEU on Multi30k, two seeds each, an hour; resumable: DATA=folder
+	$(BIN)/python -m tests.benchmarks.precision --data "$(DATA)" $(ARGS)
 
 check: lint types contracts test  ## what CI runs
 
