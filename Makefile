@@ -6,7 +6,8 @@ JOBS ?= 300
 FAULTS ?= 200
 BIN := .venv/bin
 
-.PHONY: help install demo test unit check results bench bench-quality bench-gate bench-schedulers bench-generations chaos fault-table lint types contracts format clean
+.PHONY: help install demo test unit check lint types contracts format clean results chaos fault-table
+.PHONY: bench bench-quality bench-precision bench-gate bench-schedulers bench-generations
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -53,6 +54,9 @@ bench-schedulers: install  ## ninety nights of a schedule whose processes are ki
 
 bench-generations: install  ## five scheduled retrainings on a Multi30k that grows, an hour: DATA=folder
 	$(BIN)/python -m tests.benchmarks.generations --data "$(DATA)" $(ARGS)
+
+bench-precision: install  ## bfloat16 against float32 by BLEU on Multi30k, two seeds each, an hour; resumable: DATA=folder
+	$(BIN)/python -m tests.benchmarks.precision --data "$(DATA)" $(ARGS)
 
 check: lint types contracts test  ## what CI runs
 

@@ -130,6 +130,8 @@ class GateNorm(nn.Module):
 class Cell(nn.Module, ABC):
     """Hold the recurrent weights of one cell."""
 
+    #: What users call it.
+    name: ClassVar[CellName]
     #: Blocks of H columns in the drive.
     gates: ClassVar[int]
     #: The same in groups that layer norm takes together.
@@ -209,6 +211,10 @@ class Cell(nn.Module, ABC):
         norm = self.product_norm
         return product if norm is None else lambda state: norm(product(state))
 
+    def product_bias(self) -> Tensor:
+        """Return what is added to U s' alone, (G*H,): of a GRU's candidate, b."""
+        return self.weight.new_zeros(self.drive_size)
+
     def visible(self, state: Tensor) -> Tensor:
         """Return what readout and attention see of a state, (N, W) -> (N, H)."""
         return state[..., : self.hidden_size] if self.blocks > 1 else state
@@ -221,6 +227,7 @@ class Cell(nn.Module, ABC):
 class TanhCell(Cell):
     """The simple recurrent cell."""
 
+    name = "rnn"
     gates = 1
     grouped = (1,)
 
@@ -235,6 +242,7 @@ class TanhCell(Cell):
 class GRUCell(Cell):
     """The gated recurrent unit."""
 
+    name = "gru"
     gates = 3
     grouped = (2, 1)
 
@@ -248,6 +256,10 @@ class GRUCell(Cell):
         """Return `gru_step` on these weights."""
         return partial(gru_step, pull=self.pull(dtype, mask), bias=self.bias)
 
+    def product_bias(self) -> Tensor:
+        """Return zeros, and the candidate's b."""
+        return F.pad(self.bias, (self.drive_size - self.hidden_size, 0))
+
     def _step(self) -> CellStep:
         return GRUStep(self.bias)
 
@@ -255,6 +267,7 @@ class GRUCell(Cell):
 class LSTMCell(Cell):
     """The long short-term memory; its state is [visible, memory]."""
 
+    name = "lstm"
     gates = 4
     grouped = (4,)
     blocks = 2
@@ -282,7 +295,9 @@ class LSTMCell(Cell):
         return bias
 
 
-CELLS: Final[dict[CellName, type[Cell]]] = {"rnn": TanhCell, "gru": GRUCell, "lstm": LSTMCell}
+CELLS: Final[dict[CellName, type[Cell]]] = {
+    each.name: each for each in (TanhCell, GRUCell, LSTMCell)
+}
 
 
 def orthogonal_blocks_(weight: Tensor) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lightning_modules._cells import CELLS, CellName, orthogonal_blocks_
+from lightning_modules._cells import CELLS, Cell, CellName, orthogonal_blocks_
 
 _MODULES: Final[dict[CellName, type[nn.RNN | nn.GRU | nn.LSTM]]] = {
     "rnn": nn.RNN,
@@ -199,6 +199,20 @@ class FusedRNN(Recurrent):
         parts = state.view(state.shape[0], self.blocks, -1, self.hidden_size)
         unpacked = parts.permute(1, 2, 0, 3).contiguous().unbind(0)
         return unpacked[0] if self.blocks == 1 else cast("tuple[Tensor, Tensor]", unpacked)
+
+
+def run_library(cell: Cell, inputs: Tensor, drive: nn.Linear, state: Tensor) -> Tensor:
+    """Run the library's loop with the weights of a cell, and those of its drive.
+
+    inputs (N, S, I), state (N, W); return what is visible of the states, (N, S, H).
+    """
+    weights = [drive.weight, cell.weight, drive.bias, cell.product_bias()]
+    # Each part is (1, N, H), as of a single layer; autocast takes them only in one dtype with x.
+    parts = state.to(inputs.dtype).view(1, len(state), cell.blocks, -1).unbind(2)
+    start = parts[0].contiguous() if cell.blocks == 1 else [part.contiguous() for part in parts]
+    loop = _LOOPS[cell.name]
+    outputs, *_ = loop(inputs, start, weights, True, 1, 0.0, cell.training, False, True)
+    return cast("Tensor", outputs)
 
 
 def pieces_of(lengths: Sequence[int]) -> list[Piece]:

@@ -8,6 +8,7 @@ Products are in the dtype of their weights; all else is float32 or wider.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,10 +20,12 @@ from lightning_modules._steps import CellStep, Product, Saved
 
 
 class Loop(ABC):
-    """A loop that runs once, forwards, and whose gradients can then be asked for."""
+    """A loop, and its gradients, which can be asked for once it has run."""
 
     #: Whether a backward may follow; `run` knows.
     keeps: bool = False
+    #: Tensors that have no gradient, which it reads beside its parameters.
+    constants: tuple[Tensor, ...] = ()
 
     @property
     @abstractmethod
@@ -40,9 +43,14 @@ class Loop(ABC):
     def run(self) -> tuple[Tensor, ...]:
         """Return what the loop gives, differentiable."""
         tensors = self.parameters
-        self.keeps = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
+        self.keeps = wants_gradients(tensors)
         with torch.autocast(tensors[0].device.type, enabled=False):
             return tuple(_Run.apply(self, *tensors))  # type: ignore[no-untyped-call]
+
+
+def wants_gradients(tensors: Iterable[Tensor]) -> bool:
+    """Whether a gradient may be asked for of what is now made of these."""
+    return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
 
 
 class _Run(Function):
@@ -74,15 +82,21 @@ class Chain:
     def __init__(
         self, step: CellStep, weight: Tensor, start: Tensor, steps: int, mask: Tensor | None
     ) -> None:
-        self._step, self._mask = step, mask
+        self._step, self._start, self._steps, self._mask = step, start, steps, mask
         self._pull = Product(weight, steps, len(start))
         self._hidden = weight.shape[1]
         #: That of the products.
         self.dtype = weight.dtype
         self.parameters = (start, weight, *step.parameters)
+        #: What has no gradient.
+        self.constants = () if mask is None else (mask,)
+
+    def begin_forward(self) -> None:
+        """Make room for the states, and begin with s_0."""
+        self._pull.begin_forward()
         #: s_0 ... s_T, (T + 1, N, W).
-        self.states = start.new_empty(steps + 1, *start.shape)
-        self.states[0] = start.detach()
+        self.states = self._start.new_empty(self._steps + 1, *self._start.shape)
+        self.states[0] = self._start.detach()
         self._kept: list[Saved] = []
 
     def visible(self, at: int) -> Tensor:
@@ -137,6 +151,7 @@ class Recurrence(Loop):
 
     def __init__(self, chain: Chain, drives: Tensor) -> None:
         self._chain, self._drives = chain, drives
+        self.constants = chain.constants
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -145,6 +160,7 @@ class Recurrence(Loop):
 
     def forward(self) -> tuple[Tensor]:
         """Run the loop."""
+        self._chain.begin_forward()
         for at, drive in enumerate(self._drives):
             self._chain.forward(at, drive, keep=self.keeps)
         return (self._chain.states[1:],)

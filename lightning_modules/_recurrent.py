@@ -29,7 +29,8 @@ from typing_extensions import Doc
 
 from lightning_modules._cells import CELLS, Cell, CellName, product_dtype
 from lightning_modules._dropout import dropout_of
-from lightning_modules._fused import FusedRNN, Recurrent
+from lightning_modules._fused import FusedRNN, Recurrent, run_library
+from lightning_modules._graphs import recorded, roomy, widened
 from lightning_modules._recurrence import Chain, Recurrence
 
 Variational = Annotated[
@@ -256,8 +257,43 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
 
 def run(cell: Cell, drives: Tensor, state: Tensor) -> Tensor:
     """Return the states after each step, (N, S, W), from drives W x + b (N, S, G*H) and s_0."""
-    dtype = product_dtype(drives.device, drives.dtype)
-    ready = cell.ready(drives).transpose(0, 1).to(state.dtype)
-    mask, step = cell.mask(len(state)), cell.step(raw=False)  # all is cast and drawn here, once
-    chain = Chain(step, cell.weight.to(dtype), state, len(ready), mask)
-    return Recurrence(chain, ready).run()[0].transpose(0, 1)
+    device, (count, length) = drives.device, drives.shape[:2]
+    rows, steps = roomy(count, device), roomy(length, device)
+    dtype = product_dtype(device, drives.dtype)
+    ready = widened(cell.ready(drives).transpose(0, 1).to(state.dtype), steps, rows)
+    mask, step = cell.mask(count), cell.step(raw=False)  # all is cast and drawn here, once
+    mask = None if mask is None else widened(mask, rows)
+    chain = Chain(step, cell.weight.to(dtype), widened(state, rows), steps, mask)
+    (states,) = recorded(Recurrence(chain, ready), cell).run()
+    return states[:length, :count].transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class Drives:
+    """What drives a cell at every step, W x + b, not yet multiplied: the library does it itself."""
+
+    #: x, (N, S, I).
+    inputs: Tensor
+    #: W and b, (G*H, I) and (G*H,).
+    linear: nn.Linear
+
+    @property
+    def steps(self) -> int:
+        """How many there are, S."""
+        return self.inputs.shape[1]
+
+    def product(self) -> Tensor:
+        """Return W x + b of all steps, (N, S, G*H)."""
+        return cast("Tensor", self.linear(self.inputs))
+
+
+def run_driven(cell: Cell, drives: Drives, state: Tensor) -> Tensor:
+    """Return what is visible of the states after each step, (N, S, H), for s_0 (N, W).
+
+    By the library's loop where that has what the cell does, and is the faster one: on CPUs for an
+    LSTM alone, on GPUs for all, where our loop launches every operation.
+    """
+    own = cell.product_norm is not None or (cell.training and cell.recurrent_dropout > 0)
+    if own or not (cell.name == "lstm" or state.is_cuda):
+        return cell.visible(run(cell, drives.product(), state))
+    return run_library(cell, drives.inputs, drives.linear, state)

@@ -43,12 +43,18 @@ class Look:
     """Attend at every step: α_i = softmax(e_i), c_i = Σ_j α_ij h_j."""
 
     def __init__(self, score: ScoreStep, attended: Attended, steps: int) -> None:
-        self._score, self._attended = score, attended
-        values = attended.values
-        self.parameters = (values, *score.parameters)
+        self._score, self._attended, self._steps = score, attended, steps
+        self.parameters = (attended.values, *score.parameters)
+        #: What has no gradient.
+        self.constants = (attended.bias,)
+
+    def begin_forward(self) -> None:
+        """Make room for what is found."""
+        self._score.begin_forward()
+        values = self._attended.values
         #: c_i of every step, (T, B, C), and α_i, (T, B, S).
-        self.contexts = values.new_empty(steps, len(values), values.shape[2])
-        self.weights = values.new_empty(steps, *values.shape[:2])
+        self.contexts = values.new_empty(self._steps, len(values), values.shape[2])
+        self.weights = values.new_empty(self._steps, *values.shape[:2])
 
     def forward(self, at: int, visible: Tensor) -> Tensor:
         """Return c_i for the state that attends (B, H)."""
@@ -63,7 +69,7 @@ class Look:
         if at:
             return self.weights[at - 1]
         first = torch.zeros_like(self.weights[0])
-        first[:, 0] = 1.0
+        first[:, 0].fill_(1.0)
         return first
 
     def begin_backward(self, of_weights: Tensor | None) -> None:
@@ -96,6 +102,7 @@ class LookBack(Loop):
 
     def __init__(self, look: Look, states: Tensor) -> None:
         self._look, self._states = look, states
+        self.constants = look.constants
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -104,6 +111,7 @@ class LookBack(Loop):
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Attend at every step."""
+        self._look.begin_forward()
         for at, state in enumerate(self._states):
             self._look.forward(at, state)
         return self._look.contexts, self._look.weights
@@ -135,6 +143,7 @@ class Scan(Loop, ABC):
         self._chain, self._look = chain, look
         self._drives, self._entering = drives, entering
         self._steps = len(drives)
+        self.constants = (*chain.constants, *look.constants)
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -144,6 +153,8 @@ class Scan(Loop, ABC):
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
         """Run the loop; return s_i (T, B, W), c_i (T, B, C) and α_i (T, B, S)."""
+        for part in (self._chain, self._look, self._entering):
+            part.begin_forward()
         for at in range(self._steps):
             self._forward(at)
         return self._chain.states[1:], self._look.contexts, self._look.weights
@@ -212,13 +223,18 @@ class ScanAfter(Scan):
         super().__init__(chain, look, drives, entering)
         rows = drives.shape[1]
         self._combine, self._bias = Product(combine, len(drives), rows), bias
-        #: v_0 ... v_T, (T + 1, B, H).
-        self._fed = drives.new_zeros(len(drives) + 1, rows, len(bias))
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """All that has a gradient, in the order of `backward`."""
         return *super().parameters, self._combine.weight, self._bias
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the loop."""
+        self._combine.begin_forward()
+        #: v_0 ... v_T, (T + 1, B, H).
+        self._fed = self._drives.new_zeros(self._steps + 1, self._drives.shape[1], len(self._bias))
+        return super().forward()
 
     def _forward(self, at: int) -> None:
         self._chain.forward(at, self._enter(at, self._fed[at]), keep=self.keeps)

@@ -27,6 +27,10 @@ class ScoreStep(Learner, ABC):
     """The energies of one batch; of its parameters the keys (B, S, A) come first."""
 
     @abstractmethod
+    def begin_forward(self) -> None:
+        """Make room for what is kept, and do what is the same at all steps."""
+
+    @abstractmethod
     def forward(self, at: int, visible: Tensor, before: Tensor) -> Tensor:
         """Return e (B, S) of step `at` for a state (B, H) and the weights before it (B, S)."""
 
@@ -42,27 +46,33 @@ class DotStep(ScoreStep):
     """e_j = q · k_j with q = W s; with q = s where there is no W."""
 
     def __init__(self, keys: Tensor, steps: int, weight: Tensor | None = None) -> None:
-        batch, positions, size = keys.shape
-        self._project = None if weight is None else Product(weight, steps, batch)
+        self._project = None if weight is None else Product(weight, steps, len(keys))
+        self._keys, self._steps = keys, steps
         self.parameters = (keys,) if weight is None else (keys, weight)
-        self._queries = keys.new_empty(steps, batch, size)
-        self._grads = keys.new_empty(steps, batch, positions)
+
+    def begin_forward(self) -> None:
+        """Make room for the queries."""
+        if self._project:
+            self._project.begin_forward()
+        batch, _, size = self._keys.shape
+        self._queries = self._keys.new_empty(self._steps, batch, size)
 
     def forward(self, at: int, visible: Tensor, before: Tensor) -> Tensor:  # noqa: ARG002 (not asked)
         """Return q · k_j."""
         query = self._project.forward(at, visible) if self._project else visible
         query = self._queries[at].copy_(query)
-        return torch.bmm(self.parameters[0], query[..., None])[..., 0]
+        return torch.bmm(self._keys, query[..., None])[..., 0]
 
     def begin_backward(self) -> None:
         """Make room for the gradients."""
+        self._grads = self._keys.new_empty(self._steps, *self._keys.shape[:2])
         if self._project:
             self._project.begin_backward()
 
     def backward(self, at: int, grad: Tensor) -> tuple[Tensor, None]:
         """Return that of the state."""
         self._grads[at] = grad
-        query = torch.bmm(grad[:, None], self.parameters[0])[:, 0]
+        query = torch.bmm(grad[:, None], self._keys)[:, 0]
         if self._project is None:
             return query, None
         self._project.grads[at] = query
@@ -84,20 +94,22 @@ class AdditiveStep(ScoreStep):
     """
 
     def __init__(self, keys: Tensor, steps: int, weight: Tensor, vector: Tensor) -> None:
-        batch, _, size = keys.shape
-        self._project = Product(weight, steps, batch)
-        self._vector = vector
+        self._keys, self._steps, self._vector = keys, steps, vector
+        self._project = Product(weight, steps, len(keys))
         self.parameters = (keys, weight, vector)
-        with torch.no_grad():
-            #: exp(-k_j), and two buffers of that size.
-            self._decays = _decay(keys)
-        self._fits, self._slopes = torch.empty_like(keys), torch.empty_like(keys)
+
+    def begin_forward(self) -> None:
+        """Make room, and exp(-k_j)."""
+        self._project.begin_forward()
+        #: exp(-k_j), and a buffer of that size.
+        self._decays, self._fits = decay(self._keys), torch.empty_like(self._keys)
+        batch, _, size = self._keys.shape
         #: exp(-q) of every step.
-        self._scales = keys.new_empty(steps, batch, size)
+        self._scales = self._keys.new_empty(self._steps, batch, size)
 
     def forward(self, at: int, visible: Tensor, before: Tensor) -> Tensor:  # noqa: ARG002 (not asked)
         """Return v · σ(q + k_j)."""
-        self._scales[at] = _decay(self._project.forward(at, visible).to(self._vector.dtype))
+        self._scales[at] = decay(self._project.forward(at, visible).to(self._vector.dtype))
         fits = self._fit(at)
         return (fits.flatten(0, 1) @ self._vector).view(fits.shape[:2])
 
@@ -110,7 +122,7 @@ class AdditiveStep(ScoreStep):
         """Make room for the gradients."""
         self._project.begin_backward()
         #: Those of k_j and of v; that of k_j still lacks its factor v.
-        self._of_keys = torch.zeros_like(self._fits)
+        self._of_keys, self._slopes = torch.zeros_like(self._fits), torch.empty_like(self._fits)
         self._of_vector = torch.zeros_like(self._vector)
 
     def backward(self, at: int, grad: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -129,7 +141,8 @@ class AdditiveStep(ScoreStep):
         return self._of_keys * self._vector, self._project.gradient(), self._of_vector
 
 
-def _decay(values: Tensor) -> Tensor:
+def decay(values: Tensor) -> Tensor:
+    """Return exp(-x), its exponent cut off at ±80."""
     return values.neg().clamp_(-_LARGEST, _LARGEST).exp_()
 
 
@@ -147,13 +160,17 @@ class LocationStep(ScoreStep):
         vector: Tensor,
         located: tuple[Tensor, Tensor],
     ) -> None:
-        batch, positions, _ = keys.shape
-        self._keys, self._vector = keys, vector
+        self._keys, self._steps, self._vector = keys, steps, vector
         self._filters, self._feature = located
         self.parameters = (keys, weight, vector, *located)
-        self._project = Product(weight, steps, batch)
-        self._queries = keys.new_empty(steps, batch, keys.shape[2])
-        self._before = keys.new_empty(steps, batch, positions)
+        self._project = Product(weight, steps, len(keys))
+
+    def begin_forward(self) -> None:
+        """Make room for the queries and the weights before."""
+        self._project.begin_forward()
+        batch, positions, size = self._keys.shape
+        self._queries = self._keys.new_empty(self._steps, batch, size)
+        self._before = self._keys.new_empty(self._steps, batch, positions)
 
     def forward(self, at: int, visible: Tensor, before: Tensor) -> Tensor:
         """Return v · σ(q + k_j + V f_j)."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from datamodules._refusals import Refusal
+from lightning_modules._additive import additive_energies
 from lightning_modules._errors import ModelError
 from lightning_modules._score_steps import AdditiveStep, DotStep, LocationStep, ScoreStep
 
@@ -66,6 +67,13 @@ class Score(nn.Module, ABC):
     def bind(self, keys: Tensor) -> Energies:
         """Return the energies against these keys, weights cast to their dtype once."""
 
+    def at_once(self, keys: Tensor, dtype: torch.dtype) -> Energies:
+        """Return the energies of all steps at once, k = T, products in `dtype`.
+
+        For scores that do not ask for what was attended to before.
+        """
+        return self.bind(keys.to(dtype))
+
     @abstractmethod
     def step(self, keys: Tensor, steps: int, dtype: torch.dtype) -> ScoreStep:
         """Return the energies of so many steps against these keys, with a backward by hand.
@@ -109,6 +117,16 @@ class AdditiveScore(Score):
             for add in additions:
                 fits = fits + add(past)
             return F.linear(torch.sigmoid(fits), vector[None]).squeeze(-1)
+
+        return energies
+
+    def at_once(self, keys: Tensor, dtype: torch.dtype) -> Energies:
+        """Return the same for all steps at once; no (B, T, S, A) numbers are ever in memory."""
+        weight, vector = (2 * self.query.weight).to(dtype), 2 * self.vector
+
+        def energies(visible: Tensor, _: Past) -> Tensor:
+            query = F.linear(visible.to(dtype), weight).to(keys.dtype)
+            return additive_energies(query.view(len(keys), -1, keys.shape[2]), keys, vector)
 
         return energies
 

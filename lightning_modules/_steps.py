@@ -47,10 +47,12 @@ class Product:
 
     def __init__(self, weight: Tensor, steps: int, rows: int) -> None:
         self.weight = weight
+        self._sizes = steps, rows
+
+    def begin_forward(self) -> None:
+        """Make room for what goes in."""
         #: x of every step, (T, N, I).
-        self.inputs = weight.new_empty(steps, rows, weight.shape[1])
-        #: Gradients of x W^T, (T, N, O): filled step by step in the backward.
-        self.grads = weight.new_empty(0)
+        self.inputs = self.weight.new_empty(*self._sizes, self.weight.shape[1])
 
     def forward(self, at: int, values: Tensor) -> Tensor:
         """Return x W^T for the x of step `at`, cast to W's dtype."""
@@ -58,7 +60,8 @@ class Product:
 
     def begin_backward(self, grads: Tensor | None = None) -> None:
         """Make room for the gradients, or share those (T, N, O) of what this is only added to."""
-        shape = *self.inputs.shape[:2], self.weight.shape[0]
+        shape = *self._sizes, self.weight.shape[0]
+        #: Gradients of x W^T, (T, N, O): filled step by step.
         self.grads = self.weight.new_empty(shape) if grads is None else grads
 
     def backward(self, at: int, dtype: torch.dtype) -> Tensor:

@@ -15,24 +15,17 @@ from torch import Tensor, nn
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from datamodules._refusals import Refusal
-from lightning_modules._attention import (
-    Memory,
-    OrderName,
-    Parts,
-    Scanned,
-    bind,
-    keep_rows,
-    make_order,
-    remember,
-    scan,
-)
+from lightning_modules._attention import Scanned, bind, keep_rows, remember, scan
 from lightning_modules._cells import CellName
 from lightning_modules._copying import Mixture, Sources
 from lightning_modules._coverage import attended_again
 from lightning_modules._decoding import Search
 from lightning_modules._losses import SymbolLosses, log_probabilities, mean_of
+from lightning_modules._orders import OrderName, make_order
+from lightning_modules._parts import Memory, Parts
 from lightning_modules._recurrent import (
     Choices,
+    Drives,
     LayerNorm,
     RecurrentDropout,
     Residual,
@@ -332,7 +325,7 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
             self.score,
             self.order,
             memory=memory,
-            drives=self.drive(embedded),
+            drives=Drives(embedded, self.drive),
             state=lowest,
         )
         tops = scanned.states

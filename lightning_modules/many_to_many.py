@@ -17,13 +17,13 @@ from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from datamodules._refusals import Refusal
-from lightning_modules._attention import padding_bias
 from lightning_modules._cells import CellName
 from lightning_modules._characters import CharacterConvolution, CharacterRNN
 from lightning_modules._dropout import dropout_of
 from lightning_modules._errors import ModelError
 from lightning_modules._goals import GoalTopology, LabelsGoal, ValueGoal
 from lightning_modules._inputs import Inputs
+from lightning_modules._parts import padding_bias
 from lightning_modules._recurrent import (
     Choices,
     LayerNorm,

@@ -16,10 +16,10 @@ from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from datamodules._refusals import Refusal
-from lightning_modules._attention import padding_bias
 from lightning_modules._cells import CellName
 from lightning_modules._goals import WHOLE_REFUSALS, GoalTopology, goal_of_the_whole
 from lightning_modules._inputs import Inputs
+from lightning_modules._parts import padding_bias
 from lightning_modules._recurrent import (
     Choices,
     LayerNorm,

@@ -13,11 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from datamodules._batch import Batch
 from datamodules._vocab import BOS, EOS, PAD, SPECIALS
-from lightning_modules._attention import OrderName
 from lightning_modules._cells import CellName
 from lightning_modules._copying import Mixture, Sources
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
+from lightning_modules._orders import OrderName
 from lightning_modules._sampling import Sampling
 from lightning_modules._scores import ScoreName
 from lightning_modules.attention_encoder_decoder import AttentionEncoderDecoder

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from datamodules._batch import Batch
 from datamodules._vocab import BOS, EOS, PAD, SPECIALS
-from lightning_modules._attention import OrderName, bind, make_order, remember, scan
+from lightning_modules._attention import bind, remember, scan
 from lightning_modules._cells import CELLS, CellName
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
+from lightning_modules._orders import OrderName, make_order
+from lightning_modules._recurrent import Drives
 from lightning_modules._sampling import Sampling
 from lightning_modules._scores import AdditiveScore, Past, ScoreName, ScoreSizes, make_score
 from lightning_modules._text import target_mask
@@ -386,7 +388,8 @@ def test_products_in_bfloat16_stay_near_single_precision(
     torch.manual_seed(7)
     cell, score = CELLS[name](16), make_score(score, ScoreSizes(16, 16))
     order = make_order(order, cell, 16)
-    values, drives = torch.randn(3, 6, 16).tanh(), torch.randn(3, 5, cell.drive_size)
+    values = torch.randn(3, 6, 16).tanh()
+    drives = Drives(torch.randn(3, 5, 16), cell.driven_by(16))
     state, lengths = torch.randn(3, cell.state_size).tanh(), torch.tensor([6, 2, 1])
     scans = []
     for enabled in (False, True):

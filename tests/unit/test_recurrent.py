@@ -13,10 +13,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
-from lightning_modules._attention import OrderName, make_order, remember, scan
+from lightning_modules._attention import remember, scan
 from lightning_modules._cells import Cell, CellName, GateNorm
 from lightning_modules._fused import FusedRNN, Recurrent
-from lightning_modules._recurrent import PLAIN, Choices, Looped, Stack, layers_above, recurrent
+from lightning_modules._orders import OrderName, make_order
+from lightning_modules._recurrent import (
+    PLAIN,
+    Choices,
+    Drives,
+    Looped,
+    Stack,
+    layers_above,
+    recurrent,
+)
 from lightning_modules._scores import ScoreSizes, make_score
 
 HIDDEN, INPUTS = 3, 2
@@ -386,11 +395,13 @@ def test_the_loop_that_attends_takes_them_too(
             cell,
             make_score("additive", ScoreSizes(HIDDEN, 4, 5)),
             make_order(order, cell, 4),
+            cell.driven_by(3),
         ]
     ).double()
     shake(parts)
-    _, score, wiring = parts
-    values, drives = (torch.randn(2, n, w).double() for n, w in ((6, 4), (5, cell.drive_size)))
+    _, score, wiring, linear = parts
+    values, inputs = (torch.randn(2, n, w).double() for n, w in ((6, 4), (5, 3)))
+    drives = Drives(inputs, linear)
     memory = remember(score, values, torch.tensor([6, 4]))
     state = torch.randn(2, cell.state_size).double()
     found = scan(cell, score, wiring, memory=memory, drives=drives, state=state)
@@ -400,7 +411,7 @@ def test_the_loop_that_attends_takes_them_too(
     fed = torch.zeros(2, HIDDEN).double()
     for at in range(5):
         context = found.contexts[:, at]  # how that comes about is no matter of the cell
-        total = drives[:, at]
+        total = drives.product()[:, at]
         if order != "unfed":
             total = total + (context if order == "before" else fed) @ wiring.weight.T
         rows = zip(total.tolist(), state.view(2, -1, HIDDEN).tolist(), kept, strict=True)
