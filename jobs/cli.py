@@ -23,6 +23,7 @@ from jobs.errors import (
 )
 from jobs.verbs import (
     comparing,
+    exporting,
     looking,
     models,
     pausing,
@@ -51,7 +52,7 @@ for verb in (
     *(pausing.pause, pausing.resume),
     *(submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
     *(using.evaluate, comparing.compare, comparing.leaderboard, models.models),
-    *(schedules.schedule, using.predict, using.generate, using.demo),
+    *(schedules.schedule, using.predict, using.generate, exporting.export, using.demo),
 ):
     cli.add_command(verb)
 

@@ -27,6 +27,7 @@ VERBS = (
         "evaluate",
         "predict",
         "generate",
+        "export",
         "demo",
         "compare",
         "leaderboard",
