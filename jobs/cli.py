@@ -30,6 +30,7 @@ from jobs.verbs import (
     schedules,
     service,
     submitting,
+    sweeping,
     using,
 )
 from jobs.verbs.common import Verbs, printable
@@ -50,7 +51,7 @@ for verb in (
     *(looking.catalog, submitting.submit, looking.ls, looking.show, looking.why),
     *(looking.watch, looking.metrics, looking.logs, looking.wait),
     *(pausing.pause, pausing.resume),
-    *(submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
+    *(sweeping.sweep, submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
     *(using.evaluate, comparing.compare, comparing.leaderboard, models.models),
     *(schedules.schedule, using.predict, using.generate, exporting.export, using.demo),
 ):

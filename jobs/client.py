@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jobs.registry import Registry
     from jobs.scheduling import ScheduleHandle, Schedules
     from jobs.store import JobStore
+    from jobs.sweeps import Plan, Sweep, Sweeps
     from jobs.workers import Worker
 
 _CATALOG_LOOK: Final = 0.2
@@ -143,7 +144,7 @@ class Client:
         spec = self.made_whole(spec, base)
         note = self._check(spec)
         job = self.store.create(spec, key=key, note=note)
-        self._ring(job)
+        self._ring(job.queue)
         return JobHandle(self, job.id)
 
     def made_whole(self, spec: AnySpec, base: Path | None = None) -> AnySpec:
@@ -152,6 +153,36 @@ class Client:
         Raise SpecError, UnknownJob.
         """
         return with_whole_ids(self._with_absolute_root(checked(spec), base), self.store.resolve)
+
+    def sweep(
+        self,
+        spec: TrainSpec,
+        axes: Sequence[str],
+        *,
+        base: Path | None = None,
+        **how: Unpack["Plan"],
+    ) -> "Sweep":
+        """Train many models that differ in a few parameters: `["trainer.lr=1e-4..1e-2"]`.
+
+        All are checked before any is queued. Raise SpecError.
+        """
+        from jobs.sweeps import begin  # noqa: PLC0415 - imports Redis
+
+        def prepare(trial: TrainSpec) -> AnySpec:
+            whole = self.made_whole(trial, base)
+            self._check(whole)
+            return whole
+
+        begun = begin(self.store, spec, axes, how, prepare)
+        self._ring(spec.resources.queue)
+        return begun
+
+    @cached_property
+    def sweeps(self) -> "Sweeps":
+        """Return the sweeps."""
+        from jobs.sweeps import Sweeps  # noqa: PLC0415 - imports Redis
+
+        return self.store.beside(Sweeps)
 
     def get(self, id: str) -> JobHandle:  # noqa: A002 - the name in the record
         """Return the job whose id is `id` or, alone of all, begins so. Raise UnknownJob."""
@@ -274,8 +305,8 @@ class Client:
         require_model(trained)
         return check_evaluation(spec, trained, catalog) if isinstance(spec, EvaluateSpec) else ""
 
-    def _ring(self, job: Job) -> None:
+    def _ring(self, queue: str) -> None:
         from jobs.broker import ring  # noqa: PLC0415 - imports Celery
 
         with contextlib.suppress(ServiceUnreachable):  # the job is queued; a bell is only faster
-            ring(self.url, job.queue, self.store)
+            ring(self.url, queue, self.store)

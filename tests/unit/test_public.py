@@ -10,8 +10,8 @@ import jobs
 NAMES = """
 ArtifactError Client CompareSpec Component EvaluateSpec Event ExportSpec GenerateSpec Hypothesis
 Job JobFailed JobHandle JobState MetricPoint Model NotAllowed Policy PredictSpec Progress Reason
-Registry Resources Result SearchOptions ServiceUnreachable SetupError SpecError TrainSpec TrainerOptions
-UnknownJob UnknownModel UnrollError Version WaitTimeout
+Registry Resources Result SearchOptions ServiceUnreachable SetupError SpecError TrainSpec
+TrainerOptions UnknownJob UnknownModel UnrollError Version WaitTimeout
 """
 PUBLIC = NAMES.split()
 
