@@ -23,12 +23,14 @@ from jobs.errors import (
 )
 from jobs.verbs import (
     comparing,
+    exporting,
     looking,
     models,
     pausing,
     schedules,
     service,
     submitting,
+    sweeping,
     using,
 )
 from jobs.verbs.common import Verbs, printable
@@ -49,9 +51,9 @@ for verb in (
     *(looking.catalog, submitting.submit, looking.ls, looking.show, looking.why),
     *(looking.watch, looking.metrics, looking.logs, looking.wait),
     *(pausing.pause, pausing.resume),
-    *(submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
+    *(sweeping.sweep, submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
     *(using.evaluate, comparing.compare, comparing.leaderboard, models.models),
-    *(schedules.schedule, using.predict, using.generate, using.demo),
+    *(schedules.schedule, using.predict, using.generate, exporting.export, using.demo),
 ):
     cli.add_command(verb)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from jobs.registry import Registry
     from jobs.scheduling import ScheduleHandle, Schedules
     from jobs.store import JobStore
+    from jobs.sweeps import Plan, Sweep, Sweeps
     from jobs.workers import Worker
 
 _CATALOG_LOOK: Final = 0.2
@@ -143,7 +144,7 @@ class Client:
         spec = self.made_whole(spec, base)
         note = self._check(spec)
         job = self.store.create(spec, key=key, note=note)
-        self._ring(job)
+        self._ring(job.queue)
         return JobHandle(self, job.id)
 
     def made_whole(self, spec: AnySpec, base: Path | None = None) -> AnySpec:
@@ -152,6 +153,36 @@ class Client:
         Raise SpecError, UnknownJob.
         """
         return with_whole_ids(self._with_absolute_root(checked(spec), base), self.store.resolve)
+
+    def sweep(
+        self,
+        spec: TrainSpec,
+        axes: Sequence[str],
+        *,
+        base: Path | None = None,
+        **how: Unpack["Plan"],
+    ) -> "Sweep":
+        """Train many models that differ in a few parameters: `["trainer.lr=1e-4..1e-2"]`.
+
+        All are checked before any is queued. Raise SpecError.
+        """
+        from jobs.sweeps import begin  # noqa: PLC0415 - imports Redis
+
+        def prepare(trial: TrainSpec) -> AnySpec:
+            whole = self.made_whole(trial, base)
+            self._check(whole)
+            return whole
+
+        begun = begin(self.store, spec, axes, how, prepare)
+        self._ring(spec.resources.queue)
+        return begun
+
+    @cached_property
+    def sweeps(self) -> "Sweeps":
+        """Return the sweeps."""
+        from jobs.sweeps import Sweeps  # noqa: PLC0415 - imports Redis
+
+        return self.store.beside(Sweeps)
 
     def get(self, id: str) -> JobHandle:  # noqa: A002 - the name in the record
         """Return the job whose id is `id` or, alone of all, begins so. Raise UnknownJob."""
@@ -234,6 +265,16 @@ class Client:
         """Return a job's or a named model's answer to each line; see `JobHandle.predict`."""
         return self.models.trained(id).predict(lines, beam=beam, timeout=timeout)
 
+    def export(self, target: str, folder: Path, *, timeout: float | None = None) -> Path:
+        """Write a job's model, or NAME, NAME@3, NAME@challenger, into a folder of its own.
+
+        It then loads without this service. Raise NotAllowed where the folder is not empty,
+        UnknownJob, UnknownModel, JobFailed, WaitTimeout, ArtifactError.
+        """
+        from jobs.exporting import export  # noqa: PLC0415 - only who exports pays for it
+
+        return export(self, self.models.trained(target), Path(folder), timeout)
+
     def _with_absolute_root(self, spec: AnySpec, base: Path | None) -> AnySpec:
         if not self._shares_home:
             return spec
@@ -264,8 +305,8 @@ class Client:
         require_model(trained)
         return check_evaluation(spec, trained, catalog) if isinstance(spec, EvaluateSpec) else ""
 
-    def _ring(self, job: Job) -> None:
+    def _ring(self, queue: str) -> None:
         from jobs.broker import ring  # noqa: PLC0415 - imports Celery
 
         with contextlib.suppress(ServiceUnreachable):  # the job is queued; a bell is only faster
-            ring(self.url, job.queue, self.store)
+            ring(self.url, queue, self.store)

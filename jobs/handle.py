@@ -283,7 +283,7 @@ class JobHandle:
             data=data or {},
             search=search or SearchOptions(),
             version=self.label,
-            resources=_where(trained),
+            resources=where_the_model_is(trained),
             **options,
         )
         evaluation = self._client.submit(spec)
@@ -347,7 +347,7 @@ class JobHandle:
         The next lines are read while a chunk is answered, and no more of them. Whoever takes a
         chunk waits for it and reads its files; then it is removed. Close the generator to give up.
         """
-        resources = _where(self._with_model())
+        resources = where_the_model_is(self._with_model())
 
         def submit(some: list[str], first: int) -> JobHandle:
             return self._client.submit(
@@ -387,7 +387,7 @@ class JobHandle:
             job=self.id,
             prompt=prompt,
             priority=PREDICT_PRIORITY,
-            resources=_where(self._with_model()),
+            resources=where_the_model_is(self._with_model()),
             **options,
         )
         with self._using(spec) as generation:
@@ -425,8 +425,8 @@ def failure_line(job: Job) -> str:
     return f"job {job.id} failed ({job.reason}){': ' + job.message if job.message else ''}"
 
 
-def _where(trained: Job) -> Resources:
-    """Return the resources of a job on the model of another: the same kind of worker."""
+def where_the_model_is(trained: Job) -> Resources:
+    """Return the resources of a job on the model of a training: the same kind of worker."""
     labels = trained.spec.get("resources", {}).get("labels", [])
     return Resources(queue=trained.queue, labels=labels)
 

@@ -59,6 +59,7 @@ KEYS: Final = (
     Key("due", ASK, "zset", "", "schedules by their next due time; none of those that are paused"),
     Key("asked", ASK, "zset", "", "schedules of which a generation was asked for, by the time"),
     Key("paused", ASK, "set", "", "schedules that a person has paused"),
+    Key("sweeps", ASK, "hash", "", "sweep id -> its trials and their jobs, as JSON; kept"),
     Key("job", RUN, "hash", "job", "what became of the request; until the job is removed"),
     Key("leases", RUN, "zset", "", "running jobs by the time at which their leases run out"),
     Key("holds", RUN, "hash", "", "job that waits for GPUs -> worker that keeps its own free"),

@@ -83,6 +83,9 @@ class TrainerOptions(Section):
     section: ClassVar[str] = "trainer"
 
     max_epochs: Annotated[int, Ge(1)] = option(10, "passes over the training split")
+    stop_after: Annotated[int, Ge(1)] | None = option(
+        None, "epochs after which to stop early; the schedule stays that of max_epochs"
+    )
     max_steps: Annotated[int, Ge(1)] | None = option(None, "optimiser steps, if fewer")
     batch_tokens: Annotated[int, Ge(1)] = option(
         1100, "rows times the longest sequence on either side, in one global batch"
@@ -111,6 +114,11 @@ class TrainerOptions(Section):
     log_every: Annotated[int, Ge(1)] = option(
         20, "steps between points of the training metrics; each validation adds one"
     )
+
+    @property
+    def last_epoch(self) -> int:
+        """Return after how many epochs the training ends; of resolved options."""
+        return min(self.max_epochs, self.stop_after or self.max_epochs)
 
     def resolved(self, *overrides: Mapping[str, Any]) -> "TrainerOptions":
         """Return all options set: given here, else by the last override, else by the recipe."""

@@ -5,6 +5,7 @@ EvaluateSpec  score a trained job's model on a split
 PredictSpec   run a trained job's model on lines of text
 GenerateSpec  let a trained language model write on
 CompareSpec   say whether one evaluation is better than another, or chance
+ExportSpec    put a trained job's model into an archive that loads without this service
 
 Their sections stand in `sections.py`. `spec_from_dict` reads plain JSON back, every value checked;
 `specfile.py` reads what people write.
@@ -38,6 +39,7 @@ __all__ = [
     "CompareSpec",
     "Component",
     "EvaluateSpec",
+    "ExportSpec",
     "GenerateSpec",
     "JobSpec",
     "Policy",
@@ -279,11 +281,22 @@ class GenerateSpec(JobSpec):
     seed: Annotated[int, Interval(ge=0, lt=2**32)] = 1
 
 
-AnySpec = TrainSpec | EvaluateSpec | PredictSpec | GenerateSpec | CompareSpec
+@dataclass(frozen=True, kw_only=True)
+class ExportSpec(JobSpec):
+    """Put the best model of a trained job into an archive that loads without this service."""
+
+    kind: ClassVar[str] = "export"
+
+    #: Id of the trained job.
+    job: str
+
+
+AnySpec = TrainSpec | EvaluateSpec | PredictSpec | GenerateSpec | CompareSpec | ExportSpec
 S = TypeVar("S", bound=JobSpec)
 
 _KINDS: Final[dict[str, type[AnySpec]]] = {
-    each.kind: each for each in (TrainSpec, EvaluateSpec, PredictSpec, GenerateSpec, CompareSpec)
+    each.kind: each
+    for each in (TrainSpec, EvaluateSpec, PredictSpec, GenerateSpec, CompareSpec, ExportSpec)
 }
 _SECTIONS: Final[dict[str, type[Section]]] = {
     "trainer": TrainerOptions,

@@ -39,14 +39,24 @@ def read_spec(path: Path, overrides: Sequence[str] = ()) -> AnySpec:
 
 def apply_overrides(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return the spec with each `section.key=value` (or `key=value`) set. Raise SpecError."""
+    values = {}
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals:
+            raise SpecError(f"{override!r} is no override; write section.key=value")
+        values[path.strip()] = parse_value(text.strip())
+    return with_values(plain, values)
+
+
+def with_values(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the spec with each `section.key` (or `key`) set to its value. Raise SpecError."""
     merged: dict[str, Any] = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in plain.items()
     }
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        names = path.strip().split(".")
-        if not equals or not all(names) or len(names) > 2:
-            raise SpecError(f"{override!r} is no override; write section.key=value")
+    for path, value in values.items():
+        names = path.split(".")
+        if not all(names) or len(names) > 2:
+            raise SpecError(f"{path!r} is no override; write section.key=value")
         if names in (["queue"], ["resources", "queue"]):  # two names of one thing
             merged.pop("queue", None)
             names = ["resources", "queue"]
@@ -54,8 +64,8 @@ def apply_overrides(plain: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         if len(names) == 2:
             target = merged.setdefault(names[0], {})
             if not isinstance(target, dict):
-                raise SpecError(f"{override!r}: {names[0]!r} is not a section")
-        target[names[-1]] = parse_value(text.strip())
+                raise SpecError(f"{path!r}: {names[0]!r} is not a section")
+        target[names[-1]] = value
     return merged
 
 

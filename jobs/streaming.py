@@ -34,7 +34,7 @@ def chunks(lines: Iterable[str]) -> Iterator[list[str]]:
     chunk: list[str] = []
     size, most = 0, FIRST_LINES
     for line in lines:
-        length = len(line.encode("utf-8", "surrogatepass"))
+        length = len(str(line).encode("utf-8", "surrogatepass"))  # what is no text is refused later
         if chunk and (len(chunk) == most or size + length > MOST_BYTES):
             yield chunk
             chunk, size, most = [], 0, min(4 * most, MOST_LINES)

@@ -24,6 +24,7 @@ from jobs.broker import make_app
 from jobs.connection import connect
 from jobs.errors import ServiceUnreachable
 from jobs.store import JobStore
+from jobs.sweeps import Sweeps
 from jobs.workers import Worker, own_version
 from worker import tasks
 from worker.crew import Crew
@@ -97,6 +98,7 @@ class WorkerProcess:
             Routine("clearing", clocks.clear, keeping.clear),
             Routine("keeping schedules", clocks.sweep, scheduler.tick),
             Routine("looking for new data", clocks.data, data.look),
+            Routine("moving sweeps on", clocks.parent, self._store.beside(Sweeps).advance_all),
             Routine(
                 "publishing the catalogue", clocks.catalog, lambda: offer.publish(crew.worker.id)
             ),

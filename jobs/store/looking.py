@@ -63,6 +63,10 @@ class Looker(StoreBase):
             found = self._client.lrange(self.keys("ends", job), 0, -1)
         return [AttemptEnd.from_dict(json.loads(each)) for each in found]
 
+    def records(self, jobs: Ids) -> Jobs:
+        """Return the records of those jobs that are there; a spec of more than 64 kB is empty."""
+        return [job for page in batches(jobs, _PAGE) for job in self._read([*page], _LISTED_SPEC)]
+
     def known(self, jobs: Ids) -> set[str]:
         """Return those of the ids that a job has."""
         return {job.id for job in self._read(jobs, 0)}

@@ -27,6 +27,7 @@ VERBS = (
         "evaluate",
         "predict",
         "generate",
+        "export",
         "demo",
         "compare",
         "leaderboard",
@@ -36,6 +37,7 @@ VERBS = (
 GROUPS = {
     "models": ("ls", "show", "register", "promote", "rollback", "release", "history"),
     "schedule": ("add", "ls", "show", "pause", "resume", "run-now", "rm", "history"),
+    "sweep": ("run", "ls", "show", "cancel"),
 }
 
 

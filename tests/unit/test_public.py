@@ -8,10 +8,10 @@ import pytest
 import jobs
 
 NAMES = """
-ArtifactError Client CompareSpec Component EvaluateSpec Event GenerateSpec Hypothesis Job JobFailed
-JobHandle JobState MetricPoint Model NotAllowed Policy PredictSpec Progress Reason Registry
-Resources Result SearchOptions ServiceUnreachable SetupError SpecError TrainSpec TrainerOptions
-UnknownJob UnknownModel UnknownSchedule UnrollError Version WaitTimeout
+ArtifactError Client CompareSpec Component EvaluateSpec Event ExportSpec GenerateSpec Hypothesis
+Job JobFailed JobHandle JobState MetricPoint Model NotAllowed Policy PredictSpec Progress Reason
+Registry Resources Result SearchOptions ServiceUnreachable SetupError SpecError TrainSpec
+TrainerOptions UnknownJob UnknownModel UnknownSchedule UnrollError Version WaitTimeout
 """
 PUBLIC = NAMES.split()
 

@@ -35,7 +35,7 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_the_public_names_are_a_decision() -> None:
     assert set(jobs.__all__) == {
         *("Client", "JobHandle", "Result", "Hypothesis"),
-        *("TrainSpec", "EvaluateSpec", "PredictSpec", "GenerateSpec", "CompareSpec"),
+        *("TrainSpec", "EvaluateSpec", "ExportSpec", "PredictSpec", "GenerateSpec", "CompareSpec"),
         "Component",
         *("TrainerOptions", "Resources", "Policy", "SearchOptions"),
         *("Job", "JobState", "MetricPoint", "Progress", "Reason"),

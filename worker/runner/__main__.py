@@ -13,15 +13,15 @@ import faulthandler
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from jobs.job import Reason
-from jobs.spec import CompareSpec, EvaluateSpec, GenerateSpec, PredictSpec, TrainSpec
+from jobs.spec import CompareSpec, EvaluateSpec, ExportSpec, GenerateSpec, PredictSpec, TrainSpec
 from lightning_modules._ranks import rank
 from worker.events import EndEvent, first_bad_end
 from worker.folder import AttemptFolder
@@ -30,6 +30,7 @@ from worker.runner.catalog import whole_catalog
 from worker.runner.commands import Commands
 from worker.runner.compare import compare
 from worker.runner.evaluate import evaluate
+from worker.runner.export import export
 from worker.runner.generate import generate
 from worker.runner.lightning_setup import quiet, set_up_torch
 from worker.runner.predict import predict
@@ -39,6 +40,16 @@ from worker.runner.reasons import end_of, misses_a_rank
 from worker.runner.reporter import Reporter
 from worker.runner.task import Task
 from worker.runner.train import train
+
+#: What is done for each kind of job.
+_WORK: Final[Mapping[type, Callable[[Task, Any], dict[str, Any]]]] = {
+    TrainSpec: train,
+    EvaluateSpec: evaluate,
+    CompareSpec: compare,
+    PredictSpec: predict,
+    GenerateSpec: generate,
+    ExportSpec: export,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,19 +110,9 @@ def _work(folder: AttemptFolder, reporter: Reporter, commands: Commands) -> dict
     reporter.durable = not isinstance(spec, PredictSpec | GenerateSpec)
     task = Task(folder, attempt, reporter, commands, set_up_torch(attempt, number_of(attempt)))
     join(folder, attempt)
-    match spec:
-        case TrainSpec():
-            return train(task, spec)
-        case EvaluateSpec():
-            return evaluate(task, spec)
-        case _ if rank() > 0:
-            return {}  # lines are answered by one process
-        case PredictSpec():
-            return predict(task, spec)
-        case GenerateSpec():
-            return generate(task, spec)
-        case CompareSpec():
-            return compare(task, spec)
+    if rank() > 0 and not isinstance(spec, TrainSpec | EvaluateSpec):
+        return {}  # what is no training or scoring is done by one process
+    return _WORK[type(spec)](task, spec)
 
 
 def _peak_gpu_memory() -> int:

@@ -53,14 +53,14 @@ class Selection(Callback):
     def finished(self) -> bool:
         """Whether no further batch is to be trained on."""
         return (
-            self._at.position.epoch >= self._options.max_epochs
+            self._at.position.epoch >= self._options.last_epoch
             or (self._options.max_steps or math.inf) <= self._at.step
             or (self._options.patience or math.inf) <= self.waited
         )
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Validate at the end of every n-th epoch and of the last."""
-        last = trainer.current_epoch + 1 >= self._options.max_epochs
+        last = trainer.current_epoch + 1 >= self._options.last_epoch
         trainer.check_val_every_n_epoch = 1 if last else self._options.val_every
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:

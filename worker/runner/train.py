@@ -119,10 +119,10 @@ def _of_another_job(saved: Saved, spec: TrainSpec, options: TrainerOptions) -> S
 
 
 def _refuse_if_nothing_is_left(position: Position, options: TrainerOptions) -> None:
-    if position.epoch >= options.max_epochs:
+    if position.epoch >= options.last_epoch:
         raise SpecError(
             f"the checkpoint has {position.epoch} epochs behind it: to go on from it, set "
-            f"trainer.max_epochs above that, not to {options.max_epochs}"
+            f"trainer.max_epochs above that, not to {options.last_epoch}"
         )
     if options.max_steps is not None and position.step >= options.max_steps:
         raise SpecError(
@@ -181,7 +181,7 @@ def _fit(
                 (at, guard, selection),
             ),
         ],
-        max_epochs=options.max_epochs,
+        max_epochs=options.last_epoch,
         check_val_every_n_epoch=options.val_every,
         reload_dataloaders_every_n_epochs=1,
     )
