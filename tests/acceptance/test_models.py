@@ -80,6 +80,7 @@ def test_from_training_to_champion_and_back(
     found = unroll("compare", "dates@champion", "dates@challenger", "--metric", "accuracy")
     assert found["evaluations"][0] == row["id"], "what was evaluated so is not evaluated again"
     assert (found["better"], found["significant"]) == ("second", True)
+    assert found["verdict"].startswith("dates@2 is better: +")
     assert 0 < found["low"] < found["difference"] < found["high"]
     assert found["examples"][0]["references"]
 

@@ -1,6 +1,7 @@
 """Compare: say whether the second of two evaluations is better than the first, or chance."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from jobs.comparing import less_is_better, require_comparable
@@ -47,7 +48,7 @@ def compare(task: Task, spec: CompareSpec) -> dict[str, Any]:
         "p": found.p,
         "significant": significant,
         "better": _better(metric, found, significant=significant),
-        "verdict": _verdict(spec, metric, found, significant=significant),
+        "verdict": _verdict(spec, metric, found, _names(spec, first, second)),
         "method": spec.method,
         "resamples": found.resamples,
         "seed": spec.seed,
@@ -86,15 +87,24 @@ def _better(metric: str, found: Finding, *, significant: bool) -> str:
     return "second" if (found.difference > 0) != less_is_better(metric) else "first"
 
 
-def _verdict(spec: CompareSpec, metric: str, found: Finding, *, significant: bool) -> str:
+def _names(spec: CompareSpec, first: Sentences, second: Sentences) -> dict[str, str]:
+    """Return what people call the two: versions where they differ, else the evaluations."""
+    names = {
+        "first": first.facts.get("version", spec.first),
+        "second": second.facts.get("version", spec.second),
+    }
+    return names if len(set(names.values())) > 1 else {"first": spec.first, "second": spec.second}
+
+
+def _verdict(spec: CompareSpec, metric: str, found: Finding, names: Mapping[str, str]) -> str:
     numbers = (
         f"{found.difference:+.4g} {metric}, {spec.confidence:.0%} interval {found.low:+.4g} to "
         f"{found.high:+.4g}, p = {found.p:.4f}"
     )
-    better = _better(metric, found, significant=significant)
+    better = _better(metric, found, significant=found.is_significant(spec.confidence))
     if not better:
         return f"no difference that chance does not explain: {numbers}"
-    return f"{getattr(spec, better)} is better: {numbers}"
+    return f"{names[better]} is better: {numbers}"
 
 
 def _examples(

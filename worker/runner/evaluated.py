@@ -95,7 +95,8 @@ def row_of(scored: Scored, spec: EvaluateSpec, digest: str, folder: Path) -> dic
     }
     values = {f"{spec.split}/{name}": each.score() for name, each in scores.items()}
     texts = _texts(scored, said, rows)
-    Sentences({**facts, **values}, scores, texts).write(folder / SENTENCES_FILE)
+    said_by = {"version": spec.version} if spec.version else {}
+    Sentences({**facts, **values, **said_by}, scores, texts).write(folder / SENTENCES_FILE)
     return facts
 
 
