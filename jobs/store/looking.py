@@ -86,7 +86,8 @@ class Looker(StoreBase):
         """Return one sentence on why the job is where it is. Raise UnknownJob."""
         record = self.get(job)
         now, place, due, lease, catalog, workers = self._run("why", id=job)
-        parents = self._read([*record.spec.get("after", ())], 0)
+        after = list(record.spec.get("after", ()))
+        parents = self._read(after, 0) if after else []
         return explain(
             record,
             Circumstances(
