@@ -28,6 +28,7 @@ IMPORTERS = {
     "jobs/__init__.py",  # public names, from a table of its own
     "worker/runner/__init__.py",  # what torchmetrics would look for
     "worker/runner/catalog.py",  # a file that was found in a folder
+    "worker/runner/exported_load.py",  # of a model's export, which brings its own sources along
 }
 
 
