@@ -96,17 +96,17 @@ def wait_for_parent(workers: Workers, worker: "subprocess.Popen[bytes]") -> psut
 
 def test_a_job_runs_from_submission_to_result(standing: Workers) -> None:
     store = standing.store
-    job = store.create(train(steps=5, checkpoint_every=2, file="hello", say="on stderr"))
+    job = store.create(train(steps=6, checkpoint_every=2, file="hello", say="on stderr"))
     record = wait(store, job, ended)
     assert (record.state, record.reason) == (JobState.SUCCEEDED, Reason.SUCCEEDED)
     assert record.result["val/loss"] == 0.5
     points = store.metrics(job.id)
     assert [(p.name, p.step, p.value, p.attempt) for p in points] == [
-        ("train/loss", step, 1 / step, 1) for step in range(1, 6)
+        ("train/loss", step, 1 / step, 1) for step in range(1, 7)
     ]
     assert "on stderr" in [line for _, line in store.logs(job.id)]
     assert store.read_file(job.id, "result.txt") == b"hello"
-    assert (record.progress.step, record.progress.phase) == (5, "training")
+    assert (record.progress.step, record.progress.phase) == (6, "training")
     artifacts = ArtifactStore(standing.home / "store")
     assert record.store == artifacts.id
     assert record.checkpoint is not None
@@ -114,9 +114,9 @@ def test_a_job_runs_from_submission_to_result(standing: Workers) -> None:
     assert artifacts.check(record.checkpoint.artifact, record.checkpoint.digest)
     kept = [key.rpartition("/")[2] for key in artifacts.list(f"jobs/{job.id}")]
     assert sorted(kept)[:3] == ["metrics.jsonl", "output.log", "result.txt"]
-    assert len(kept) == 4, "an older checkpoint, neither newest nor best, was kept"
+    assert [name[:13] for name in sorted(kept)[3:]] == ["step-00000004", "step-00000006"]
     with artifacts.open(f"jobs/{job.id}/metrics.jsonl") as file:
-        assert [json.loads(line)["cursor"] for line in file] == [1, 2, 3, 4, 5]
+        assert [json.loads(line)["cursor"] for line in file] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_job_without_a_bell_is_found_before_and_after_the_start(
