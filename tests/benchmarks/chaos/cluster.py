@@ -153,7 +153,8 @@ class Cluster:
         self.text = folder / "text"
         (folder / "redis").mkdir(parents=True)
         self.store_root.mkdir()
-        mount_small(self.store_root)
+        for disk in (self.store_root, folder / "redis"):
+            mount_small(disk)
         specs.write_text(self.text)
         self.redis = RedisServer(
             str(find_server()),
@@ -247,9 +248,10 @@ class Cluster:
             send(at_work(host.home), signal.SIGKILL)
             host.proxy.close()
             unmount(host.home)
-        unmount(self.store_root)
         with contextlib.suppress(ProcessLookupError):
             self.redis.stop(signal.SIGKILL)
+        for disk in (self.store_root, self.options.folder / "redis"):
+            unmount(disk)
 
 
 def await_parents(cluster: Cluster) -> None:
