@@ -85,6 +85,13 @@ def test_who_writes_after_the_end_of_an_attempt_is_seen(
     assert history_of(tmp_path, taken(1), points(1), *late).overlapping == 1
 
 
+def test_an_older_checkpoint_may_count_again(tmp_path: Path) -> None:
+    history = history_of(
+        tmp_path, taken(1), published(1), over("queued", "lost"), taken(2), published(1)
+    )
+    assert history.overlapping == 0
+
+
 def test_two_ends_of_a_job_are_two(tmp_path: Path) -> None:
     ends = [over("succeeded", "succeeded"), over("failed", "infrastructure")]
     assert history_of(tmp_path, taken(1), *ends).ends == 2
