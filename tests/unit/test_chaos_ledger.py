@@ -2,14 +2,22 @@
 
 import json
 from collections.abc import Iterable
+from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from jobs.client import Client
+from jobs.errors import StaleToken
+from jobs.job import Job, JobState
+from jobs.store import JobStore
 from tests.benchmarks.chaos import aof
 from tests.benchmarks.chaos.damage import alter, cut_short
 from tests.benchmarks.chaos.history import History, histories
 from tests.benchmarks.chaos.ledger import Ledger, percentile
+from tests.benchmarks.chaos.probe import Probe
 
 JOB = "unroll:default:run:job:j1"
 POINTS = "unroll:default:run:points:j1"
@@ -77,6 +85,13 @@ def test_who_writes_after_the_end_of_an_attempt_is_seen(
     assert history_of(tmp_path, taken(1), points(1), *late).overlapping == 1
 
 
+def test_an_older_checkpoint_may_count_again(tmp_path: Path) -> None:
+    history = history_of(
+        tmp_path, taken(1), published(1), over("queued", "lost"), taken(2), published(1)
+    )
+    assert history.overlapping == 0
+
+
 def test_two_ends_of_a_job_are_two(tmp_path: Path) -> None:
     ends = [over("succeeded", "succeeded"), over("failed", "infrastructure")]
     assert history_of(tmp_path, taken(1), *ends).ends == 2
@@ -90,6 +105,34 @@ def test_a_forged_write_is_found_wherever_it_stands(tmp_path: Path) -> None:
         ("XADD", "unroll:default:run:log:j1", "1-0", "text", "a forged line"),
     )
     assert history.forged == 2
+
+
+class Refusing(JobStore):
+    """Note which scripts are run, and refuse them all."""
+
+    def __init__(self) -> None:
+        self.tried: set[str] = set()
+
+    def _pack(self, *_: Any) -> None:
+        """Read nothing: there is no Redis."""
+
+    def _run(self, script: str, /, **_: Any) -> Any:
+        self.tried.add(script)
+        raise StaleToken("refused")
+
+
+def test_the_probe_tries_every_script_that_looks_at_the_token() -> None:
+    lua = resources.files("jobs.store").joinpath("lua")
+    fenced = {
+        each.name.removesuffix(".lua")
+        for each in lua.iterdir()
+        if "fence(A.id, A.attempt)" in each.read_text(encoding="utf-8")
+    }
+    store = Refusing()
+    probe = Probe(cast(Client, SimpleNamespace(store=store)))
+    probe.look(Job("j1", "train", JobState.RUNNING, {}, attempt=2))
+    assert store.tried == fenced
+    assert not probe.accepted
 
 
 @pytest.mark.parametrize("figure", ["lost", "stale_accepted", "max_loss_difference"])

@@ -7,6 +7,7 @@ each has a home, and a proxy through which alone it reaches Redis.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,7 +154,8 @@ class Cluster:
         self.text = folder / "text"
         (folder / "redis").mkdir(parents=True)
         self.store_root.mkdir()
-        mount_small(self.store_root)
+        for disk in (self.store_root, folder / "redis"):
+            mount_small(disk)
         specs.write_text(self.text)
         self.redis = RedisServer(
             str(find_server()),
@@ -247,9 +249,10 @@ class Cluster:
             send(at_work(host.home), signal.SIGKILL)
             host.proxy.close()
             unmount(host.home)
-        unmount(self.store_root)
         with contextlib.suppress(ProcessLookupError):
             self.redis.stop(signal.SIGKILL)
+        for disk in (self.store_root, self.options.folder / "redis"):
+            unmount(disk)
 
 
 def await_parents(cluster: Cluster) -> None:
@@ -272,9 +275,18 @@ def mount_small(folder: Path) -> bool:
 
 
 def unmount(folder: Path) -> None:
-    """Take the small file system away, where there is one."""
-    if folder.is_mount():
-        subprocess.run(["umount", "-l", str(folder)], check=False)
+    """Take the small file system away, where there is one; what it held lies there after."""
+    if not folder.is_mount():
+        return
+    kept = folder.with_name(f".{folder.name}")
+    shutil.copytree(folder, kept, ignore=_sockets, symlinks=True)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+    folder.rmdir()
+    kept.rename(folder)
+
+
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if Path(folder, name).is_socket()]
 
 
 @contextlib.contextmanager

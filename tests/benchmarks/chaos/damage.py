@@ -12,6 +12,7 @@ from typing import Final
 from tests.benchmarks.chaos.plan import Fault
 from tests.benchmarks.chaos.processes import at_work, send
 from tests.benchmarks.chaos.scene import Hit, Scene, choose
+from tests.doubles.waiting import is_alive
 
 #: Seconds to wait for a checkpoint that is to be damaged before its worker sees it.
 _PATIENCE: Final = 3.0
@@ -111,6 +112,26 @@ def store_full(scene: Scene, fault: Fault) -> Hit | None:
     hit = scene.hit("store", scene.running)
     fill(root)
     scene.later(1 + 2 * fault.amount, (root / _BALLAST).unlink)
+    return hit
+
+
+def redis_disk_full(scene: Scene, fault: Fault) -> Hit | None:
+    """Fill the disk of Redis for seconds; where it ends for that, start it again."""
+    folder, redis = scene.cluster.options.folder / "redis", scene.cluster.redis
+    if scene.redis_is_away or not folder.is_mount():
+        return None
+    scene.redis_is_away = True
+    hit = scene.hit("redis", scene.running)
+    fill(folder)
+
+    def make_room() -> None:
+        (folder / _BALLAST).unlink()
+        if not is_alive(redis.pid):
+            redis.stop()
+            redis.start()
+        scene.redis_is_away = False
+
+    scene.later(1 + 3 * fault.amount, make_room)
     return hit
 
 

@@ -279,6 +279,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "redis stopped": Kind(
         redis_away(stop_redis, lambda scene, fault: leases(scene, fault, 0.2, 3.2)), "held up"
     ),
+    "redis disk full": Kind(damage.redis_disk_full, "held up"),
     "client killed": Kind(client_killed, "none"),
     "published checkpoint cut short": Kind(damage.published_cut_short, "spoiled"),
     "published checkpoint altered": Kind(damage.published_altered, "spoiled"),

@@ -29,6 +29,8 @@ class History:
     overlapping: int = 0
     #: Writes of the probe that are in the file.
     forged: int = 0
+    #: Artifacts that have counted; an older one may count again where a newer turned out damaged.
+    _published: set[str] = field(default_factory=set)
 
     def note_state(self, fields: dict[str, str]) -> None:
         """Take in a write to the job's state."""
@@ -41,8 +43,14 @@ class History:
             if "reason" in fields:
                 self.reasons.append((self.attempt, fields["reason"]))
         for name in ("checkpoint", "best"):
-            if name in fields and (writer := _ATTEMPT.search(fields[name])):
-                self._note_writer(int(writer[1]))
+            if name in fields:
+                self._note_checkpoint(json.loads(fields[name])["artifact"])
+
+    def _note_checkpoint(self, artifact: str) -> None:
+        writer = _ATTEMPT.search(artifact)
+        if writer and artifact not in self._published:
+            self._note_writer(int(writer[1]))
+        self._published.add(artifact)
 
     def note_points(self, text: str) -> None:
         """Take in points."""

@@ -51,6 +51,7 @@ class Probe:
             "report lines": lambda: store.report(lease, lines=[FORGED]),
             "report progress": lambda: store.report(lease, progress=Progress(1, phase=FORGED)),
             "publish": lambda: store.publish(lease, checkpoint, best=True),
+            "retract": lambda: store.retract(lease, checkpoint),
             "put_file": lambda: store.put_file(lease, FORGED, b"forged"),
             "pack": lambda: store._fenced("pack", lease, before="0", last="1-0", chunk=b"forged"),
             # To say again how an attempt has ended is no write: hence an end that none has had.
