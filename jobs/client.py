@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jobs.comparisons import Comparison, Options
     from jobs.leaderboard import Leaderboard
     from jobs.models import Models
+    from jobs.notify import Hooks
     from jobs.registry import Registry
     from jobs.scheduling import ScheduleHandle, Schedules
     from jobs.store import JobStore
@@ -183,6 +184,13 @@ class Client:
         from jobs.sweeps import Sweeps  # noqa: PLC0415 - imports Redis
 
         return self.store.beside(Sweeps)
+
+    @cached_property
+    def hooks(self) -> "Hooks":
+        """Return the webhooks."""
+        from jobs.notify import Hooks  # noqa: PLC0415 - imports Redis
+
+        return self.store.beside(Hooks)
 
     def get(self, id: str) -> JobHandle:  # noqa: A002 - the name in the record
         """Return the job whose id is `id` or, alone of all, begins so. Raise UnknownJob."""

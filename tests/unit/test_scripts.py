@@ -74,4 +74,4 @@ def test_a_looker_writes_nothing(name: str) -> None:
 
 
 def test_there_is_a_file_for_each_transition() -> None:
-    assert len(NAMES) == 34
+    assert len(NAMES) == 40

@@ -22,6 +22,8 @@
 --   holds       rw
 --   takes       w
 --   swept       rw
+--   hooks       r
+--   outbox      w
 -- ARGV
 --   ttl         milliseconds
 --   look        at most so many jobs of each queue are looked at
