@@ -26,6 +26,7 @@ from jobs.verbs import (
     exporting,
     looking,
     models,
+    notifying,
     pausing,
     schedules,
     service,
@@ -53,7 +54,14 @@ for verb in (
     *(pausing.pause, pausing.resume),
     *(sweeping.sweep, submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
     *(using.evaluate, comparing.compare, comparing.leaderboard, models.models),
-    *(schedules.schedule, using.predict, using.generate, exporting.export, using.demo),
+    *(
+        schedules.schedule,
+        using.predict,
+        using.generate,
+        exporting.export,
+        notifying.notify,
+        using.demo,
+    ),
 ):
     cli.add_command(verb)
 

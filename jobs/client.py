@@ -13,6 +13,7 @@ from jobs.errors import ServiceUnreachable
 from jobs.handle import JobHandle, Scoring
 from jobs.intake import (
     absolute_root,
+    after_its_model,
     check_evaluation,
     check_training,
     checked,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from jobs.comparisons import Comparison, Options
     from jobs.leaderboard import Leaderboard
     from jobs.models import Models
+    from jobs.notify import Hooks
     from jobs.registry import Registry
     from jobs.scheduling import ScheduleHandle, Schedules
     from jobs.store import JobStore
@@ -150,9 +152,12 @@ class Client:
     def made_whole(self, spec: AnySpec, base: Path | None = None) -> AnySpec:
         """Return a spec as it is queued: checked, its data's root absolute, its ids whole.
 
+        A job that needs the model of a training that has none yet comes after that training.
+
         Raise SpecError, UnknownJob.
         """
-        return with_whole_ids(self._with_absolute_root(checked(spec), base), self.store.resolve)
+        whole = with_whole_ids(self._with_absolute_root(checked(spec), base), self.store.resolve)
+        return after_its_model(whole, self.store.get)
 
     def sweep(
         self,
@@ -183,6 +188,13 @@ class Client:
         from jobs.sweeps import Sweeps  # noqa: PLC0415 - imports Redis
 
         return self.store.beside(Sweeps)
+
+    @cached_property
+    def hooks(self) -> "Hooks":
+        """Return the webhooks."""
+        from jobs.notify import Hooks  # noqa: PLC0415 - imports Redis
+
+        return self.store.beside(Hooks)
 
     def get(self, id: str) -> JobHandle:  # noqa: A002 - the name in the record
         """Return the job whose id is `id` or, alone of all, begins so. Raise UnknownJob."""
@@ -296,13 +308,13 @@ class Client:
         catalog = self.store.catalog(spec.resources.queue)
         if isinstance(spec, TrainSpec):
             if origin := spec.resume_from or spec.warm_from:
-                require_model(self.store.get(origin))
+                require_model(self.store.get(origin), later=origin in spec.after)
             return check_training(spec, catalog)
         if isinstance(spec, CompareSpec):
             require_evaluations(spec, self.store.get(spec.first), self.store.get(spec.second))
             return ""
         trained = self.store.get(spec.job)
-        require_model(trained)
+        require_model(trained, later=spec.job in spec.after)
         return check_evaluation(spec, trained, catalog) if isinstance(spec, EvaluateSpec) else ""
 
     def _ring(self, queue: str) -> None:

@@ -110,11 +110,11 @@ def check_evaluation(spec: EvaluateSpec, trained: Job, catalog: Catalog | None) 
     return ""
 
 
-def require_model(trained: Job) -> None:
-    """Raise NotAllowed unless the job has a model to use."""
+def require_model(trained: Job, *, later: bool = False) -> None:
+    """Raise NotAllowed unless the job has a model to use, or `later` will have."""
     if trained.kind != TrainSpec.kind:
         raise NotAllowed(f"job {trained.id} is no training: it leaves no model ({trained.kind})")
-    if trained.checkpoint is None and trained.best is None:
+    if trained.checkpoint is None and trained.best is None and not later:
         mend = "" if trained.state.ended else f"; wait for it with `unroll wait {trained.id}`"
         raise NotAllowed(f"job {trained.id} has no model yet: it is {trained.state}{mend}")
 
@@ -134,6 +134,28 @@ def require_evaluations(spec: CompareSpec, first: Job, second: Job) -> None:
         across=spec.across,
         names=(first.id, second.id),
     )
+
+
+def source_of(spec: AnySpec) -> str | None:
+    """Return the training whose model a job needs; None where it needs none."""
+    if isinstance(spec, TrainSpec):
+        return spec.resume_from or spec.warm_from
+    return None if isinstance(spec, CompareSpec) else spec.job
+
+
+def after_its_model(spec: AnySpec, get: Callable[[str], Job]) -> AnySpec:
+    """Let a job that needs the model of a training wait for it, where there is none yet.
+
+    Raise UnknownJob.
+    """
+    source = source_of(spec)
+    if source is None or source in spec.after:
+        return spec
+    trained = get(source)
+    has_model = trained.checkpoint is not None or trained.best is not None
+    if trained.kind != TrainSpec.kind or trained.state.ended or has_model:
+        return spec
+    return replace(spec, after=(*spec.after, source))
 
 
 def with_whole_ids(spec: AnySpec, resolve: Callable[[str], str]) -> AnySpec:

@@ -60,6 +60,8 @@ KEYS: Final = (
     Key("asked", ASK, "zset", "", "schedules of which a generation was asked for, by the time"),
     Key("paused", ASK, "set", "", "schedules that a person has paused"),
     Key("sweeps", ASK, "hash", "", "sweep id -> its trials and their jobs, as JSON; kept"),
+    Key("hooks", ASK, "hash", "", "hook id -> address, what it is told of, secret, as JSON"),
+    Key("outbox", ASK, "stream", "", "what happened and nobody was told of yet; the newest"),
     Key("job", RUN, "hash", "job", "what became of the request; until the job is removed"),
     Key("leases", RUN, "zset", "", "running jobs by the time at which their leases run out"),
     Key("holds", RUN, "hash", "", "job that waits for GPUs -> worker that keeps its own free"),
@@ -80,6 +82,10 @@ KEYS: Final = (
     Key("open", RUN, "zset", "", "generations that are not decided yet, by due time"),
     Key("memory", RUN, "hash", "schedule", "last firing, digests of the data and the test set"),
     Key("scheduled", RUN, "set", "", "schedules with generations; until they are forgotten"),
+    Key("deliveries", RUN, "hash", "", "delivery -> hook, event, tries, as JSON; until it is over"),
+    Key("retries", RUN, "zset", "", "deliveries by the time of their next try"),
+    Key("told", RUN, "hash", "", "hook id -> what became of the newest try, as JSON"),
+    Key("undelivered", RUN, "list", "", "deliveries that were given up, as JSON; the last hundred"),
     Key("swept", RUN, "string", "", "when the sweep last ran"),
 )
 

@@ -23,6 +23,7 @@ from jobs.artifacts import ArtifactStore, default_root
 from jobs.broker import make_app
 from jobs.connection import connect
 from jobs.errors import ServiceUnreachable
+from jobs.notify import Hooks
 from jobs.store import JobStore
 from jobs.sweeps import Sweeps
 from jobs.workers import Worker, own_version
@@ -31,6 +32,7 @@ from worker.crew import Crew
 from worker.devices import Devices, visible_gpus
 from worker.housekeeping import Housekeeping
 from worker.new_data import NewData
+from worker.notifying import Notifier
 from worker.offer import CATALOG_COMMAND, Offer
 from worker.parent import PreloadedParent
 from worker.process import Launcher
@@ -98,6 +100,7 @@ class WorkerProcess:
             Routine("clearing", clocks.clear, keeping.clear),
             Routine("keeping schedules", clocks.sweep, scheduler.tick),
             Routine("looking for new data", clocks.data, data.look),
+            Routine("notifying", clocks.sweep, Notifier(self._store.beside(Hooks)).deliver),
             Routine("moving sweeps on", clocks.parent, self._store.beside(Sweeps).advance_all),
             Routine(
                 "publishing the catalogue", clocks.catalog, lambda: offer.publish(crew.worker.id)

@@ -37,6 +37,7 @@ VERBS = (
 GROUPS = {
     "models": ("ls", "show", "register", "promote", "rollback", "release", "history"),
     "schedule": ("add", "ls", "show", "pause", "resume", "run-now", "rm", "history"),
+    "notify": ("add", "ls", "rm", "test"),
     "sweep": ("run", "ls", "show", "cancel"),
 }
 

@@ -15,8 +15,8 @@ from worker.settings import Clocks
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "lease-protocol.md").read_text(encoding="utf-8")
 FOLDER = resources.files("jobs.store") / "lua"
-#: Of models, schedules and sweeps of parameters, which hold no lease.
-_OTHERS = ("common", "model_", "schedule_", "generation_", "sweep_")
+#: Of models, schedules, sweeps and webhooks, which hold no lease.
+_OTHERS = ("common", "model_", "schedule_", "generation_", "sweep_", "hook_")
 SCRIPTS = sorted(file.name for file in FOLDER.iterdir() if not file.name.startswith(_OTHERS))
 #: Groups that a role may write to; a looker writes nothing.
 GROUPS = {"submitter": {"ask"}, "worker": {"ask", "run"}, "looker": set()}

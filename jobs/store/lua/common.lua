@@ -129,10 +129,19 @@ local function open_of(schedule)
   return found
 end
 
+-- Leave word of what happened for those who want to be told; where nobody does, leave none. That
+-- memory is full must not keep a job from its end.
+local function leave_word(kind, about)
+  if redis.call('EXISTS', K.hooks) == 0 then return end
+  about.type, about.time = kind, whole(now())
+  redis.pcall('XADD', K.outbox, 'MAXLEN', '~', '10000', '*', 'event', cjson.encode(about))
+end
+
 -- A job comes to its end in the present round.
 local function conclude(id, request, state, time, fields)
   redis.call('HSET', K.job .. id, 'state', state, 'round', request.round, 'ended', time, unpack(fields))
   redis.call('ZADD', K.clearing, time + tonumber(request.keep), id)
+  leave_word(state, {job = id, kind = request.kind, reason = fields[2], message = fields[4]})
 end
 
 -- Remember how an attempt ended; `evidence` is what its worker saw of it, as JSON, or empty.
@@ -297,6 +306,7 @@ local function tell(name, action, version, before)
   redis.call('RPUSH', K.trail .. name, cjson.encode({
     time = whole(now()), by = A.by, action = action, version = version, before = before,
     reason = A.reason, evidence = A.evidence}))
+  leave_word(action, {model = name, version = version, before = before, by = A.by, reason = A.reason})
 end
 
 -- Let another version be the champion.

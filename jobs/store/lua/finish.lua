@@ -9,6 +9,8 @@
 --   delayed     w   where it waits before a retry
 --   clearing    w
 --   ends        w
+--   hooks       r
+--   outbox      w
 -- ARGV
 --   id
 --   attempt

@@ -3,6 +3,8 @@
 -- KEYS
 --   model       rw  challenger, nonce
 --   trail       w
+--   hooks       r
+--   outbox      w
 -- ARGV
 --   name
 --   number

@@ -3,6 +3,8 @@
 -- KEYS
 --   model       rw  champion, challenger, before, nonce, released:NUMBER
 --   trail       w
+--   hooks       r
+--   outbox      w
 -- ARGV
 --   name
 --   number

@@ -8,6 +8,8 @@
 --   registered  rw
 --   request     r
 --   job         r   state, checkpoint, best, store
+--   hooks       r
+--   outbox      w
 -- ARGV
 --   name
 --   id          the job

@@ -8,6 +8,8 @@
 --   clearing    w
 --   request     r
 --   job         r
+--   hooks       r
+--   outbox      w
 -- ARGV
 --   name
 --   number

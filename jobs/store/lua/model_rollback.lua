@@ -3,6 +3,8 @@
 -- KEYS
 --   model       rw  champion, challenger, before, nonce
 --   trail       w
+--   hooks       r
+--   outbox      w
 -- ARGV
 --   name
 --   expect      the champion that was seen

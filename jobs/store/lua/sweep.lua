@@ -22,6 +22,8 @@
 --   holds       rw
 --   takes       w
 --   swept       rw
+--   hooks       r
+--   outbox      w
 -- ARGV
 --   ttl         milliseconds
 --   look        at most so many jobs of each queue are looked at
@@ -78,6 +80,13 @@ local function drop_holds()
   end
 end
 
+local function how_it_ended(state, job)
+  if state == 'removed' then return 'was removed' end
+  local said = 'ended as ' .. state
+  if state ~= 'failed' then return said end
+  return said .. ' (' .. job.reason .. ')' .. (job.message ~= '' and ': ' .. job.message or '')
+end
+
 -- Whether all jobs of a list succeeded; if one never will, the end that who waits for them comes to.
 local function verdict(after)
   local ready = true
@@ -87,7 +96,7 @@ local function verdict(after)
     if state ~= 'succeeded' then
       if state == 'removed' or ENDED[state] then
         return {reason = state == 'failed' and job.reason or 'cancelled', message = 'job ' .. parent ..
-          ', which this one waited for, ' .. (state == 'removed' and 'was removed' or 'ended as ' .. state)}
+          ', which this one waited for, ' .. how_it_ended(state, job)}
       end
       ready = false
     end

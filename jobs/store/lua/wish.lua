@@ -8,6 +8,8 @@
 --   waiting     w
 --   clearing    w   a job that no worker holds ends at once
 --   job         r
+--   hooks       r
+--   outbox      w
 -- ARGV
 --   id
 --   wish        cancel, pause or resume
@@ -34,6 +36,7 @@ if A.wish == 'cancel' then
   redis.call('HDEL', K.waiting, A.id)
   redis.call('HDEL', key, 'waits')
   redis.call('ZADD', K.clearing, time + tonumber(request.keep), A.id)
+  leave_word('cancelled', {job = A.id, kind = request.kind, reason = 'cancelled', message = ''})
   return 'cancelled'
 end
 
