@@ -32,74 +32,71 @@ def additive_energies(queries: Tensor, keys: Tensor, vector: Tensor) -> Tensor:
     return energies
 
 
+class Fits:
+    """Make σ(q_i + k_j) piece by piece, from exp(-q_i) (B, T, A) and exp(-k_j) (B, S, A)."""
+
+    def __init__(self, scales: Tensor, decays: Tensor) -> None:
+        self._scales, self._decays = scales, decays
+        rows, total, _ = scales.shape
+        budget = _CPU_PIECE if scales.device.type == "cpu" else _OTHER_PIECE
+        per_step = max(1, decays.shape[1] * decays.shape[2] * decays.element_size())
+        #: How many steps a piece has at most, and how many sentences.
+        self._steps = min(max(1, budget // per_step), max(1, total))
+        self._sentences = min(max(1, budget // (per_step * self._steps)), max(1, rows))
+
+    def room(self) -> Tensor:
+        """Return a buffer for one piece."""
+        _, positions, size = self._decays.shape
+        return self._decays.new_empty(self._sentences * self._steps * positions * size)
+
+    def __iter__(self) -> Iterator[tuple[Piece, Tensor]]:
+        """Yield each piece and its numbers, (b, t, S, A), all in one buffer."""
+        rows, total, _ = self._scales.shape
+        room, one = self.room(), self._scales.new_ones(())
+        for first in range(0, rows, self._sentences):
+            for at in range(0, total, self._steps):
+                piece = slice(first, first + self._sentences), slice(at, at + self._steps)
+                scales, decays = self._scales[piece][:, :, None], self._decays[piece[0], None]
+                shape = torch.Size([*scales.shape[:2], *decays.shape[2:]])
+                fits = room[: shape.numel()].view(shape)
+                yield piece, torch.addcmul(one, scales, decays, out=fits).reciprocal_()
+
+    def times(self, vector: Tensor) -> Tensor:
+        """Return v · σ(q_i + k_j), (B, T, S)."""
+        energies = self._decays.new_empty(*self._scales.shape[:2], self._decays.shape[1])
+        for piece, fits in self:
+            energies[piece] = (fits.flatten(0, 2) @ vector).view(fits.shape[:3])
+        return energies
+
+
 class AdditiveEnergies(Loop):
-    """The pieces of one batch."""
+    """The energies of one batch."""
 
     def __init__(self, queries: Tensor, keys: Tensor, vector: Tensor) -> None:
-        self.tensors = queries, keys, vector
+        self._queries, self._keys, self._vector = queries, keys, vector
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """Queries, keys and v."""
-        return self.tensors
+        return self._queries, self._keys, self._vector
 
     def forward(self) -> tuple[Tensor]:
         """Return the energies."""
-        queries, keys, vector = self.tensors
-        #: exp(-q_i) and exp(-k_j).
-        self._scales, self._decays = decay(queries), decay(keys)
-        energies = keys.new_empty(*queries.shape[:2], keys.shape[1])
-        room = self._room()
-        for piece in self._pieces():
-            fits = self._fits(piece, room)
-            energies[piece] = (fits.flatten(0, 2) @ vector).view(fits.shape[:3])
-        return (energies,)
+        self._fits = Fits(decay(self._queries), decay(self._keys))
+        return (self._fits.times(self._vector),)
 
     def backward(self, *gradients: Tensor | None) -> tuple[Tensor, ...]:
         """Return the gradients of queries, keys and v for de (B, T, S)."""
-        *_, vector = self.tensors
         (grad,) = gradients
-        of_queries, of_keys, of_vector = (torch.zeros_like(each) for each in self.tensors)
+        of_queries, of_keys, of_vector = (torch.zeros_like(each) for each in self.parameters)
         if grad is None:
             return of_queries, of_keys, of_vector
-        room, slope_room = self._room(), self._room()
-        for piece in self._pieces():
-            sentences, _ = piece
+        room = self._fits.room()
+        for piece, fits in self._fits:
             some = grad[piece]  # (b, t, S)
-            fits = self._fits(piece, room)
             of_vector += (some.reshape(1, -1) @ fits.flatten(0, 2))[0]
-            slopes = slope_room[: fits.numel()].view_as(fits)
+            slopes = room[: fits.numel()].view_as(fits)
             torch.addcmul(fits, fits, fits, value=-1, out=slopes).mul_(some[..., None])
             of_queries[piece] = slopes.sum(dim=2)
-            of_keys[sentences] += slopes.sum(dim=1)
-        return of_queries.mul_(vector), of_keys.mul_(vector), of_vector
-
-    def _fits(self, piece: Piece, room: Tensor) -> Tensor:
-        """Return σ(q_i + k_j) of a piece, (b, t, S, A), in a part of `room`."""
-        sentences, steps = piece
-        scales, decays = self._scales[sentences, steps, None], self._decays[sentences, None]
-        shape = *scales.shape[:2], *decays.shape[2:]
-        fits = room[: torch.Size(shape).numel()].view(shape)
-        return torch.addcmul(fits.new_ones(()), scales, decays, out=fits).reciprocal_()
-
-    def _room(self) -> Tensor:
-        sentences, steps = self._sizes()
-        _, keys, _ = self.tensors
-        return keys.new_empty(sentences * steps * keys.shape[1] * keys.shape[2])
-
-    def _pieces(self) -> Iterator[Piece]:
-        queries, *_ = self.tensors
-        sentences, steps = self._sizes()
-        for first in range(0, queries.shape[0], sentences):
-            for at in range(0, queries.shape[1], steps):
-                yield slice(first, first + sentences), slice(at, at + steps)
-
-    def _sizes(self) -> tuple[int, int]:
-        """Return of how many sentences, and how many steps of each, a piece is at most."""
-        queries, keys, _ = self.tensors
-        rows, total, _ = queries.shape
-        budget = _CPU_PIECE if keys.device.type == "cpu" else _OTHER_PIECE
-        per_step = max(1, keys[0].numel() * keys.element_size()) if rows else 1
-        steps = min(max(1, budget // per_step), max(1, total))
-        sentences = min(max(1, budget // (per_step * steps)), max(1, rows))
-        return sentences, steps
+            of_keys[piece[0]] += slopes.sum(dim=1)
+        return of_queries.mul_(self._vector), of_keys.mul_(self._vector), of_vector

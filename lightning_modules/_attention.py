@@ -36,15 +36,17 @@ from lightning_modules._scores import Past, Score
 def bind(
     cell: Cell, score: Score, order: Order, memory: Memory, mask: Tensor | None = None
 ) -> Parts:
-    """Cast the memory and all weights of the step to the dtype of the products, once a batch.
+    """Cast annotations and all weights of the step to the dtype of the products, once a batch.
 
     The mask (B, H) is what recurrent dropout leaves of the states, at every step.
     """
     dtype = product_dtype(memory.values.device, memory.values.dtype)
-    memory = replace(memory, values=memory.values.to(dtype), keys=memory.keys.to(dtype))
+    memory = replace(memory, values=memory.values.to(dtype))
     with torch.autocast(memory.values.device.type, enabled=False):
         return Parts(
-            attention=Attention(score.bind(memory.keys), memory, further_looks(order, dtype)),
+            attention=Attention(
+                score.bind(memory.keys, dtype), memory, further_looks(order, dtype)
+            ),
             move=cell.bind_raw(dtype, mask),
             visible=cell.visible,
             advance=order.bind(dtype),
@@ -173,5 +175,5 @@ def keep_rows(parts: Parts, score: Score, index: Tensor) -> Parts:
     """Return the parts for some of the sentences: those that left the search cost no more."""
     memory = parts.memory.rows(index)
     with torch.autocast(memory.keys.device.type, enabled=False):
-        energies = score.bind(memory.keys)
+        energies = score.bind(memory.keys, memory.values.dtype)
     return replace(parts, attention=replace(parts.attention, memory=memory, energies=energies))

@@ -26,7 +26,7 @@ class Memory:
 
     #: Annotations h_j, (B, S, C); bound to a step they are in the dtype of the products.
     values: Tensor
-    #: What the score sees of them, (B, S, A), likewise.
+    #: What the score sees of them, (B, S, A), float32 or wider.
     keys: Tensor
     #: 0 at a symbol, -inf at padding, (B, S) float32 or wider.
     bias: Tensor

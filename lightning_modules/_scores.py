@@ -20,9 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from datamodules._refusals import Refusal
-from lightning_modules._additive import additive_energies
+from lightning_modules._additive import Fits, additive_energies
 from lightning_modules._errors import ModelError
-from lightning_modules._score_steps import AdditiveStep, DotStep, LocationStep, ScoreStep
+from lightning_modules._score_steps import (
+    AdditiveStep,
+    DotStep,
+    LocationStep,
+    ScoreStep,
+    decay,
+)
 
 ScoreName = Literal["additive", "dot", "scaled_dot", "general", "location"]
 
@@ -64,15 +70,15 @@ class Score(nn.Module, ABC):
         """Return what the score sees of the annotations, (B, S, C) -> (B, S, A)."""
 
     @abstractmethod
-    def bind(self, keys: Tensor) -> Energies:
-        """Return the energies against these keys, weights cast to their dtype once."""
+    def bind(self, keys: Tensor, dtype: torch.dtype) -> Energies:
+        """Return the energies against these keys, weights cast once to `dtype`, of products."""
 
     def at_once(self, keys: Tensor, dtype: torch.dtype) -> Energies:
         """Return the energies of all steps at once, k = T, products in `dtype`.
 
         For scores that do not ask for what was attended to before.
         """
-        return self.bind(keys.to(dtype))
+        return self.bind(keys, dtype)
 
     @abstractmethod
     def step(self, keys: Tensor, steps: int, dtype: torch.dtype) -> ScoreStep:
@@ -105,10 +111,13 @@ class AdditiveScore(Score):
         """Return 2(U h + b)."""
         return F.linear(values, 2 * self.key.weight, 2 * self.key.bias)
 
-    def bind(self, keys: Tensor) -> Energies:
+    def bind(self, keys: Tensor, dtype: torch.dtype) -> Energies:
         """Return 2v · σ(2 W s + keys + what the past adds to them)."""
-        weight, vector = (2 * self.query.weight).to(keys.dtype), (2 * self.vector).to(keys.dtype)
+        if not (torch.is_grad_enabled() or self.covers or self.looks_back):
+            return self._search(keys, dtype)
+        keys = keys.to(dtype)
         additions = self.additions(keys)
+        weight, vector = (2 * self.query.weight).to(dtype), (2 * self.vector).to(dtype)
 
         def energies(visible: Tensor, past: Past) -> Tensor:
             query = F.linear(visible.to(weight.dtype), weight)
@@ -117,6 +126,17 @@ class AdditiveScore(Score):
             for add in additions:
                 fits = fits + add(past)
             return F.linear(torch.sigmoid(fits), vector[None]).squeeze(-1)
+
+        return energies
+
+    def _search(self, keys: Tensor, dtype: torch.dtype) -> Energies:
+        """Return the same without gradients, from exp(-keys), which is made here."""
+        weight, vector = (2 * self.query.weight).to(dtype), 2 * self.vector
+        decays = decay(keys)
+
+        def energies(visible: Tensor, _: Past) -> Tensor:
+            query = F.linear(visible.to(dtype), weight).to(keys.dtype)
+            return Fits(decay(query).view(len(keys), -1, keys.shape[2]), decays).times(vector)
 
         return energies
 
@@ -194,8 +214,9 @@ class DotScore(Score):
         """Return h itself."""
         return values
 
-    def bind(self, keys: Tensor) -> Energies:
+    def bind(self, keys: Tensor, dtype: torch.dtype) -> Energies:
         """Return s · (keys + w C_ij)."""
+        keys = keys.to(dtype)
 
         def energies(visible: Tensor, _: Past) -> Tensor:
             query = visible.to(keys.dtype).reshape(len(keys), -1, keys.shape[2])  # (B, k, A)
@@ -247,10 +268,10 @@ class ScaledDotScore(DotScore):
         """Return U h / √A: scaled here, once a sentence."""
         return F.linear(values, self.key.weight * self.scale)
 
-    def bind(self, keys: Tensor) -> Energies:
+    def bind(self, keys: Tensor, dtype: torch.dtype) -> Energies:
         """Return (W s) · (keys + w C_ij / √A)."""
-        weight, compare = self.state.weight.to(keys.dtype), super().bind(keys)
-        return lambda visible, past: compare(F.linear(visible.to(weight.dtype), weight), past)
+        weight, compare = self.state.weight.to(dtype), super().bind(keys, dtype)
+        return lambda visible, past: compare(F.linear(visible.to(dtype), weight), past)
 
     def step(self, keys: Tensor, steps: int, dtype: torch.dtype) -> ScoreStep:
         """Return the same for a scan."""

@@ -376,8 +376,11 @@ def test_additive_energies_are_those_of_tanh() -> None:
     score = AdditiveScore(3, 4, 5).double()
     values, state = torch.randn(2, 6, 4).double(), torch.randn(2, 3).double()
     expected = torch.tanh(score.query(state)[:, None] + score.key(values)) @ score.vector
-    energies = score.bind(score.keys(values))(state, Past(state[:, :0], state[:, :0]))[:, 0]
-    torch.testing.assert_close(energies.softmax(dim=-1), expected.softmax(dim=-1))
+    for learning in (True, False):  # search makes them in another way
+        with torch.set_grad_enabled(learning):
+            energies = score.bind(score.keys(values), values.dtype)
+        found = energies(state, Past(state[:, :0], state[:, :0]))[:, 0]
+        torch.testing.assert_close(found.softmax(dim=-1), expected.softmax(dim=-1))
 
 
 @pytest.mark.parametrize("name", NAMES)
