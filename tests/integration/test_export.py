@@ -58,8 +58,9 @@ def unpack(folder: AttemptFolder, target: Path) -> Path:
         {},
         {"model": {"name": "encoder_decoder"}},
         {"data": {"tokens": "subwords", "vocabulary_size": 300}},
+        {"trainer": {"precision": "bf16"}},
     ],
-    ids=["attention", "encoder_decoder", "subwords"],
+    ids=["attention", "encoder_decoder", "subwords", "bfloat16"],
 )
 def test_an_exported_model_answers_as_the_service_does(
     lay: Lay, tmp_path: Path, spec: dict[str, Any]

@@ -22,9 +22,9 @@ import torch
 
 import datamodules
 import lightning_modules
-from jobs.spec import ExportSpec, TrainSpec
+from jobs.spec import ExportSpec, TrainerOptions, TrainSpec
 from worker.folder import write_atomically
-from worker.runner import catalog, exported_load
+from worker.runner import catalog, exported_load, precision
 from worker.runner.resume import Saved
 from worker.runner.task import Task
 from worker.runner.trained import Trained, trained_spec
@@ -73,12 +73,19 @@ def _config(task: Task, saved: Saved, trained: TrainSpec) -> Mapping[str, Any]:
         "trainer": dict(saved.trainer),
         "seed": trained.seed,
         "step": saved.position.step,
+        "bfloat16": _multiplies_bfloat16(saved),
         "licence": _licence(task, trained),
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("unroll", "torch", "lightning", "numpy")},
         },
     }
+
+
+def _multiplies_bfloat16(saved: Saved) -> bool:
+    """Return whether answers are computed in bfloat16 here: so they shall be where it is loaded."""
+    choice = TrainerOptions.from_dict(saved.trainer).precision
+    return precision.choose(choice, torch.device("cpu")) == "bf16-mixed"
 
 
 def _portable(params: Mapping[str, Any]) -> Mapping[str, Any]:

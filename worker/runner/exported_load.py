@@ -134,6 +134,7 @@ class Model:
             self.model = build("lightning_modules", config["model"], saved["hyper_parameters"])
         self.model.load_state_dict(saved["weights"])
         self.model.eval()
+        self.bfloat16 = bool(config["bfloat16"])
 
     def answers(self, lines: Sequence[str], beam: int = 1, n_best: int = 1) -> list[list[Any]]:
         """Return the best answers to each line, each with `text`, `score` and `values`."""
@@ -141,7 +142,7 @@ class Model:
             wide = max(beam, n_best)
             search = replace(self.model.search, beam=wide, n_best=n_best)
             self.model.search = search.at_least(getattr(self.data, "candidates", 1))
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             found = self.model.predict(self.data.encode(list(lines)))
         pairs = zip(found, lines, strict=True)
         return [self.data.answers(output, line, n_best) for output, line in pairs]
