@@ -253,8 +253,6 @@ def test_only_a_trained_model_can_be_used(person: Client, hand: Any) -> None:
             NotAllowed, match=rf"no model yet: it is queued; .*unroll wait {job.id}"
         ):
             use()
-    with pytest.raises(NotAllowed, match="no model yet"):
-        person.submit(spec(resume_from=job.id))
     hand.train()
     evaluation = job.evaluate(wait=False)
     with pytest.raises(NotAllowed, match="is no training"):
