@@ -359,7 +359,9 @@ def test_predict_brings_the_attention(
 
 def test_going_on_from_another_job_needs_no_file(unroll: Unroll, player: Any) -> None:
     job = unroll("submit", "spec.toml", "--json").json["id"]
-    assert "no model yet" in unroll("submit", "--resume-from", job).err
+    waits = unroll("submit", "--resume-from", job, "--json").json
+    assert waits["state"] == "blocked"
+    assert unroll("cancel", waits["id"]).status == 0
     player.train()
     said = unroll("submit", "--resume-from", job[:11], "trainer.max_epochs=20", "--json")
     written = unroll("show", said.json["id"], "--json").json["spec"]
