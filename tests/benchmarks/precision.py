@@ -33,6 +33,8 @@ _SEEDS: Final = (1, 2)
 _RESAMPLES: Final = 1000
 #: Share of the resamples that lie in the interval.
 _LEVEL: Final = 0.95
+#: Evaluations go before trainings that wait.
+_SOON: Final = 10
 #: Seconds that the worker may need until it has said what it can build.
 _READY: Final = 120.0
 
@@ -141,7 +143,7 @@ class Trainings:
         key, job = trained
         result = job.result()  # waits; raises where it failed
         click.echo(f"{precision}, seed {seed}: {result.values['val/bleu']:.2f} validation BLEU")
-        spec = EvaluateSpec(job=job.id, split="val")
+        spec = EvaluateSpec(job=job.id, split="val", priority=_SOON)
         evaluation = self._client.submit(spec, key=f"{key}-val")
         evaluation.result()
         return evaluation

@@ -20,6 +20,7 @@ from lightning_modules._attention import Scanned, remember
 from lightning_modules._cells import CELLS, Cell, CellName
 from lightning_modules._orders import Order, OrderName, make_order
 from lightning_modules._parts import Memory
+from lightning_modules._recurrence import Loop
 from lightning_modules._recurrent import Drives, run
 from lightning_modules._scores import Score, ScoreName, ScoreSizes, make_score
 
@@ -243,20 +244,29 @@ def _no_garbage_collection() -> Iterator[None]:
     gc.enable()
 
 
+def loops_behind(tensor: Tensor) -> Iterator[Loop]:
+    """Yield the loops that a tensor came from."""
+    nodes = [tensor.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            nodes += [each for each, _ in node.next_functions]
+            if hasattr(node, "loop"):
+                yield node.loop
+
+
 @pytest.mark.usefixtures("_no_garbage_collection")
 @pytest.mark.parametrize("order", get_args(OrderName))
 @pytest.mark.parametrize("cell", get_args(CellName))
 def test_what_a_step_kept_goes_with_its_graph(cell: CellName, order: OrderName) -> None:
     decoder = Decoder((cell, "additive", order))
     scanned = decoder.run("scan", *decoder.inputs())
-    node = scanned.contexts.grad_fn
-    assert node is not None
-    (function, _), *_ = node.next_functions
-    kept = weakref.ref(function.loop)  # type: ignore[union-attr]
+    kept = [weakref.ref(loop) for loop in loops_behind(scanned.contexts)]
     scanned.contexts.sum().backward()
-    assert kept() is not None
-    del scanned, node, function
-    assert kept() is None
+    assert kept
+    assert all(each() is not None for each in kept)
+    del scanned
+    assert all(each() is None for each in kept)
 
 
 def test_without_gradients_nothing_is_kept() -> None:
