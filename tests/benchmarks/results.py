@@ -166,7 +166,7 @@ class Measuring:
             "attempts": job.attempt,
             "training": dict(job.result),
             "evaluations": {
-                name: dict(self.evaluations[seed, name].result().values)
+                name: _told_anywhere(self.evaluations[seed, name].result().values)
                 for name in self.row.readings
             },
             "curves": curves(handle),
@@ -210,6 +210,11 @@ def write(places: Places, row: Row, seeds: Mapping[str, Any], baselines: Mapping
     draft = places.of(row).with_suffix(".new")
     draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.replace(places.of(row))
+
+
+def _told_anywhere(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what means something on this machine alone: the job's id, where its data lies."""
+    return {name: value for name, value in values.items() if name not in ("job", "data")}
 
 
 def _means(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
