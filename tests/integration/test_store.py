@@ -701,6 +701,14 @@ def test_a_pause_keeps_the_place_and_costs_nothing(store: JobStore) -> None:
         store.resume(first)
 
 
+def test_a_job_that_ended_while_it_was_paused_is_not_resumed(store: JobStore) -> None:
+    job = store.create(SPEC).id
+    store.pause(job)
+    store.cancel(job)
+    with pytest.raises(NotAllowed, match="is cancelled: only a paused job can be resumed"):
+        store.resume(job)
+
+
 def test_a_retry_is_a_new_round_from_the_newest_checkpoint(store: JobStore) -> None:
     job = store.create(replace(SPEC, retries=1, policy=EAGER)).id
     younger = store.create(SPEC).id

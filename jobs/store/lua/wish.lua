@@ -49,7 +49,7 @@ if A.wish == 'pause' then
   return state == 'running' and state or 'paused'
 end
 
-if not request.held then return refuse('only a paused job can be resumed') end
+if not request.held or ENDED[state] then return refuse('only a paused job can be resumed') end
 redis.call('HDEL', key, 'held')
 redis.call('HSET', key, 'heard', A.nonce)
 if state == 'paused' then enqueue(A.id, request) end
