@@ -98,11 +98,16 @@ def _wait(job: Job, around: Circumstances) -> str:
         )
     if any(not why for why in serving.values()):
         if around.place > 0:
-            return f" behind {around.place} {'job' if around.place == 1 else 'jobs'}"
+            return f" {_behind(around.place)}"
         return ": next in turn; a worker takes it in a moment"
     name, why = min(serving.items(), key=lambda item: _rank(item[1]))
     word, _, rest = why.partition(" ")
-    return f": {_MISFITS[word](rest, name)}"
+    queue = f"; {_behind(around.place)}" if word in _TAKEN and around.place > 0 else ""
+    return f": {_MISFITS[word](rest, name)}{queue}"
+
+
+def _behind(place: int) -> str:
+    return f"behind {place} {'job' if place == 1 else 'jobs'}"
 
 
 def _rank(why: str) -> int:
@@ -138,6 +143,10 @@ _MISFITS: Final[Mapping[str, Callable[[str, str], str]]] = {
     "store": lambda rest, _name: f"its files lie in store {rest}, which no living worker shares",
     "version": _version,
 }
+
+
+#: Misfits that pass when a job ends; then it matters how many others wait for that, too.
+_TAKEN: Final = frozenset({"slots", "free_gpus"})
 
 
 def _ended(job: Job, around: Circumstances) -> str:

@@ -66,6 +66,17 @@ SENTENCES = [
     (QUEUED, misfit("slots"), "queued: all slots are in use on w3"),
     (
         QUEUED,
+        replace(misfit("slots"), place=17),
+        "queued: all slots are in use on w3; behind 17 jobs",
+    ),
+    (
+        QUEUED,
+        replace(misfit("free_gpus 2 1"), place=1),
+        "queued: needs 2 GPUs, 1 is free on w3; behind 1 job",
+    ),
+    (QUEUED, replace(misfit("gpus 4 2"), place=1), "queued: needs 4 GPUs, the worker w3 has 2"),
+    (
+        QUEUED,
         misfit("trouble nothing can be written to /h: No space left on device"),
         (
             "queued: the worker w3 takes no jobs: nothing can be written to /h: "
