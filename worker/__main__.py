@@ -10,7 +10,7 @@ from jobs.connection import default_home, redis_url
 from jobs.errors import ServiceUnreachable, SetupError
 from jobs.workers import MAX_SLOTS
 from worker.app import WorkerProcess
-from worker.settings import Settings, data_roots, how_to_start, warmth
+from worker.settings import Settings, data_roots, how_to_start, resolve_plugins, warmth
 
 #: Exit statuses as those of the `unroll` command.
 _REFUSED = 2
@@ -43,6 +43,7 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--name", default="", help="unique among all workers")
     given = parser.parse_args(arguments)
     home = (given.home or default_home()).expanduser().absolute()
+    resolve_plugins()
     return Settings(
         home=home,
         roots=data_roots(home, Path.cwd()),

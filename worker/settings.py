@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from jobs.errors import ArtifactError, SetupError
+from worker.sources import PLUGINS
 
 Start = Literal["fork", "interpreter"]
 
@@ -137,17 +138,28 @@ def data_roots(home: Path, start: Path) -> tuple[Path, ...]:
     for a root that is no folder.
     """
     if given := os.environ.get("UNROLL_DATA_ROOTS"):
-        return tuple(_root(path) for path in given.split(os.pathsep) if path)
+        return _folders("UNROLL_DATA_ROOTS", given)
     start = start.resolve()
     too_wide = start == Path(start.anchor) or start in Path.home().resolve().parents
     data = (home / "data").absolute()
     return (data,) if too_wide or start == Path.home().resolve() else (data, start)
 
 
-def _root(given: str) -> Path:
-    root = Path(given).expanduser().absolute()
-    if not root.is_dir():
-        raise SetupError(
-            f"UNROLL_DATA_ROOTS names {root}, which is no folder: make it, or name another"
-        )
-    return root
+def resolve_plugins() -> None:
+    """Make the folders of UNROLL_PLUGINS absolute: runners read it, and each starts in its own.
+
+    Raise SetupError for one that is no folder.
+    """
+    if given := os.environ.get(PLUGINS):
+        os.environ[PLUGINS] = os.pathsep.join(map(str, _folders(PLUGINS, given)))
+
+
+def _folders(variable: str, given: str) -> tuple[Path, ...]:
+    return tuple(_folder(variable, path) for path in given.split(os.pathsep) if path)
+
+
+def _folder(variable: str, given: str) -> Path:
+    folder = Path(given).expanduser().absolute()
+    if not folder.is_dir():
+        raise SetupError(f"{variable} names {folder}, which is no folder: make it, or name another")
+    return folder

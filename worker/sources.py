@@ -13,7 +13,8 @@ from typing import Final
 #: Packages of ours that the torch side loads.
 _OURS: Final = ("jobs", "datamodules", "lightning_modules", "worker", "worker.runner")
 _THEIRS: Final = ("torch", "lightning")
-_PLUGINS: Final = "UNROLL_PLUGINS"
+#: Folders of further topologies and kinds of data.
+PLUGINS: Final = "UNROLL_PLUGINS"
 
 
 def code_digest(command: Sequence[str]) -> str:
@@ -60,5 +61,5 @@ def _origins(packages: Sequence[str]) -> Iterator[Path]:
 
 
 def _plugins() -> Iterator[Path]:
-    for folder in filter(None, os.environ.get(_PLUGINS, "").split(os.pathsep)):
+    for folder in filter(None, os.environ.get(PLUGINS, "").split(os.pathsep)):
         yield from sorted(Path(folder).glob("*/*.py"))

@@ -31,7 +31,7 @@ from worker.offer import Offer
 from worker.parent import PreloadedParent
 from worker.process import Launcher
 from worker.routines import Routine
-from worker.settings import Settings, data_roots
+from worker.settings import Settings, data_roots, resolve_plugins
 from worker.sources import code_digest, code_stamp
 from worker.supervisor import Assignment, Tools
 
@@ -92,6 +92,18 @@ def test_an_operator_may_say_the_roots(tmp_path: Path, monkeypatch: pytest.Monke
         data_roots(Path("/h"), Path("/start"))
     two.mkdir()
     assert data_roots(Path("/h"), Path("/start")) == (one, two)
+
+
+def test_plugins_are_found_from_wherever_a_runner_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNROLL_PLUGINS", os.pathsep.join(["mine", ""]))
+    with pytest.raises(SetupError, match=f"UNROLL_PLUGINS names {tmp_path}/mine, which is no fold"):
+        resolve_plugins()
+    (tmp_path / "mine").mkdir()
+    resolve_plugins()
+    assert os.environ["UNROLL_PLUGINS"] == str(tmp_path / "mine")
 
 
 def test_the_command_line_says_what_the_worker_takes(
