@@ -16,6 +16,7 @@ from jobs.errors import ArtifactError, ServiceUnreachable, SpecError, StaleToken
 from jobs.evidence import Evidence
 from jobs.job import Checkpoint, Job, Lease, Reason
 from jobs.store import JobStore
+from jobs.wording import printable
 from worker.devices import Share
 from worker.events import first_bad_end
 from worker.evidence import gather, tail
@@ -94,7 +95,7 @@ class Supervisor:
             said = "stopped; another attempt holds the job, or it was removed"
         except _GaveUp:
             said = "left to the next worker; the service does not answer"
-        logger.info("%s: %s", name, said)
+        logger.info("%s: %s", name, printable(said))  # a job's message may act on a terminal
 
     def _attempt(self) -> str:
         if self._tools.draining.is_set():

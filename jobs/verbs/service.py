@@ -139,6 +139,7 @@ def worker(
     for queue in _names("--queues", queues):
         Resources(queue=queue)  # refuses what no job could name
     refuse_control_characters("--labels", _names("--labels", labels))
+    refuse_control_characters("--name", [name or ""])
     home = (home or _home()).absolute()
     url = redis_url(home)
     options = {"queues": queues, "labels": labels, "slots": str(slots), "name": name}
@@ -162,7 +163,7 @@ def _names(option: str, text: str | None) -> list[str]:
 @click.command()
 @common
 def workers(home: Path | None, as_json: bool) -> None:
-    """List the workers that live, and what is free."""
+    """List the workers that live, and how much of each is in use."""
     with Client(home=home) as client:
         living = client.workers()
     if as_json:

@@ -117,7 +117,8 @@ class Runner:
                 file.write(EndEvent(Reason.BAD_DATA, "told by rank 1").to_json() + "\n")
             os._exit(7)
         elif how == "error":
-            self.tell(EndEvent(Reason.USER_ERROR, "no such thing", "Traceback: here"))
+            message = self.params.get("message", "no such thing")
+            self.tell(EndEvent(Reason.USER_ERROR, message, "Traceback: here"))
             sys.exit(0)
 
     def is_told_to_stop(self) -> bool:

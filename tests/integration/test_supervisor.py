@@ -161,6 +161,15 @@ def test_everything_is_said_before_the_end(stage: Stage) -> None:
     eventually(lambda: not stage.processes())
 
 
+def test_no_job_s_message_acts_on_the_terminal_of_who_reads_the_log(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    stage.run(fail="error", fail_at=1, message="boom \x1b[31mred")
+    assert "boom [31mred" in caplog.text
+    assert "\x1b" not in caplog.text
+
+
 def test_a_paused_job_goes_back_with_its_work(stage: Stage) -> None:
     thread = stage.start()
     stage.store.wish = "pause"

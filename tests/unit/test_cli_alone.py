@@ -167,6 +167,7 @@ def test_a_fault_of_ours_is_one_line_unless_asked(
         ("--queues", ",", "--queues takes names separated by commas"),
         ("--labels", " ", "--labels takes names separated by commas"),
         ("--labels", "a,\x1b[2J", "cannot be printed"),
+        ("--name", "w\n1", "cannot be printed"),
     ],
 )
 def test_a_worker_takes_only_names_that_a_job_can_ask_for(
