@@ -70,8 +70,9 @@ def _say(job: JobHandle, as_json: bool) -> None:
     if as_json:
         print_json({"id": job.id, "state": record.state, "note": record.note})
     else:
-        note = f"  ({record.note}: no worker has said what it can build)" if record.note else ""
-        click.echo(f"{job.id}{note}")
+        click.echo(job.id)  # alone, so that a script can take it
+        if record.note:
+            click.echo(f"{record.note}: no worker has said what it can build", err=True)
 
 
 @click.command()

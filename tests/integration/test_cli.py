@@ -105,6 +105,9 @@ def test_a_life_of_a_job(unroll: Unroll, player: Any, meanwhile: Meanwhile) -> N
     assert submitted.status == 0
     job = submitted.json["id"]
     assert submitted.json == {"id": job, "state": "queued", "note": "unchecked"}
+    again = unroll("submit", "spec.toml", "--key", "a script takes the id")
+    assert unroll("cancel", again.out.removesuffix("\n")).status == 0
+    assert again.err == "unchecked: no worker has said what it can build\n"
     assert unroll("why", job).out.count("\n") == 1
     assert "rnn on text" in unroll("ls").out
     assert [each["id"] for each in unroll("ls", "--state", "queued", "--json").json] == [job]
