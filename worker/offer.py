@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from jobs.catalog import Catalog
@@ -55,7 +56,8 @@ class Offer:
             pass  # not there, or not whole: it is made again
         text = self._make()
         catalog = Catalog.from_dict(json.loads(text))
-        write_atomically(file, text.encode())
+        with suppress(OSError):  # where there is no room, the next start makes it again
+            write_atomically(file, text.encode())
         return catalog
 
     def _make(self) -> str:

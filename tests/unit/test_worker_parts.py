@@ -383,6 +383,14 @@ def test_a_torn_catalogue_in_the_cache_is_made_again(settings: Settings) -> None
     assert ran.read_text() == "xx"
 
 
+def test_a_catalogue_that_the_disk_has_no_room_for_is_published(settings: Settings) -> None:
+    offer, digests, _ = make_offer(settings, Board(), PRINTS)
+    settings.cache.rmdir()
+    settings.cache.touch()  # whoever runs the tests, nothing can be written below a file
+    offer.publish("w")
+    assert digests == [CATALOG.digest]
+
+
 def test_a_torch_side_that_fails_is_told_of_and_asked_again(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
