@@ -96,7 +96,7 @@ def show(id: str, home: Path | None, as_json: bool) -> None:  # noqa: A002 - cli
 
 
 def _shown(name: str, value: Any) -> str:
-    if name in {"submitted", "started", "ended"}:
+    if name in {"submitted", "started", "ended", "said", "last_ended"}:
         return clock(value) if value else "-"
     if isinstance(value, Mapping):
         lines = json.dumps(value, indent=2, ensure_ascii=False).splitlines()

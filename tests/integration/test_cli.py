@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,7 +121,10 @@ def test_a_life_of_a_job(unroll: Unroll, player: Any, meanwhile: Meanwhile) -> N
     assert shown["result"] == {"val/bleu": 99.5}
     assert shown["spec"]["trainer"] == {"max_epochs": 5}
     assert shown["priority"] == 3
-    assert "succeeded" in unroll("show", job).out
+    shown_text = unroll("show", job).out
+    assert "succeeded" in shown_text
+    for moment in ("submitted", "started", "ended", "said", "last_ended"):
+        assert re.search(rf"(?m)^{moment} +(-|\d{{4}}(-\d\d){{2}} \d\d(:\d\d){{2}})$", shown_text)
     (point,) = unroll("metrics", job, "--json").json
     assert (point["name"], point["value"], point["step"]) == ("val/bleu", 99.5, 10)
     assert "val/bleu" in unroll("metrics", job).out
