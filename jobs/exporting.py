@@ -28,6 +28,8 @@ ARCHIVE: Final = "export.zip"
 #: What an export holds beside its sources.
 _NAMES: Final = {"weights.pt", "config.json", "load.py"}
 _BESIDE: Final = "source/"
+#: What makes two evaluations the same one, made twice.
+_ALIKE: Final = ("split_digest", "checkpoint", "decoding", "signatures", "metric")
 _README: Final = """# Using this model
 
     from load import Model
@@ -123,13 +125,18 @@ def _is_source(name: str) -> bool:
 
 
 def evaluations(client: "Client", job: str, limit: int = 1000) -> list[Mapping[str, Any]]:
-    """Return what evaluations of a job's model came to, the newest first."""
-    ended = client.list(JobState.SUCCEEDED, limit=limit)
-    return [
-        {"split": each.spec.get("split", "test"), **each.result}
-        for each in ended
-        if each.kind == EvaluateSpec.kind and each.spec.get("job") == job
-    ]
+    """Return what evaluations of a job's model came to, the newest first.
+
+    Of several of the same rows, decoded and scored alike, the newest stands.
+    """
+    found: dict[Any, Mapping[str, Any]] = {}
+    for each in client.list(JobState.SUCCEEDED, limit=limit):
+        if each.kind == EvaluateSpec.kind and each.spec.get("job") == job:
+            known = [each.result.get(name) for name in _ALIKE]
+            key = json.dumps(known, sort_keys=True) if all(known[:2]) else each.id
+            given = {"split": each.spec.get("split", "test"), "given": each.spec.get("data", {})}
+            found.setdefault(key, {**given, **each.result})
+    return [*found.values()]
 
 
 def card(
@@ -148,7 +155,7 @@ def card(
         *_section("Metrics of the training", _metrics(record.result)),
     ]
     for each in found:
-        lines += _section(f"Evaluation on {each['split']}", _metrics(each))
+        lines += _section(f"Evaluation on {_set(each)}", _evaluation(each))
     lines += _section("Model", config["hyper_parameters"])
     lines += _section("Training", {**config["trainer"], "seed": config["seed"]})
     lines += _section("Versions", config["versions"])
@@ -166,6 +173,27 @@ def _section(title: str, values: Mapping[str, Any]) -> Iterator[str]:
 
 def _metrics(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in result.items() if not isinstance(value, dict | list)}
+
+
+def _set(found: Mapping[str, Any]) -> str:
+    """Return which rows were evaluated: the split, and what of the data was another."""
+    given = {key: value for key, value in found.get("given", {}).items() if key != "root"}
+    return f"{found['split']} ({_listed(given)})" if given else str(found["split"])
+
+
+def _evaluation(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return metrics with their intervals, and how they came about."""
+    told = dict(_metrics(found))
+    for name, (low, high) in found.get("intervals", {}).items():
+        told[name] = f"{found[name]:.4f} [{low:.4f}, {high:.4f}]"
+    for name in ("decoding", "bootstrap"):
+        if found.get(name):
+            told[name] = _listed(found[name])
+    return told
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _licence(text: str) -> Iterator[str]:

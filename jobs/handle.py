@@ -9,7 +9,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar, Unpack, overload
 
-from jobs.errors import JobFailed, ServiceUnreachable, UnrollError, WaitTimeout
+from jobs.errors import (
+    JobFailed,
+    ServiceUnreachable,
+    SpecError,
+    UnrollError,
+    WaitTimeout,
+)
 from jobs.intake import require_model
 from jobs.job import Job, JobState, MetricPoint, Progress, Reason
 from jobs.spec import (
@@ -347,6 +353,8 @@ class JobHandle:
         The next lines are read while a chunk is answered, and no more of them. Whoever takes a
         chunk waits for it and reads its files; then it is removed. Close the generator to give up.
         """
+        if isinstance(lines, str):  # each of its characters would be a line
+            raise SpecError("lines to predict are a list of texts, not one text")
         resources = where_the_model_is(self._with_model())
 
         def submit(some: list[str], first: int) -> JobHandle:

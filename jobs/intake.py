@@ -101,13 +101,17 @@ def check_evaluation(spec: EvaluateSpec, trained: Job, catalog: Catalog | None) 
         raise SpecError(f"an evaluation keeps the kind of data of its job ({kind})")
     if catalog is None or kind not in catalog.data:
         return UNCHECKED
-    entry = catalog.data[kind]
-    known = {parameter.name: parameter for parameter in entry.parameters}
-    for name, value in spec.data.items():
+    check_parameters(kind, spec.data, catalog)
+    return ""
+
+
+def check_parameters(kind: str, given: Mapping[str, Any], catalog: Catalog) -> None:
+    """Raise SpecError for parameters that a kind of data does not take."""
+    known = {parameter.name: parameter for parameter in catalog.data[kind].parameters}
+    for name, value in given.items():
         if name not in known:
             raise SpecError(f"{kind} takes no {name!r}{did_you_mean(name, known)}")
         known[name].check(value, kind)
-    return ""
 
 
 def require_model(trained: Job, *, later: bool = False) -> None:

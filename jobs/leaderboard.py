@@ -66,7 +66,7 @@ def rank(
 
     Without a metric each goes by the one that its model was chosen by. Of several evaluations of
     one model in one group the newest stands. `labels` are what trainings are registered as, by
-    their ids. Raise NotAllowed where there is none of the dataset.
+    their ids. Raise NotAllowed where there is none of the dataset, or none that has the metric.
     """
     found: dict[tuple[str, Comparable], dict[str, Standing]] = {}
     left_out: dict[str, str] = {}
@@ -90,6 +90,9 @@ def rank(
     if not found and not left_out:
         hint = f" (evaluated so far: {', '.join(sorted(known))})" if known else ""
         raise NotAllowed(f"nothing was evaluated on {dataset!r}{hint}; see `unroll evaluate`")
+    if metric and not found:
+        newest, why = [*left_out.items()][-1]
+        raise NotAllowed(f"no evaluation on {dataset!r} ranks by {metric!r}: of {newest}, {why}")
     groups = [_group(*key, group.values()) for key, group in reversed(found.items())]
     return Leaderboard(groups, left_out)
 

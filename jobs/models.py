@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from jobs.errors import UnknownJob, UnknownModel
+from jobs.errors import NotAllowed, UnknownJob, UnknownModel
 from jobs.handle import JobHandle, Submitter
 
 if TYPE_CHECKING:
@@ -149,13 +149,25 @@ class Models:
         """
         registry = self._client.registry
         if registry.knows(target):
-            return VersionHandle(self._client, registry.resolve(target))
+            version = registry.resolve(target)
+            if version.released:
+                self._require_training(version)
+            return VersionHandle(self._client, version)
         try:
             return self._client.get(target)
         except UnknownJob as error:
             if not target[:1].isalpha():
                 raise
             raise UnknownModel(f"{error}; no model is called so either") from None
+
+    def _require_training(self, version: "Version") -> None:
+        try:
+            self._client.get(version.job)
+        except UnknownJob:
+            raise NotAllowed(
+                f"{version.label} was released, and its job {version.job} is gone; take another "
+                f"version: `unroll models show {version.name}`"
+            ) from None
 
 
 def _whoami() -> str:

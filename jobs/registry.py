@@ -269,11 +269,11 @@ class Registry(StoreBase):
 
         Raise UnknownModel, and NotAllowed for a champion or challenger that there is not.
         """
-        name, _, which = target.partition("@")
+        name, at, which = target.partition("@")
         found = self.get(name)
         if which.isdecimal():
             return found.version(int(which))
-        if which not in ("", _CHAMPION, _CHALLENGER):
+        if at and which not in (_CHAMPION, _CHALLENGER):
             raise UnknownModel(
                 f"{target!r}: behind the @ stands a number, {_CHAMPION} or {_CHALLENGER}"
             )

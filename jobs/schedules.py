@@ -19,7 +19,7 @@ from jobs.errors import SpecError, did_you_mean
 from jobs.gate import Gate
 from jobs.spec import TrainSpec, spec_from_dict
 from jobs.specfile import apply_overrides
-from jobs.timetable import Timetable
+from jobs.timetable import MAX_SPAN, Timetable
 
 Missed = Literal["once", "all", "skip"]
 Overlap = Literal["skip", "queue", "cancel-previous"]
@@ -86,8 +86,10 @@ class Schedule:
                 "missed generations would be left"
             )
         for name in ("spacing", "catch_up", "grace"):
-            if getattr(self, name) < 0:
-                raise SpecError(f"{name} is a number of seconds from 0, not {getattr(self, name)}")
+            if not 0 <= getattr(self, name) <= MAX_SPAN:
+                raise SpecError(
+                    f"{name} is a number of seconds from 0 to ten years, not {getattr(self, name)}"
+                )
         self._check_sets()
 
     def _check_triggers(self) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jobs.errors import SpecError
 from jobs.gate import Gate
-from jobs.intake import check_training
-from jobs.schedules import Generation, Schedule
+from jobs.intake import check_parameters, check_training
+from jobs.schedules import Generation, Schedule, set_of
 from jobs.spec import TrainSpec
 from jobs.timetable import Timetable
 
@@ -126,6 +126,8 @@ class Schedules:
         if catalog is not None:
             accepted = catalog.models[spec.model.name].tasks_of(spec.model)
             given = catalog.data[spec.data.name].tasks_of(spec.data)
+            for each in schedule.slices:
+                check_parameters(spec.data.name, set_of(each, schedule.split)[1], catalog)
             schedule.gate.check(output for _, output in accepted & given)
 
 

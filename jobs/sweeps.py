@@ -30,6 +30,7 @@ from jobs.sweeping import Axis, Trial, plan, rungs, survivors
 
 TAG: Final = "sweep:"
 DEFAULT_METRIC: Final = "val/loss"
+_VALIDATION: Final = "val/"
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,12 @@ def begin(
 
     Raise SpecError, and what `prepare` raises, with the values of the trial.
     """
+    metric = how.get("metric", DEFAULT_METRIC)
+    if not metric.startswith(_VALIDATION):
+        bare = metric.rpartition("/")[2] or "bleu"
+        raise SpecError(
+            f"trials are ranked by validation: write {_VALIDATION}{bare}, not {metric!r}"
+        )
     trials = plan([Axis.parse(each) for each in axes], how.get("trials"), how.get("seed", 1))
     specs = [_trial_spec(spec, values, prepare) for values in trials]
     more: dict[str, Any] = {}
@@ -244,7 +251,7 @@ def begin(
             raise SpecError(f"one in {eta} cannot go on: eta is at least 2")
         epochs = require_epochs(specs, store.catalog(spec.resources.queue))
         more = {"stops": rungs(epochs, eta), "eta": eta}
-    return store.beside(Sweeps).create(trials, specs, how.get("metric", DEFAULT_METRIC), **more)
+    return store.beside(Sweeps).create(trials, specs, metric, **more)
 
 
 def _trial_spec(

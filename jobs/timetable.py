@@ -25,6 +25,10 @@ from jobs.errors import SpecError, did_you_mean
 
 #: Shortest interval, in seconds: a generation takes far longer, and each leaves a record.
 MIN_INTERVAL: Final = 60
+#: Longest interval and other length of time, in seconds: ten years.
+MAX_SPAN: Final = 10 * 366 * 86_400
+#: The years that a start and an end may lie in: calendars reckon safely with what comes of them.
+_YEARS: Final = (1970, 2300)
 _FIELDS: Final = 5
 _HOUR: Final = 1
 
@@ -52,6 +56,10 @@ class Timetable:
             raise SpecError("a schedule has a cron line or an interval, not both")
         if self.every is not None and self.every < MIN_INTERVAL:
             raise SpecError(f"an interval has at least {MIN_INTERVAL} seconds, not {self.every}")
+        if self.every is not None and self.every > MAX_SPAN:
+            raise SpecError(f"an interval has at most ten years, not {self.every} seconds")
+        for what, moment in (("start", self.start), ("end", self.end)):
+            _check_year(what, moment)
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise SpecError("the end of a schedule must be after its start")
         if self.cron:
@@ -96,6 +104,12 @@ def time_zone(name: str) -> tzinfo:
             f"no time zone is called {name[:60]!r} (they are written as in 'Europe/Rome')"
             f"{did_you_mean(name, known)}"
         ) from None
+
+
+def _check_year(what: str, moment: int | None) -> None:
+    first, last = (round(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000) for year in _YEARS)
+    if moment is not None and not first <= moment < last:
+        raise SpecError(f"the {what} of a schedule lies from {_YEARS[0]} to {_YEARS[1] - 1}")
 
 
 def _check_cron(line: str) -> None:

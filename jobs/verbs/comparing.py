@@ -109,8 +109,10 @@ def _print_board(found: Leaderboard) -> None:
         click.echo(printable(group.title))
         headers = ["", "MODEL", group.metric.upper(), "INTERVAL", "EVALUATION"]
         print_table(headers, _lines(group))
+    if found.left_out:
+        click.echo()
     for job, why in found.left_out.items():
-        click.echo(f"\nleft out: {job}: {printable(why)}")
+        click.echo(f"left out: {job}: {printable(why)}")
 
 
 def _lines(group: Group) -> list[list[str]]:

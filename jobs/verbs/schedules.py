@@ -80,7 +80,7 @@ def add(
         raise SpecError(f"a schedule trains: {file} is no training ({spec.kind})")
     for each in ("start", "end"):
         options[each] = _moment(options[each], options["tz"], each)
-    given = {key: value for key, value in options.items() if value not in (None, False, ())}
+    given = {key: value for key, value in options.items() if not _is_unset(value)}
     overridden = any(each.partition("=")[0].strip() == "data.root" for each in overrides)
     with Client(home=home) as client:
         added = client.schedule(name, spec, base=None if overridden else file.parent, **given)
@@ -89,6 +89,11 @@ def add(
         print_json(_summary(standing))
     else:
         click.echo(f"{name}: {_next(standing)}")
+
+
+def _is_unset(value: Any) -> bool:
+    # A zero was said: `--max-drop 0` allows no loss at all.
+    return value is None or value is False or value == ()
 
 
 def _moment(given: str | None, zone: str, option: str) -> int | None:

@@ -9,6 +9,7 @@ import click
 
 from jobs.client import Client
 from jobs.errors import SpecError
+from jobs.job import JobState
 from jobs.spec import TrainSpec
 from jobs.specfile import read_spec
 from jobs.verbs.common import Verbs, common, print_json, print_table
@@ -90,6 +91,16 @@ def show(id: str, home: Path | None, as_json: bool) -> None:  # noqa: A002 - cli
     names = [*found.trials[0]]
     header = ["TRIAL", *names, found.metric, "RUNG", "STATE", "JOB"]
     print_table(header, [_cells(row, names) for row in rows])
+    if unscored := _reported(rows):
+        click.echo(f"no trial reported {found.metric} (they report: {unscored})", err=True)
+
+
+def _reported(rows: "Sequence[Row]") -> str:
+    """Return what trials that have succeeded report, where none of them has the metric."""
+    ended = [row.job for row in rows if row.job and row.job.state is JobState.SUCCEEDED]
+    if not ended or not all(math.isnan(row.score) for row in rows):
+        return ""
+    return ", ".join(sorted(name for name in ended[0].result if name.startswith("val/")))
 
 
 @sweep.command()

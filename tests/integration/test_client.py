@@ -285,6 +285,8 @@ def test_what_is_no_line_is_refused(person: Client, hand: Any, line: Any, messag
     hand.train()
     with pytest.raises(SpecError, match=message):
         job.predict(["fine", line])
+    with pytest.raises(SpecError, match="a list of texts, not one text"):
+        job.predict("one text")
 
 
 def test_a_job_waits_for_another_by_a_prefix_of_its_id(person: Client) -> None:

@@ -172,6 +172,8 @@ def test_a_leaderboard_keeps_unlike_rows_apart(
     said = capsys.readouterr().out
     assert "not ranked with those above: another way of decoding" in said
     assert "30.0000 to 32.0000" in said
+    with pytest.raises(NotAllowed, match=r"no evaluation on 'corpus' ranks by 'blue': of \w+, it"):
+        person.leaderboard("corpus", "blue")
     assert [each.state for each in person.list()] == [JobState.SUCCEEDED] * 6
 
 

@@ -78,10 +78,21 @@ def test_a_folder_holds_the_model_and_a_card(
 
 
 def test_a_card_names_evaluations_with_signature_and_interval(person: Client, trained: str) -> None:
-    found = {"split": "test", "test/bleu": 40.0, "bleu_signature": "nrefs:1", "low": 39.1}
+    found = {
+        "split": "test",
+        "given": {"root": "/home/me", "test": "newest"},
+        "test/bleu": 40.0,
+        "test/perplexity": 3.5,
+        "bleu_signature": "nrefs:1",
+        "intervals": {"test/bleu": [39.1, 40.9]},
+        "decoding": {"beam": 5},
+    }
     said = card(CONFIG | {"licence": "CC BY\n4.0"}, person.get(trained).record, "de-en@3", [found])
     assert said.startswith("# de-en@3\n")
-    assert "## Evaluation on test\n\n- bleu_signature: nrefs:1\n- low: 39.1" in said
+    assert "## Evaluation on test (test=newest)\n\n- bleu_signature: nrefs:1\n" in said
+    assert "- decoding: beam=5\n" in said
+    assert "- test/bleu: 40.0000 [39.1000, 40.9000]\n" in said
+    assert "- test/perplexity: 3.5000\n" in said
     assert "## Licence of the data\n\nCC BY\n4.0\n" in said
 
 

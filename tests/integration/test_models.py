@@ -58,6 +58,18 @@ def test_a_champion_is_used_by_name(person: Client, hand: Any, meanwhile: Meanwh
     assert repr(model.champion) == "VersionHandle('de-en@1')"
 
 
+def test_a_version_whose_training_is_gone_says_so(person: Client, hand: Any) -> None:
+    first, second = train(person, hand), train(person, hand)
+    for job in (first, second):
+        person.models.register("de-en", job)
+    person.models["de-en"].promote(2)
+    person.models["de-en"].release(1)
+    assert person.models.trained("de-en@1").id == first, "it is there until it is cleared"
+    person.get(first).remove()
+    with pytest.raises(NotAllowed, match=rf"de-en@1 was released, and its job {first} is gone"):
+        person.models.trained("de-en@1")
+
+
 def test_a_name_that_is_neither_job_nor_model_says_so(person: Client, hand: Any) -> None:
     person.models.register("de-en", train(person, hand))
     with pytest.raises(UnknownModel, match=r"'de-em'.*no model is called so either"):

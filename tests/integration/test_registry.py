@@ -241,6 +241,7 @@ def test_what_there_is_not_is_named(store: JobStore, registry: Registry) -> None
         ("de-en@2", "de-en has no version 2: they are 1 to 1"),
         ("de-en@0", "de-en has no version 0"),
         ("de-en@newest", "behind the @ stands a number, champion or challenger"),
+        ("de-en@", "behind the @ stands a number, champion or challenger"),
     ):
         with pytest.raises(UnknownModel, match=match.replace("?", r"\?")):
             registry.resolve(target)

@@ -89,6 +89,9 @@ def test_the_digest_is_of_what_was_scored_and_holds_an_evaluation_to_it(
     assert val.result["split_digest"] != digest
     _, other = evaluated(lay, trained, "other", expect_digest=digest, data={"test": "val"})
     assert other.reason == Reason.BAD_DATA
+    late = digest[:60] + "".join("0" if each != "0" else "1" for each in digest[60:])
+    _, nearly = evaluated(lay, trained, "nearly", expect_digest=late)
+    assert f"its digest is {digest} and not {late};" in nearly.message
     assert "is not the one that was asked for: its digest is" in other.message
     assert not other.traceback
 

@@ -113,6 +113,10 @@ def test_the_life_of_a_schedule(unroll: Unroll, store: JobStore) -> None:
         ((*NIGHTLY, "--promote-if", "blue"), "no model reports the metric 'blue'"),
         ((*NIGHTLY, "--every", "6h"), "a cron line or an interval, not both"),
         ((*NIGHTLY[:2], "--every", "often"), "'often' is no length of time; write 90s, 30m"),
+        ((*NIGHTLY[:2], "--every", "0d"), "at least 60 seconds, not 0"),
+        ((*NIGHTLY[:2], "--every", "9999999w"), "an interval has at most ten years"),
+        ((*NIGHTLY, "--start", "9999-12-31"), "the start of a schedule lies from 1970 to 2299"),
+        ((*NIGHTLY, "--catch-up", "9999999w"), "catch_up is a number of seconds from 0 to ten"),
         ((*NIGHTLY, "--start", "tomorrow"), "--start 'tomorrow' is no time"),
         ((*NIGHTLY, "--end", "2020-01-01", "--start", "2021-01-01"), "must be after its start"),
         ((*NIGHTLY, "--missed", "all"), "missed=all needs overlap=queue"),
@@ -133,6 +137,14 @@ def test_what_cannot_be_is_one_line_and_nothing_is_kept(
     assert unroll("schedule", "ls", "--json").out == "[]\n"
 
 
+def test_a_zero_is_not_the_default(unroll: Unroll) -> None:
+    zeros = ("--max-drop", "0", "--floor", "0", "--spacing", "0s", "--grace", "0s")
+    assert unroll(*ADD, *NIGHTLY, *zeros, "--catch-up", "0s").status == 0
+    (listed,) = json.loads(unroll("schedule", "ls", "--json").out)
+    assert (listed["gate"]["max_drop"], listed["gate"]["floor"]) == (0, 0)
+    assert (listed["spacing"], listed["grace"], listed["catch_up"]) == (0, 0, 0)
+
+
 @pytest.mark.parametrize("verb", ["show", "pause", "resume", "run-now", "rm", "history"])
 def test_a_schedule_that_is_not_there_is_named(unroll: Unroll, verb: str) -> None:
     unroll(*ADD, *NIGHTLY)
@@ -148,6 +160,10 @@ def test_the_metric_must_be_one_that_the_model_reports(person: Client, hand: Any
     other = TrainSpec(model=Component("rn"), data=SPEC.data)
     with pytest.raises(SpecError, match="did you mean 'rnn'"):
         person.schedule("s", other, model="m", cron="0 3 * * *", promote_if="bleu")
+    with pytest.raises(SpecError, match="text takes no 'rot'; did you mean 'root'"):
+        person.schedule(
+            *("s", SPEC), model="m", every=3600, promote_if="bleu", slices=["data.rot=other"]
+        )
     assert person.schedules.list() == []
 
 

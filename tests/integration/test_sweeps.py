@@ -13,6 +13,7 @@ from jobs.errors import NotAllowed, SpecError
 from jobs.job import JobState, Reason
 from jobs.spec import Component, TrainerOptions, TrainSpec
 from jobs.sweeps import Sweep, Sweeps
+from jobs.verbs.sweeping import _reported
 from tests.unit.test_catalog import CATALOG
 
 if TYPE_CHECKING:
@@ -173,6 +174,25 @@ def test_halving_needs_trials_of_one_length(person: Client, hand: "Hand") -> Non
             TrainSpec(model=Component("m"), data=Component("d")), ["model.size=1,2"], halving=True
         )
     assert person.list() == []
+
+
+@pytest.mark.parametrize("metric", ["bleu", "test/bleu"])
+def test_trials_are_ranked_by_what_a_training_reports(person: Client, metric: str) -> None:
+    with pytest.raises(SpecError, match=f"write val/bleu, not '{metric}'"):
+        person.sweep(SPEC, ["model.size=1,2"], metric=metric)
+    assert person.sweeps.list() == []
+
+
+def test_a_metric_that_no_trial_reports_is_said_beside_the_table(
+    person: Client, hand: "Hand"
+) -> None:
+    begun = person.sweep(SPEC, ["model.size=1,2"], metric="val/blue")
+    assert _reported(person.sweeps.rows(begun)) == "", "none has ended"
+    end_with(hand, {1: 0.5, 2: 0.2})
+    assert _reported(person.sweeps.rows(begun)) == "val/loss"
+    other = person.sweep(SPEC, ["model.size=1,2"])
+    end_with(hand, {1: 0.5, 2: math.nan})
+    assert _reported(person.sweeps.rows(other)) == ""
 
 
 def test_a_sweep_that_is_not_there_says_so(person: Client) -> None:

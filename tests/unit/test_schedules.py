@@ -63,7 +63,7 @@ def test_a_schedule_comes_back_as_it_went(**given_: Any) -> None:
         ({"missed": "sometimes"}, "missed is one of once, all, skip, not 'sometimes'"),
         ({"overlap": "que"}, "did you mean 'queue'"),
         ({"missed": "all"}, "missed=all needs overlap=queue"),
-        ({"spacing": -1}, "spacing is a number of seconds from 0, not -1"),
+        ({"spacing": -1}, "spacing is a number of seconds from 0 to ten years, not -1"),
         ({"slices": ["val", "val"]}, "each once"),
         ({"slices": ["test"]}, "'test' is the test set itself"),
         ({"slices": [""]}, "'' names no set"),

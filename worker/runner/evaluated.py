@@ -57,8 +57,8 @@ def pinned_digest(data: DataModule, spec: EvaluateSpec) -> str:
     if not digest.startswith(spec.expect_digest):
         raise DataError(
             f"split {spec.split!r} is not the one that was asked for: its digest is "
-            f"{digest[:16] or 'unknown'} and not {spec.expect_digest[:16]}; its files were changed"
-            ", or are read otherwise"
+            f"{digest or 'unknown'} and not {spec.expect_digest}; its files were changed, or are "
+            "read otherwise"
         )
     return digest
 
