@@ -16,6 +16,7 @@ import click
 from click.shell_completion import shell_complete
 
 from jobs.errors import (
+    Forbidden,
     JobFailed,
     ServiceUnreachable,
     UnrollError,
@@ -37,7 +38,11 @@ from jobs.verbs import (
 from jobs.verbs.common import Verbs, printable
 
 _REFUSED, _FAULT, _INTERRUPTED, _NOBODY_READS = 2, 70, 130, 141
-_STATUS: Final = ((JobFailed, 1), (ServiceUnreachable, 3), (WaitTimeout, 4))
+#: The first that an error is decides.
+_STATUS: Final = (
+    *((JobFailed, 1), (Forbidden, _REFUSED)),
+    *((ServiceUnreachable, 3), (WaitTimeout, 4)),
+)
 _COMPLETE: Final = "_UNROLL_COMPLETE"
 
 

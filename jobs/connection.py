@@ -12,7 +12,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from jobs.errors import ServiceUnreachable, SetupError
+from jobs.errors import Forbidden, ServiceFull, ServiceUnreachable, SetupError
 
 #: Seconds after which an unanswered call counts as unreachable.
 SOCKET_TIMEOUT: Final = 5.0
@@ -113,7 +113,8 @@ def reaching(url: str) -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise ServiceUnreachable(f"{shown(url)}: {_sentence(error)}") from None
+        sentence = _sentence(error)
+        raise _ERRORS.get(sentence, ServiceUnreachable)(f"{shown(url)}: {sentence}") from None
 
 
 def _sentence(error: redis.RedisError) -> str:
@@ -133,8 +134,12 @@ _LOGIN: Final = "the service refuses the password; put the right one into UNROLL
 _ASKS: Final = (
     "the service asks for a password; write redis://:PASSWORD@HOST:PORT/0 into UNROLL_REDIS_URL"
 )
-_DENIED: Final = "this user of the service may not do that"
+_DENIED: Final = (
+    "this user of the service may not do that; use an address whose user has the role for it "
+    "(docs/operating.md)"
+)
 _FULL: Final = "the service's memory is full; remove jobs with `unroll rm`, or raise its maxmemory"
+_ERRORS: Final[dict[str, type[ServiceUnreachable]]] = {_DENIED: Forbidden, _FULL: ServiceFull}
 #: Redis's own words; before Redis 7 they stand inside the error of a script.
 _WORDS: Final = (
     ("NOAUTH", _ASKS),

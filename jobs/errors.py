@@ -7,6 +7,8 @@ UnrollError
 ├── UnknownSchedule      no schedule has this name
 ├── NotAllowed           the job's state does not permit this (retry of a running job, ...)
 ├── ServiceUnreachable   no service answers, or it refuses the password
+│   ├── ServiceFull      its memory takes nothing more at the moment
+│   └── Forbidden        the user of the address has not the role for this
 ├── WaitTimeout          the job had not ended when the wait ran out; the job goes on
 ├── JobFailed            the job ended without succeeding; carries reason and remote traceback
 ├── StaleToken           another attempt holds the job; this one may write no more
@@ -44,6 +46,14 @@ class NotAllowed(UnrollError):
 
 class ServiceUnreachable(UnrollError):
     """No service answers at the address, or it refuses the password."""
+
+
+class ServiceFull(ServiceUnreachable):
+    """The service answers, and its memory takes nothing more at the moment."""
+
+
+class Forbidden(ServiceUnreachable):
+    """The user that the address names has not the role that this takes."""
 
 
 class WaitTimeout(UnrollError):

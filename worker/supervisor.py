@@ -12,7 +12,7 @@ from traceback import format_exc
 from typing import Final, TypeVar
 
 from jobs.artifacts import ArtifactStore
-from jobs.errors import ArtifactError, ServiceUnreachable, SpecError, StaleToken
+from jobs.errors import ArtifactError, ServiceFull, ServiceUnreachable, SpecError, StaleToken
 from jobs.evidence import Evidence
 from jobs.job import Checkpoint, Job, Lease, Reason
 from jobs.store import JobStore
@@ -203,10 +203,9 @@ class Supervisor:
         return Order.HUNG if self._hung else None
 
     def _record(self, exited: Exit, relay: Relay, folder: AttemptFolder) -> str:
-        self._insist(relay.drain)
+        self._insist_if_wanted(relay.drain)
         # Where the first rank was ended before it could speak, another may have said why.
         end = relay.end or first_bad_end(folder.events_of_others)
-        room = _STACKS_BYTES if self._hung else _TAIL_BYTES
         room = _STACKS_BYTES if self._hung else _TAIL_BYTES
         ending = conclude(self._order, end, exited, tail(folder.log_file, room), self._hung)
         if ending.reason is Reason.SUCCEEDED and (why := self._insist(relay.settle)):
@@ -218,7 +217,7 @@ class Supervisor:
         store, artifacts = self._tools.store, self._tools.artifacts
         leavings = Leavings(store, artifacts, self._job, self._lease, folder)
         try:
-            self._insist(leavings.keep_log if ending.handed_back else leavings.keep)
+            self._insist_if_wanted(leavings.keep_log if ending.handed_back else leavings.keep)
         except (OSError, ArtifactError) as error:
             if ending.reason is Reason.SUCCEEDED:
                 raise  # what it has come to would be lost
@@ -250,6 +249,24 @@ class Supervisor:
 
     def _read_file(self, job: str, name: str) -> bytes:
         return self._insist(lambda: self._tools.store.read_file(job, name))
+
+    def _insist_if_wanted(self, call: Callable[[], None]) -> None:
+        """Insist, but let go what a full service has no room for where the job was cancelled.
+
+        Else who cancels a job to make room would wait until there is room.
+        """
+
+        def once() -> None:
+            try:
+                call()
+            except ServiceFull:
+                if self._pulse.wish != "cancel":
+                    raise
+                logger.warning(
+                    "job %s: cancelled; the service has no room for the rest", self._job.id
+                )
+
+        self._insist(once)
 
     def _insist(self, call: Callable[[], T]) -> T:
         """Repeat a call until the service has answered it, for as long as there is time."""

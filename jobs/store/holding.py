@@ -1,12 +1,13 @@
 """The worker's side of the store: every write to a job is fenced by the attempt of its lease."""
 
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from jobs.catalog import Catalog
-from jobs.errors import ArtifactError
+from jobs.errors import ArtifactError, ServiceFull
 from jobs.evidence import Evidence
 from jobs.job import Checkpoint, Job, JobState, Lease, Progress, Reason
 from jobs.spec import MAX_CARRIED_BYTES
@@ -164,7 +165,8 @@ class Holder(StoreBase):
 
         Raise StaleToken; to say the same twice is to say it once.
         """
-        self._pack(lease, 0)  # a record is kept for weeks, and compressed it is a quarter
+        with contextlib.suppress(ServiceFull):  # the end must not wait until there is room
+            self._pack(lease, 0)  # a record is kept for weeks, and compressed it is a quarter
         state = self._fenced(
             "finish",
             lease,

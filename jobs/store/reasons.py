@@ -150,7 +150,8 @@ _TAKEN: Final = frozenset({"slots", "free_gpus"})
 
 
 def _ended(job: Job, around: Circumstances) -> str:
-    trace = f"; `unroll show {job.id}` has the traceback" if job.traceback else ""
+    what = "traceback" if job.traceback.startswith("Traceback") else "end of its log"
+    trace = f"; `unroll show {job.id}` has the {what}" if job.traceback else ""
     if job.state is not JobState.FAILED or job.reason is None:
         return f"{job.state}{f': {job.message}' if job.message else ''}"
     tries = f" after {job.attempt} attempts" if job.attempt > 1 else ""

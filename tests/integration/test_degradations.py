@@ -191,6 +191,20 @@ def test_jobs_outlive_a_redis_with_full_memory(
         assert steps == list(range(1, len(steps) + 1)), "a point was lost or doubled"
 
 
+def test_a_job_is_cancelled_also_where_redis_has_no_room_for_its_last_words(
+    make_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = make_server("--maxmemory-policy", "noeviction")
+    with working(tmp_path / "home", server) as workers, connect(server.url) as admin:
+        worker, store = workers.start(), workers.store
+        job = store.create(endless())
+        when(store, job, at_step(5))
+        admin.config_set("maxmemory", "1mb")
+        store.cancel(job.id)
+        record = when(store, job, lambda it: it.state.ended)
+        assert (record.state, worker.poll()) == (JobState.CANCELLED, None)
+
+
 def test_two_workers_of_one_name_are_one_too_many(redis_server: Any, tmp_path: Path) -> None:
     with working(tmp_path / "home", redis_server) as workers:
         first = workers.start("one")

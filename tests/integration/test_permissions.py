@@ -13,7 +13,7 @@ from celery.contrib.testing.worker import start_worker
 from jobs import keys
 from jobs.broker import TASK, make_app, ring
 from jobs.connection import connect
-from jobs.errors import NotAllowed, ServiceUnreachable
+from jobs.errors import Forbidden, NotAllowed, ServiceUnreachable
 from jobs.firing import Firing
 from jobs.gate import Gate
 from jobs.job import Checkpoint, JobState, Reason
@@ -86,7 +86,7 @@ def test_the_document_gives_the_rules_of_the_table_of_keys() -> None:
 def test_a_submitter_cannot_forge_a_result(house: House) -> None:
     submitter, worker = house.store("submitter"), house.store("worker")
     job = submitter.create(SPEC).id
-    with pytest.raises(ServiceUnreachable, match="this user of the service may not do that"):
+    with pytest.raises(Forbidden, match="this user of the service may not do that; use an address"):
         submitter.acquire(WORKER, TTL)
     found = worker.acquire(WORKER, TTL)
     assert found is not None

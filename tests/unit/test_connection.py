@@ -102,7 +102,7 @@ def test_nobody_there_is_one_line(tmp_path: Path) -> None:
             redis.ResponseError("NOAUTH Authentication required."),
             "the service asks for a password; write redis://:PASSWORD@HOST:PORT/0",
         ),
-        (redis.exceptions.NoPermissionError("x"), "this user of the service may not do that"),
+        (redis.exceptions.NoPermissionError("x"), "this user of the service may not do that; use"),
         (redis.TimeoutError("Timeout reading"), "the service did not answer within 5 s"),
         (redis.BusyLoadingError("LOADING"), "the service is still loading its data"),
         (redis.exceptions.ReadOnlyError("x"), "the service is a replica"),

@@ -157,7 +157,10 @@ end
 local function settle(id, request, job, reason, message, traceback, evidence, time)
   local retries, free = tonumber(job.retries or 0), tonumber(job.free or 0)
   local again, wait = false, 0
-  if request.withdrawn and reason ~= 'succeeded' then reason = 'cancelled' end
+  if request.withdrawn and reason ~= 'succeeded' then
+    if reason == 'preempted' then message = '' end  -- that it was handed back is not why it ended
+    reason = 'cancelled'
+  end
   if reason == 'preempted' and request.held then
     again = true
   elseif FREE_RETRIES[reason] then
