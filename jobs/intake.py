@@ -164,7 +164,11 @@ def after_its_model(spec: AnySpec, get: Callable[[str], Job]) -> AnySpec:
 
 def with_whole_ids(spec: AnySpec, resolve: Callable[[str], str]) -> AnySpec:
     """Return the spec with prefixes of other jobs' ids made whole."""
-    spec = replace(spec, after=tuple(map(resolve, spec.after)))
+    spec = replace(
+        spec,
+        after=tuple(map(resolve, spec.after)),
+        after_ended=tuple(map(resolve, spec.after_ended)),
+    )
     if isinstance(spec, TrainSpec):
         return replace(
             spec,

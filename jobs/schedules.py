@@ -96,7 +96,7 @@ class Schedule:
         spec = self.train_spec
         if self.timetable.is_empty and not self.on_data:
             raise SpecError("a schedule needs a cron line, an interval, or new data as its trigger")
-        for taken in ("after", "resume_from", "warm_from"):
+        for taken in ("after", "after_ended", "resume_from", "warm_from"):
             if getattr(spec, taken):
                 raise SpecError(f"the spec of a schedule takes no {taken!r}; see its warm start")
         root = spec.data.params.get("root")

@@ -106,6 +106,8 @@ class JobSpec:
     timeout: Annotated[float, Gt(0)] | None = None
     #: Jobs that must have succeeded before this one starts.
     after: Sequence[str] = ()
+    #: Jobs that must have ended before this one starts, however they did.
+    after_ended: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):

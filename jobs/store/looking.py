@@ -86,7 +86,7 @@ class Looker(StoreBase):
         """Return one sentence on why the job is where it is. Raise UnknownJob."""
         record = self.get(job)
         now, place, due, lease, catalog, workers = self._run("why", id=job)
-        after = list(record.spec.get("after", ()))
+        after = [*record.spec.get("after", ()), *record.spec.get("after_ended", ())]
         parents = self._read(after, 0) if after else []
         return explain(
             record,

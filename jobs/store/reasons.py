@@ -1,11 +1,11 @@
 """Say in one sentence why a job is where it is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from jobs.errors import did_you_mean
-from jobs.job import FREE_RETRIES, MAX_FREE_RETRIES, Job, JobState, Progress, Reason
+from jobs.job import ENDED, FREE_RETRIES, MAX_FREE_RETRIES, Job, JobState, Progress, Reason
 from jobs.wording import clock, duration, one_line
 
 #: Worker id -> its queues, and the words of `misfit` in lua/common.lua; empty where it fits.
@@ -36,9 +36,14 @@ def explain(job: Job, around: Circumstances) -> str:
 
 
 def _blocked(job: Job, around: Circumstances) -> str:
-    states = {each: around.parents.get(each, "removed") for each in job.spec.get("after", ())}
-    waits = [f"{each} ({state})" for each, state in states.items() if state != "succeeded"]
-    return f"waits for {_and(waits) or 'the jobs it comes after'} to succeed"
+    def waiting_for(name: str, over: Collection[str]) -> str:
+        states = {each: around.parents.get(each, "removed") for each in job.spec.get(name, ())}
+        return _and([f"{each} ({state})" for each, state in states.items() if state not in over])
+
+    success = waiting_for("after", {"succeeded"})
+    end = waiting_for("after_ended", {*map(str, ENDED), "removed"})
+    waits = [f"{success} to succeed"] * bool(success) + [f"{end} to end"] * bool(end)
+    return f"waits for {_and(waits) or 'the jobs that it comes after'}"
 
 
 def _running(job: Job, around: Circumstances) -> str:

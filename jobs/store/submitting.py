@@ -14,6 +14,8 @@ from jobs.workers import own_version
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 _MAX_KEY: Final = 200
+#: Behind the id of a job that is waited for whatever its end; `awaited` in lua/common.lua reads it.
+ANY_END: Final = ":ended"
 #: Milliseconds in which a bell is rung only once.
 _BELL_MS: Final = 100
 
@@ -91,7 +93,7 @@ def asked_with(spec: AnySpec, key: str | None = None, note: str = "") -> dict[st
         "key": key or "",
         "nonce": new_nonce(),
         "priority": spec.priority,
-        "after": plain(list(spec.after)),
+        "after": plain([*spec.after, *(each + ANY_END for each in spec.after_ended)]),
         "queue": spec.resources.queue,
         "fields": plain(_fields(spec, note)),
         "spec": spec.to_json(),

@@ -574,6 +574,36 @@ def test_blocked_jobs_go_when_their_wait_is_over(store: JobStore) -> None:
     assert taken(store) == child
 
 
+@pytest.mark.parametrize(
+    "end", [Reason.SUCCEEDED, Reason.BAD_DATA, Reason.CANCELLED], ids=lambda reason: reason.value
+)
+def test_a_job_that_waits_for_an_end_takes_any(store: JobStore, end: Reason) -> None:
+    parent = store.create(SPEC).id
+    child = store.create(replace(SPEC, after_ended=(parent,))).id
+    lease = take(store)
+    store.sweep(TTL)
+    assert store.why(child) == f"waits for {parent} (running) to end"
+    if end is Reason.CANCELLED:
+        store.cancel(parent)
+    store.finish(lease, end)
+    assert store.create(replace(SPEC, after_ended=(parent,))).state is JobState.QUEUED
+    store.sweep(TTL)
+    assert store.get(child).state is JobState.QUEUED
+
+
+def test_who_waits_for_the_end_of_a_job_goes_on_where_it_is_removed(store: JobStore) -> None:
+    parent, good = store.create(SPEC).id, store.create(SPEC).id
+    child = store.create(replace(SPEC, after=(good,), after_ended=(parent,))).id
+    assert store.why(child) == f"waits for {good} (queued) to succeed and {parent} (queued) to end"
+    store.cancel(parent)
+    store.remove(parent)
+    store.sweep(TTL)
+    assert store.get(child).state is JobState.BLOCKED
+    store.finish(take(store), Reason.SUCCEEDED)
+    store.sweep(TTL)
+    assert store.get(child).state is JobState.QUEUED
+
+
 def test_a_wait_in_vain_ends_the_job_as_its_parent_ended(store: JobStore) -> None:
     parent = store.create(SPEC).id
     child = store.create(replace(SPEC, after=(parent,))).id

@@ -66,6 +66,7 @@ COMMON = {
     "retries": st.integers(0, 100),
     "timeout": st.one_of(st.none(), st.floats(1, 1e6)),
     "after": st.lists(NAMES, max_size=2),
+    "after_ended": st.lists(NAMES, max_size=2),
 }
 SEARCH = st.one_of(
     st.integers(1, 9).flatmap(

@@ -82,6 +82,12 @@ local function wait_before_retry(request, reason, retries, free)
   return math.min(tonumber(request.backoff or 0) * 2 ^ (retries - 1), tonumber(request.backoff_max or 0))
 end
 
+-- The job that an entry of `after` names, and whether any end of it will do (`ID:ended`).
+local function awaited(entry)
+  local id = string.match(entry, '^(.+):ended$')
+  return id or entry, id ~= nil
+end
+
 -- Put a request into the queue, once for each idempotency key; create.lua explains what it is asked
 -- with. Returns the id of the job of the key, an empty string if the id is taken, or a refusal: then
 -- nothing was written.
@@ -94,14 +100,15 @@ local function submit()
   if nonce then return nonce == A.nonce and A.id or '' end
 
   local blocked = false
-  for _, parent in ipairs(cjson.decode(A.after)) do
+  for _, entry in ipairs(cjson.decode(A.after)) do
+    local parent, any_end = awaited(entry)
     local request, job = both(parent)
     if not request then return redis.error_reply('UNKNOWN no job has the id ' .. parent .. ', which this one would wait for') end
     local state = standing(request, job)
-    if ENDED[state] and state ~= 'succeeded' then
+    if ENDED[state] and state ~= 'succeeded' and not any_end then
       return redis.error_reply('REFUSED job ' .. parent .. ', which this one would wait for, ended as ' .. state)
     end
-    blocked = blocked or state ~= 'succeeded'
+    blocked = blocked or not ENDED[state]
   end
 
   local time, key = now(), K.request .. A.id

@@ -87,14 +87,17 @@ local function how_it_ended(state, job)
   return said .. ' (' .. job.reason .. ')' .. (job.message ~= '' and ': ' .. job.message or '')
 end
 
--- Whether all jobs of a list succeeded; if one never will, the end that who waits for them comes to.
+-- Whether all jobs of a list succeeded, or ended where that will do; if one never will, the end that
+-- who waits for them comes to.
 local function verdict(after)
   local ready = true
-  for _, parent in ipairs(cjson.decode(after)) do
+  for _, entry in ipairs(cjson.decode(after)) do
+    local parent, any_end = awaited(entry)
     local asked, job = both(parent)
     local state = asked and standing(asked, job) or 'removed'
-    if state ~= 'succeeded' then
-      if state == 'removed' or ENDED[state] then
+    local over = state == 'removed' or ENDED[state]
+    if state ~= 'succeeded' and not (over and any_end) then
+      if over then
         return {reason = state == 'failed' and job.reason or 'cancelled', message = 'job ' .. parent ..
           ', which this one waited for, ' .. how_it_ended(state, job)}
       end
