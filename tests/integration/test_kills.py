@@ -187,12 +187,7 @@ def train_through_kills(bench: Bench, chance: random.Random) -> tuple[list[Attem
 
 @pytest.mark.parametrize(
     ("name", "ranks"),
-    [
-        *((name, 1) for name in CASES),
-        ("attention_encoder_decoder", 2),
-        ("language_model", 2),
-        ("many_to_one", 2),
-    ],
+    [(name, ranks) for ranks in (1, 2) for name in CASES],
 )
 def test_a_training_through_kills_is_the_one_that_was_never_killed(
     tmp_path: Path, root: Path, launcher: Launcher, name: str, ranks: int
