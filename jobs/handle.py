@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Seconds for which somebody who waits or follows sits out a service that does not answer.
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 120.0
 #: Seconds between looks at a job, at first and at most; in between, a tenth of what has passed.
 _FIRST_LOOK, _LAST_LOOK = 0.01, 0.5
 #: Predictions go before trainings of the same queue: somebody sits and waits for them.
