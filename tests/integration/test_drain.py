@@ -58,13 +58,13 @@ class Service:
     def submit(self, devices: int = 1, **more: Any) -> JobHandle:
         """Submit a training of some hundred short steps."""
         assert self.worker
-        trainer = {**TINY["trainer"], "max_epochs": 25, **more.pop("trainer", {})}
+        trainer = {**TINY["trainer"], "max_epochs": 50, **more.pop("trainer", {})}
         plain = {
-            "model": TINY["model"],
+            "model": {**TINY["model"], "hidden_size": 256},  # steps of some milliseconds
             "data": {**TINY["data"], "root": str(self._root / "corpus")},
             "trainer": trainer,
             "resources": {"devices": devices},
-            "policy": {"checkpoint_seconds": 0.5},
+            "policy": {"checkpoint_seconds": 0.1},
             **more,
         }
         spec = spec_from_dict(plain)

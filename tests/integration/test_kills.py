@@ -64,7 +64,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "single_layer": ({}, LETTERS),
 }
 TRAINER = {
-    "max_epochs": 4,
+    "max_epochs": 3,
     "batch_tokens": 60,
     "log_every": 2,
     "patience": 3,
