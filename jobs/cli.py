@@ -35,7 +35,8 @@ from jobs.verbs import (
     sweeping,
     using,
 )
-from jobs.verbs.common import Verbs, printable
+from jobs.verbs.common import Verbs
+from jobs.wording import printable
 
 _REFUSED, _FAULT, _INTERRUPTED, _NOBODY_READS = 2, 70, 130, 141
 #: The first that an error is decides.

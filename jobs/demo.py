@@ -12,8 +12,9 @@ from jobs.client import Client
 from jobs.errors import SetupError
 from jobs.handle import JobHandle
 from jobs.spec import Component, SearchOptions, TrainerOptions, TrainSpec
-from jobs.verbs.common import duration, print_json
+from jobs.verbs.common import print_json
 from jobs.watching import watch
+from jobs.wording import duration
 
 #: The run that is shown: a tenth of a default model, because a date is short.
 SPEC: Final = TrainSpec(

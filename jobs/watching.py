@@ -15,7 +15,8 @@ from rich.text import Text
 
 from jobs.handle import JobHandle, Update
 from jobs.job import Job, MetricPoint
-from jobs.verbs.common import duration, print_json, printable
+from jobs.verbs.common import print_json
+from jobs.wording import duration, printable
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 #: Values in a sparkline.

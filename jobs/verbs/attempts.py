@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import click
 
 from jobs.evidence import AttemptEnd, Evidence
-from jobs.verbs.common import duration, print_table
+from jobs.verbs.common import print_table
+from jobs.wording import duration
 
 _MEGABYTE = 1_000_000
 

@@ -11,9 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from jobs.errors import did_you_mean
-from jobs.wording import duration as duration  # noqa: PLC0414 - verbs print with both
-from jobs.wording import escaped
-from jobs.wording import printable as printable  # noqa: PLC0414
+from jobs.wording import escaped, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -6,7 +6,8 @@ import click
 
 from jobs.client import Client
 from jobs.exporting import refuse_what_is_taken
-from jobs.verbs.common import common, job_id, print_json, printable
+from jobs.verbs.common import common, job_id, print_json
+from jobs.wording import printable
 
 
 @click.command()

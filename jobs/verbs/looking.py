@@ -18,17 +18,9 @@ from jobs.job import Job, JobState, MetricPoint
 from jobs.schema import Parameter
 from jobs.spec import Policy, Resources, Section, TrainerOptions
 from jobs.verbs.attempts import clock, print_ends
-from jobs.verbs.common import (
-    Number,
-    common,
-    duration,
-    job_id,
-    plain,
-    print_json,
-    print_table,
-    printable,
-)
+from jobs.verbs.common import Number, common, job_id, plain, print_json, print_table
 from jobs.verbs.results import print_result
+from jobs.wording import duration, printable
 
 #: Seconds that a worker may need until it has said what it can build.
 _CATALOG_TIMEOUT = 30.0

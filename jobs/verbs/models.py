@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.client import Client
-from jobs.verbs.common import Verbs, common, print_json, print_table, printable
+from jobs.verbs.common import Verbs, common, print_json, print_table
+from jobs.wording import printable
 
 if TYPE_CHECKING:
     from jobs.registry import Event, Model

@@ -13,7 +13,8 @@ from jobs.schedules import Generation, Missed, Overlap, Schedule
 from jobs.spec import TrainSpec
 from jobs.specfile import read_spec
 from jobs.timetable import time_zone
-from jobs.verbs.common import Number, Verbs, common, duration, print_json, print_table, printable
+from jobs.verbs.common import Number, Verbs, common, print_json, print_table
+from jobs.wording import duration, printable
 
 if TYPE_CHECKING:
     from jobs.store.scheduling import Standing

@@ -19,7 +19,8 @@ from jobs.intake import refuse_control_characters
 from jobs.service import DRAIN_TIMEOUT, Service, require_worker
 from jobs.service.embedded import HomeLock
 from jobs.spec import Resources
-from jobs.verbs.common import Number, common, duration, print_json, print_table
+from jobs.verbs.common import Number, common, print_json, print_table
+from jobs.wording import duration
 from jobs.workers import MAX_SLOTS, Worker
 
 _LOOK: Final = 0.5

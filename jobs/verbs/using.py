@@ -12,9 +12,10 @@ from jobs.client import Client
 from jobs.errors import ArtifactError, NotAllowed, SpecError, WaitTimeout
 from jobs.handle import GENERATED_FILE, Hypothesis, JobHandle
 from jobs.specfile import apply_overrides
-from jobs.verbs.common import common, job_id, print_json, printable
+from jobs.verbs.common import common, job_id, print_json
 from jobs.verbs.results import print_result
 from jobs.verbs.searching import search_options, searching
+from jobs.wording import printable
 
 #: Seconds that a verb waits for a job before it says what for.
 _SILENCE: Final = 5.0

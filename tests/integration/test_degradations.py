@@ -168,15 +168,25 @@ def _can(act: Callable[[], Any]) -> bool:
     return True
 
 
+@contextmanager
+def full_memory(
+    make_server: Callable[..., Any], tmp_path: Path
+) -> Iterator[tuple[Workers, subprocess.Popen[bytes], Job, Any]]:
+    """Let a job run on a Redis whose memory is full from then on; yield the Redis last."""
+    server = make_server("--maxmemory-policy", "noeviction")
+    with working(tmp_path / "home", server) as workers, connect(server.url) as admin:
+        worker = workers.start()
+        job = workers.store.create(endless())
+        when(workers.store, job, at_step(5))
+        admin.config_set("maxmemory", "1mb")
+        yield workers, worker, job, admin
+
+
 def test_jobs_outlive_a_redis_with_full_memory(
     make_server: Callable[..., Any], tmp_path: Path
 ) -> None:
-    server = make_server("--maxmemory-policy", "noeviction")
-    with working(tmp_path / "home", server) as workers, connect(server.url) as admin:
-        worker, store = workers.start(), workers.store
-        job = store.create(endless())
-        when(store, job, at_step(5))
-        admin.config_set("maxmemory", "1mb")
+    with full_memory(make_server, tmp_path) as (workers, worker, job, admin):
+        store = workers.store
         with pytest.raises(ServiceUnreachable, match="memory is full; remove jobs with"):
             store.create(train())
         events = workers.home / "attempts" / job.id / "0001" / "events.jsonl"
@@ -194,12 +204,8 @@ def test_jobs_outlive_a_redis_with_full_memory(
 def test_a_job_is_cancelled_also_where_redis_has_no_room_for_its_last_words(
     make_server: Callable[..., Any], tmp_path: Path
 ) -> None:
-    server = make_server("--maxmemory-policy", "noeviction")
-    with working(tmp_path / "home", server) as workers, connect(server.url) as admin:
-        worker, store = workers.start(), workers.store
-        job = store.create(endless())
-        when(store, job, at_step(5))
-        admin.config_set("maxmemory", "1mb")
+    with full_memory(make_server, tmp_path) as (workers, worker, job, _):
+        store = workers.store
         store.cancel(job.id)
         record = when(store, job, lambda it: it.state.ended)
         assert (record.state, worker.poll()) == (JobState.CANCELLED, None)

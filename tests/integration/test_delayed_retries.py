@@ -10,20 +10,11 @@ from jobs.job import JobState, Lease, Reason
 from jobs.spec import Component, Policy, Resources, TrainSpec
 from jobs.store import JobStore
 from jobs.workers import Worker
+from tests.doubles.clock import Clock
 
 TTL = 10.0
 SPEC = TrainSpec(model=Component("m"), data=Component("d"), retries=100)
 WORKER = Worker(id="w", slots=9, free_slots=9, store="s")
-
-
-class Clock:
-    """A clock that only moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
 
 
 @pytest.fixture

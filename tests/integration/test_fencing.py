@@ -15,6 +15,7 @@ from jobs.store import JobStore
 from jobs.store.records import plain, write_checkpoint
 from jobs.store.scripts import load
 from jobs.workers import Worker
+from tests.doubles.clock import Clock
 
 TTL = 10.0
 SPEC = TrainSpec(
@@ -50,14 +51,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "retract": {"artifact": "k"},
 }
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_800_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
 
 
 def take(store: JobStore) -> Lease:

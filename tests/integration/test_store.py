@@ -26,6 +26,7 @@ from jobs.spec import Component, EvaluateSpec, Policy, PredictSpec, Resources, T
 from jobs.store import JobStore, holding, looking
 from jobs.store.feed import LOG_LINES, STREAM_POINTS
 from jobs.workers import Worker
+from tests.doubles.clock import Clock
 from worker.events import MetricEvent
 
 TTL = 10.0
@@ -33,19 +34,6 @@ TTL = 10.0
 EAGER = Policy(retry_seconds=0)
 SPEC = TrainSpec(model=Component("m", {"size": 3}), data=Component("d"), tags=("a", "b"))
 WORKER = Worker(id="w", slots=9, free_slots=9, store="s")
-
-
-class Clock:
-    """A clock that only moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
-
-    def wait(self, seconds: float) -> None:
-        self.now += int(seconds * 1000)
 
 
 @pytest.fixture

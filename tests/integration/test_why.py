@@ -11,18 +11,11 @@ from jobs.job import JobState, Reason
 from jobs.spec import Component, TrainSpec
 from jobs.store import JobStore
 from jobs.workers import Worker, own_version
+from tests.doubles.clock import Clock
 
 TTL = 10.0
 SPEC = TrainSpec(model=Component("m"), data=Component("d"), retries=5)
 WORKER = Worker(id="w3", slots=2, free_slots=2, store="s")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_800_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
 
 
 @pytest.fixture

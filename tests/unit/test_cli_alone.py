@@ -8,9 +8,10 @@ import click
 import pytest
 
 from jobs import cli
-from jobs.verbs.common import duration, plain, print_json, print_table, printable
+from jobs.verbs.common import plain, print_json, print_table
 from jobs.verbs.results import print_result
 from jobs.verbs.using import decoded
+from jobs.wording import duration, printable
 
 VERBS = (
     *("up", "down", "worker", "workers", "catalog", "submit", "ls", "show", "why", "watch"),
