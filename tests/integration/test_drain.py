@@ -193,7 +193,10 @@ def damage(service: Service, record: Job, how: str) -> None:
         content[len(content) // 2] ^= 1
     else:
         key, other = service.client.store.keys("job", record.id), replace(newest, digest="0" * 64)
-        service.client.store._client.hset(key, "checkpoint", write_checkpoint(other))
+        fields = ["checkpoint", "best"] if record.best == newest else ["checkpoint"]
+        service.client.store._client.hset(
+            key, mapping=dict.fromkeys(fields, write_checkpoint(other))
+        )
     file.write_bytes(content)
 
 
