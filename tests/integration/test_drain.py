@@ -58,7 +58,7 @@ class Service:
     def submit(self, devices: int = 1, **more: Any) -> JobHandle:
         """Submit a training of some hundred short steps."""
         assert self.worker
-        trainer = {**TINY["trainer"], "max_epochs": 50, **more.pop("trainer", {})}
+        trainer = {**TINY["trainer"], "max_epochs": 30, **more.pop("trainer", {})}
         plain = {
             "model": {**TINY["model"], "hidden_size": 256},  # steps of some milliseconds
             "data": {**TINY["data"], "root": str(self._root / "corpus")},
