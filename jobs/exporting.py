@@ -13,16 +13,13 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 from jobs.errors import ArtifactError, NotAllowed, UnrollError
-from jobs.handle import PREDICT_PRIORITY, JobHandle, where_the_model_is
+from jobs.handle import PREDICT_PRIORITY, JobHandle, Submitter, where_the_model_is
 from jobs.job import Job, JobState
 from jobs.spec import EvaluateSpec, ExportSpec
 from jobs.wording import printable
-
-if TYPE_CHECKING:
-    from jobs.client import Client
 
 ARCHIVE: Final = "export.zip"
 #: What an export holds beside its sources.
@@ -42,7 +39,18 @@ model is not needed: `source/` holds what is imported. `card.md` says what the m
 """
 
 
-def export(client: "Client", trained: JobHandle, folder: Path, timeout: float | None) -> Path:
+class Exporter(Submitter, Protocol):
+    """What an export needs of a client."""
+
+    @property
+    def home(self) -> Path:
+        """The folder of everything kept on this machine."""
+
+    def list(self, state: JobState | None = None, *, limit: int = 1000) -> list[Job]:
+        """Return the records of the newest jobs."""
+
+
+def export(client: Exporter, trained: JobHandle, folder: Path, timeout: float | None) -> Path:
     """Write a model into a folder that is empty or not there; return it.
 
     Raise NotAllowed for another folder, JobFailed, WaitTimeout, and ArtifactError where the archive
@@ -76,7 +84,7 @@ def refuse_what_is_taken(folder: Path) -> None:
         raise NotAllowed(f"{folder} is there and not empty: name a folder that is not, or clear it")
 
 
-def _read(client: "Client", job: JobHandle) -> bytes:
+def _read(client: Exporter, job: JobHandle) -> bytes:
     """Read the archive through Redis, or where it is too large from a store that is shared."""
     with contextlib.suppress(ArtifactError):
         return job.read_file(ARCHIVE)
@@ -124,7 +132,7 @@ def _is_source(name: str) -> bool:
     return name.startswith(_BESIDE) and len(parts) == 2 and ".." not in parts
 
 
-def evaluations(client: "Client", job: str, limit: int = 1000) -> list[Mapping[str, Any]]:
+def evaluations(client: Exporter, job: str, limit: int = 1000) -> list[Mapping[str, Any]]:
     """Return what evaluations of a job's model came to, the newest first.
 
     Of several of the same rows, decoded and scored alike, the newest stands.

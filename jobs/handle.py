@@ -347,7 +347,7 @@ class JobHandle:
 
     def predictions_of(
         self, lines: Iterable[str], *, search: SearchOptions, attention: bool = False
-    ) -> Generator[Chunk, None, None]:
+    ) -> Generator["Chunk[JobHandle]", None, None]:
         """Yield predictions of some lines each, in their order, however many lines there are.
 
         The next lines are read while a chunk is answered, and no more of them. Whoever takes a

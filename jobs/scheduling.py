@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from jobs.errors import SpecError
 from jobs.gate import Gate
 from jobs.intake import check_parameters, check_training
 from jobs.schedules import Generation, Schedule, set_of
-from jobs.spec import TrainSpec
+from jobs.spec import AnySpec, TrainSpec
 from jobs.timetable import Timetable
 
 if TYPE_CHECKING:
     from jobs.catalog import Catalog
-    from jobs.client import Client
+    from jobs.store import JobStore
     from jobs.store.scheduling import ScheduleStore, Standing
 
 #: Options of `add` that are the gate's, and those that are the timetable's.
@@ -22,6 +22,17 @@ _GATE: Final = {
     **{name: name for name in ("margin", "confidence", "max_drop", "floor")},
 }
 _TIMES: Final = {"cron": "cron", "every": "every", "tz": "zone", "start": "start", "end": "end"}
+
+
+class Scheduler(Protocol):
+    """What schedules need of the client that they belong to."""
+
+    @property
+    def store(self) -> "JobStore":
+        """The job records."""
+
+    def made_whole(self, spec: AnySpec, base: Path | None = None) -> AnySpec:
+        """Return a spec as it is queued."""
 
 
 class ScheduleHandle:
@@ -63,7 +74,7 @@ class ScheduleHandle:
 class Schedules:
     """The schedules of a service, by name."""
 
-    def __init__(self, client: "Client") -> None:
+    def __init__(self, client: Scheduler) -> None:
         from jobs.store.scheduling import ScheduleStore  # noqa: PLC0415 - imports Redis
 
         self._client = client

@@ -4,12 +4,9 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from jobs.errors import JobFailed, UnrollError
-
-if TYPE_CHECKING:
-    from jobs.handle import JobHandle
 
 #: Lines of the first chunk, so that output begins soon, and of later ones at most.
 FIRST_LINES: Final = 64
@@ -20,11 +17,27 @@ MOST_BYTES: Final = 1_000_000
 _AHEAD: Final = 2
 
 
+class Prediction(Protocol):
+    """A job that answers a chunk."""
+
+    def result(self) -> Any:
+        """Wait for its end. Raise JobFailed."""
+
+    def cancel(self) -> Any:
+        """Ask for its end."""
+
+    def remove(self) -> None:
+        """Forget it."""
+
+
+J = TypeVar("J", bound=Prediction)
+
+
 @dataclass(frozen=True)
-class Chunk:
+class Chunk(Generic[J]):
     """A prediction of some lines among many."""
 
-    job: "JobHandle"
+    job: J
     #: Lines that stand before it.
     first: int
 
@@ -45,14 +58,14 @@ def chunks(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def stream(
-    lines: Iterable[str], submit: Callable[[list[str], int], "JobHandle"]
-) -> Generator[Chunk, None, None]:
+    lines: Iterable[str], submit: Callable[[list[str], int], J]
+) -> Generator[Chunk[J], None, None]:
     """Yield a prediction for each chunk, in order; `submit` queues lines and how many precede them.
 
     Whoever takes a chunk waits for it and reads its files; then it is removed. Where that fails or
     is given up, the chunks that were asked for meanwhile are cancelled.
     """
-    ahead: deque[Chunk] = deque()
+    ahead: deque[Chunk[J]] = deque()
     first = 0
     try:
         for chunk in chunks(lines):
@@ -71,7 +84,7 @@ def stream(
                 waiting.job.cancel()
 
 
-def _next(ahead: deque[Chunk]) -> Iterator[Chunk]:
+def _next(ahead: deque[Chunk[J]]) -> Iterator[Chunk[J]]:
     chunk = ahead[0]
     yield chunk
     chunk.job.result()  # the taker has waited, unless it did not care
