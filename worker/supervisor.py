@@ -29,7 +29,7 @@ from worker.process import Exit, Launcher, Running
 from worker.pulse import Pulse
 from worker.relay import Relay
 from worker.settings import Settings
-from worker.verdict import HANDED_BACK, Ending, Order, conclude
+from worker.verdict import CANCELLED, HANDED_BACK, Ending, Order, conclude
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class Supervisor:
         return Order.HUNG if self._hung else None
 
     def _record(self, exited: Exit, relay: Relay, folder: AttemptFolder) -> str:
-        self._insist_if_wanted(relay.drain)
+        whole = self._insist_if_wanted(relay.drain)
         # Where the first rank was ended before it could speak, another may have said why.
         end = relay.end or first_bad_end(folder.events_of_others)
         room = _STACKS_BYTES if self._hung else _TAIL_BYTES
@@ -217,11 +217,14 @@ class Supervisor:
         store, artifacts = self._tools.store, self._tools.artifacts
         leavings = Leavings(store, artifacts, self._job, self._lease, folder)
         try:
-            self._insist_if_wanted(leavings.keep_log if ending.handed_back else leavings.keep)
+            keep = leavings.keep_log if ending.handed_back else leavings.keep
+            whole = self._insist_if_wanted(keep) and whole
         except (OSError, ArtifactError) as error:
             if ending.reason is Reason.SUCCEEDED:
                 raise  # what it has come to would be lost
             logger.warning("job %s: what it left could not be kept: %s", self._job.id, error)
+        if ending.reason is Reason.SUCCEEDED and not whole:
+            ending = CANCELLED  # a success without what it has come to would be none
         return self._finish(ending, gather(exited, folder.log_file, end))
 
     def _finish(self, ending: Ending, evidence: Evidence | None = None) -> str:
@@ -250,13 +253,14 @@ class Supervisor:
     def _read_file(self, job: str, name: str) -> bytes:
         return self._insist(lambda: self._tools.store.read_file(job, name))
 
-    def _insist_if_wanted(self, call: Callable[[], None]) -> None:
+    def _insist_if_wanted(self, call: Callable[[], None]) -> bool:
         """Insist, but let go what a full service has no room for where the job was cancelled.
 
-        Else who cancels a job to make room would wait until there is room.
+        Else who cancels a job to make room would wait until there is room. Return whether the call
+        was answered.
         """
 
-        def once() -> None:
+        def once() -> bool:
             try:
                 call()
             except ServiceFull:
@@ -265,8 +269,10 @@ class Supervisor:
                 logger.warning(
                     "job %s: cancelled; the service has no room for the rest", self._job.id
                 )
+                return False
+            return True
 
-        self._insist(once)
+        return self._insist(once)
 
     def _insist(self, call: Callable[[], T]) -> T:
         """Repeat a call until the service has answered it, for as long as there is time."""

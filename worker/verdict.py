@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 from jobs.job import Reason
 from worker.events import EndEvent
@@ -35,8 +35,9 @@ class Ending:
     handed_back: bool = False
 
 
+CANCELLED: Final = Ending(Reason.CANCELLED)
 #: The job goes back to its old place.
-HANDED_BACK = Ending(Reason.PREEMPTED, handed_back=True)
+HANDED_BACK: Final = Ending(Reason.PREEMPTED, handed_back=True)
 
 
 def conclude(
@@ -52,7 +53,7 @@ def conclude(
     if end and end.reason is Reason.SUCCEEDED:
         return Ending(end.reason, end.message, result=end.result)
     if order is Order.CANCEL:
-        return Ending(Reason.CANCELLED)
+        return CANCELLED
     if order is Order.TIMEOUT:
         return Ending(Reason.TIMED_OUT, "the job ran for as long as its timeout allows")
     if order is Order.HAND_BACK and (end is None or end.reason is Reason.PREEMPTED):

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from jobs.artifacts import ArtifactStore
-from jobs.errors import ArtifactError, ServiceUnreachable, StaleToken
+from jobs.errors import ArtifactError, ServiceFull, ServiceUnreachable, StaleToken
 from jobs.job import Checkpoint, Job, JobState, Lease, Reason
 from jobs.spec import Component, TrainSpec
 from jobs.store import JobStore
@@ -279,6 +279,17 @@ def test_a_success_whose_best_model_could_not_be_kept_is_none(
     ((reason, said),) = stage.store.told
     assert reason is Reason.INFRASTRUCTURE
     assert "No space left" in said["message"]
+
+
+def test_a_success_that_a_full_service_has_no_room_for_can_be_cancelled(stage: Stage) -> None:
+    def full(*_: Any) -> None:
+        stage.store.wish = "cancel"
+        raise ServiceFull("the service's memory is full")
+
+    stage.store.put_file = full  # type: ignore[method-assign]
+    stage.run(file="an answer")
+    ((reason, said),) = stage.store.told
+    assert (reason, said["result"]) == (Reason.CANCELLED, {})
 
 
 @pytest.mark.usefixtures("full_store")
