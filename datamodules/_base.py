@@ -98,6 +98,14 @@ class DataModule(LightningDataModule, ABC):
     def sizes(self, split: str) -> Sizes:
         """Return the lengths of every row of a split on each side, int64 (N, K)."""
 
+    def lengths(self, split: str) -> Sequence[int]:
+        """Return how long the input of each row is: words where it is text, else steps."""
+        return [int(each) for each in self.sizes(split)[:, 0]]
+
+    def row_labels(self, split: str) -> Sequence[str]:  # noqa: ARG002 (for those that have some)
+        """Return the right class of each row by its name; nothing where rows have none."""
+        return ()
+
     @abstractmethod
     def collate(self, split: str, rows: Sequence[int]) -> Batch:
         """Return the padded batch of these rows."""
@@ -273,6 +281,10 @@ class TextData(LineData):
     def own_scores(self, best: Mapping[int, Sequence[int]], split: str) -> dict[str, float]:  # noqa: ARG002 (for those that have some)
         """Return further scores of the best output of each row of a split, by name."""
         return {}
+
+    def lengths(self, split: str) -> Sequence[int]:
+        """Return the words of each input, by its blanks: the same whatever the vocabulary."""
+        return [len(each.split()) for each in self.sources(split)]
 
     def content(self, split: str) -> Iterator[Any]:
         """Yield what each row asks, and the texts that are right."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules._base import Answer, Plan, StreamData, TextData
+from datamodules._base import Answer, DataModule, Plan, StreamData, TextData
 from datamodules._batch import Batch
 from datamodules._bucketing import EVALUATION_SCALE, Sizes
 from datamodules._errors import DataError
@@ -140,6 +140,14 @@ class FrameData(LearnedData[Learned, FrameSplit], TextData, TagData, ValueData, 
     def sources(self, split: str) -> Sequence[str]:
         """Return the path of every row."""
         return self._split(split).framed.names
+
+    def lengths(self, split: str) -> Sequence[int]:
+        """Return the frames of each sequence, or window."""
+        return DataModule.lengths(self, split)
+
+    def row_labels(self, split: str) -> Sequence[str]:
+        """Return the label of every sequence; nothing where they have none."""
+        return list(self._split(split).framed.answers()) if self.labels else ()
 
     def content(self, split: str) -> Iterator[Any]:
         """Yield what the split was made of: a row's path does not tell what its file holds."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules._audio import read_head
-from datamodules._base import Answer, TextData
+from datamodules._base import Answer, DataModule, TextData
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._errors import DataError
@@ -132,6 +132,14 @@ class SpokenData(LearnedData[Learned, SpeechSplit], TextData):
     def sources(self, split: str) -> Sequence[str]:
         """Return the path of every row."""
         return self._split(split).heard.names
+
+    def lengths(self, split: str) -> Sequence[int]:
+        """Return the frames of each recording."""
+        return DataModule.lengths(self, split)
+
+    def row_labels(self, split: str) -> Sequence[str]:
+        """Return the label of every recording; nothing where a text is said in it."""
+        return list(self._split(split).heard.said) if self.labels else ()
 
     def content(self, split: str) -> Iterator[Any]:
         """Yield what the split was made of: a row's path does not tell what its file holds."""

@@ -335,6 +335,10 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
         ends = zip(rows.offsets, rows.offsets[1:], strict=False)
         return [self.detokenise(rows.values[start:end].tolist()) for start, end in ends]
 
+    def row_labels(self, split: str) -> Sequence[str]:
+        """Return the label of every row."""
+        return self._label_names(split)
+
     def _label_names(self, split: str) -> list[str]:
         names = {UNKNOWN_CLASS: UNKNOWN_TEXT, **dict(enumerate(self.labels))}
         return [names[place] for place in self._split(split).classes.tolist()]

@@ -23,7 +23,7 @@ from datamodules._learned import LearnedData
 from datamodules._rows import Rows, Texts, arrays_of, rows_of
 from datamodules._tag_files import Names, Sentences, TagFiles, find_tagged, split_blanks
 from datamodules._tags import Index, TagData
-from datamodules._vocab import PAD, SPECIALS, UNK, Normalisation, TextForm
+from datamodules._vocab import PAD, SPECIALS, UNK, UNKNOWN_TEXT, Normalisation, TextForm
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
 _VERSION: Final = 1
@@ -143,6 +143,13 @@ class TaggedText(LearnedData[_Indexes, _Split], TagData):
     def true_tags(self, split: str) -> Sequence[Sequence[str]]:
         """Return the tags of every row as its file has them."""
         return [row.split(_BETWEEN) for row in Texts(self._split(split)["tag_text"])]
+
+    def row_labels(self, split: str) -> Sequence[str]:
+        """Return the label of every row; nothing where sequences have none."""
+        if not self.label_names:
+            return ()
+        names = {UNKNOWN_CLASS: UNKNOWN_TEXT, **dict(enumerate(self.label_names))}
+        return [names[each] for each in self._split(split)["labels"].values.tolist()]
 
     def words(self, line: str) -> list[str]:
         """Return what stands between blanks."""

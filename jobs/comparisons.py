@@ -1,13 +1,14 @@
 """Compare two models, jobs or evaluations: evaluate what is missing, then test the difference."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypedDict, Unpack
 
 from jobs.errors import NotAllowed
 from jobs.handle import JobHandle, Submitter
 from jobs.job import Job, JobState
+from jobs.slicing import PROPERTIES_FACT
 from jobs.spec import CompareSpec, EvaluateSpec, Resources, SearchOptions, spec_from_dict
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Options(TypedDict, total=False):
     confidence: float
     seed: int
     across: Sequence[str]
+    slice: str
     examples: int
 
 
@@ -136,7 +138,8 @@ def compare(
             "data, split and search"
         )
     on = OnWhat.of(told[0]) if told else on or OnWhat()
-    first, second = _evaluated(client, given, on, wait)
+    needed = {"row_metrics", *([PROPERTIES_FACT] if options.get("slice") else [])}
+    first, second = _evaluated(client, given, on, wait, needed)
     where = _without_gpu(first.record)
     job = client.submit(CompareSpec(first=first.id, second=second.id, resources=where, **options))
     wait(job)
@@ -156,10 +159,10 @@ def _first_evaluation(given: Sequence[JobHandle]) -> JobHandle:
 
 
 def _evaluated(
-    client: Comparer, given: Sequence[JobHandle], on: OnWhat, wait: Wait
+    client: Comparer, given: Sequence[JobHandle], on: OnWhat, wait: Wait, needed: Collection[str]
 ) -> Sequence[JobHandle]:
     """Return an evaluation of each that has succeeded, all on the test set as it was found last."""
-    found = _ended([_evaluation(client, each, on) for each in given], wait)
+    found = _ended([_evaluation(client, each, on, needed) for each in given], wait)
     newest = _digest(max(found, key=lambda each: each.record.ended))
     for place, each in enumerate(found):
         if _digest(each) != newest and given[place].id != each.id:
@@ -167,11 +170,13 @@ def _evaluated(
     return _ended(found, wait)
 
 
-def _evaluation(client: Comparer, given: JobHandle, on: OnWhat) -> JobHandle:
+def _evaluation(
+    client: Comparer, given: JobHandle, on: OnWhat, needed: Collection[str]
+) -> JobHandle:
     """Return an evaluation: what was given, else one that there is, else a new one."""
     if given.record.kind == EvaluateSpec.kind:
         return given
-    return _known(client, given, on) or _new(given, on)
+    return _known(client, given, on, needed) or _new(given, on)
 
 
 def _ended(evaluations: list[JobHandle], wait: Wait) -> list[JobHandle]:
@@ -181,9 +186,12 @@ def _ended(evaluations: list[JobHandle], wait: Wait) -> list[JobHandle]:
     return evaluations
 
 
-def _known(client: Comparer, trained: JobHandle, on: OnWhat) -> JobHandle | None:
+def _known(
+    client: Comparer, trained: JobHandle, on: OnWhat, needed: Collection[str]
+) -> JobHandle | None:
+    """Return an evaluation whose result says all that is needed."""
     for job in client.store.list(JobState.SUCCEEDED):
-        if job.spec.get("job") == trained.id and "row_metrics" in job.result:
+        if job.spec.get("job") == trained.id and all(each in job.result for each in needed):
             spec = _evaluation_spec(job)
             if spec and on.fits(spec):
                 return JobHandle(client, job.id)

@@ -10,6 +10,7 @@ from jobs.catalog import Catalog
 from jobs.comparing import require_comparable
 from jobs.errors import NotAllowed, SpecError, did_you_mean
 from jobs.job import Job, JobState
+from jobs.slicing import require_property, row_slice
 from jobs.spec import (
     AnySpec,
     CompareSpec,
@@ -138,6 +139,8 @@ def require_evaluations(spec: CompareSpec, first: Job, second: Job) -> None:
         across=spec.across,
         names=(first.id, second.id),
     )
+    if spec.slice:
+        require_property(first.result, row_slice(spec.slice), first.id)
 
 
 def source_of(spec: AnySpec) -> str | None:

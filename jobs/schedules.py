@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, Self, get_args
 
 from jobs.errors import SpecError, did_you_mean
 from jobs.gate import Gate
+from jobs.slicing import PROPERTIES, expanded, is_row_slice, row_slice
 from jobs.spec import TrainSpec, spec_from_dict
 from jobs.specfile import apply_overrides
 from jobs.timetable import MAX_SPAN, Timetable
@@ -32,6 +33,8 @@ _MAX_SLICES: Final = 20
 _MAX_SET: Final = 80
 DAY: Final = 86_400
 _OVERRIDE: Final = "data."
+#: What no split has in its name, and rows by a property have.
+_OF_ROWS: Final = frozenset("<>")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +65,16 @@ class Schedule:
     warm: bool = False
     #: The split that is the frozen test set.
     split: str = "test"
-    #: Further sets on which no loss above the gate's bound is allowed: a split ("val"), or the test
-    #: split of other files ("data.test=newest").
+    #: Further sets on which no loss above the gate's bound is allowed: a split ("val"), the test
+    #: split of other files ("data.test=newest"), or rows of the test set ("length<10"; "length" for
+    #: its three thirds).
     slices: Sequence[str] = ()
     #: Who added it, and when (milliseconds).
     by: str = ""
     created: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "slices", tuple(self.slices))
+        object.__setattr__(self, "slices", expanded(self.slices))
         for what, name in (("schedule", self.name), ("model", self.model)):
             if not _NAME.fullmatch(name):
                 raise SpecError(
@@ -106,10 +110,22 @@ class Schedule:
     def _check_sets(self) -> None:
         if len(self.slices) > _MAX_SLICES or len(set(self.slices)) < len(self.slices):
             raise SpecError(f"slices: at most {_MAX_SLICES}, each once")
+        if is_row_slice(self.split):
+            raise SpecError(f"{self.split!r} are rows of a set: the test set itself is a split")
         for each in self.slices:
-            set_of(each, self.split)
+            row_slice(each) if is_row_slice(each) else set_of(each, self.split)
             if each == self.split:
                 raise SpecError(f"{each!r} is the test set itself: a slice is another set")
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Return what a model is evaluated on: the test set, and slices that are no part of it."""
+        return (self.split, *(each for each in self.slices if not is_row_slice(each)))
+
+    @property
+    def row_slices(self) -> tuple[str, ...]:
+        """Return the slices that are rows of the test set."""
+        return tuple(each for each in self.slices if is_row_slice(each))
 
     @property
     def train_spec(self) -> TrainSpec:
@@ -146,10 +162,13 @@ def set_of(name: str, split: str) -> tuple[str, dict[str, Any]]:
             f"{name[:100]!r} names no set: a split, or data.key=value, of at most {_MAX_SET} "
             "characters"
         )
+    if not _OF_ROWS.isdisjoint(name):
+        row_slice(name)  # says what is wrong with it
     if "=" not in name:
         return name, {}
     if not name.startswith(_OVERRIDE):
-        raise SpecError(f"the slice {name!r} is no split and no data.key=value")
+        near = did_you_mean(name.partition("=")[0], PROPERTIES)
+        raise SpecError(f"the slice {name!r} is no split and no data.key=value{near}")
     return split, dict(apply_overrides({"data": {}}, [name])["data"])
 
 

@@ -1,6 +1,6 @@
 """Schedules in a person's hands: `client.schedules["nightly"].history()`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -8,11 +8,12 @@ from jobs.errors import SpecError
 from jobs.gate import Gate
 from jobs.intake import check_parameters, check_training
 from jobs.schedules import Generation, Schedule, set_of
+from jobs.slicing import row_slice
 from jobs.spec import AnySpec, TrainSpec
 from jobs.timetable import Timetable
 
 if TYPE_CHECKING:
-    from jobs.catalog import Catalog
+    from jobs.catalog import Catalog, Task
     from jobs.store import JobStore
     from jobs.store.scheduling import ScheduleStore, Standing
 
@@ -137,9 +138,18 @@ class Schedules:
         if catalog is not None:
             accepted = catalog.models[spec.model.name].tasks_of(spec.model)
             given = catalog.data[spec.data.name].tasks_of(spec.data)
-            for each in schedule.slices:
+            for each in schedule.sets:
                 check_parameters(spec.data.name, set_of(each, schedule.split)[1], catalog)
+            for name in schedule.row_slices:
+                _check_rows(name, spec.data.name, accepted & given)
             schedule.gate.check(output for _, output in accepted & given)
+
+
+def _check_rows(name: str, data: str, tasks: "Iterable[Task]") -> None:
+    """Raise SpecError for a slice by labels where no row has one."""
+    labelled = any({"label", "tags"} & {*task} for task in tasks)
+    if row_slice(name).property == "label" and not labelled:
+        raise SpecError(f"the slice {name} cannot be made: rows of {data} have no label")
 
 
 def _taken(options: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

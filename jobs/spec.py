@@ -30,6 +30,7 @@ from jobs.sections import (
     Section,
     TrainerOptions,
 )
+from jobs.slicing import row_slice
 
 __all__ = [
     "MAX_CARRIED_BYTES",
@@ -225,6 +226,8 @@ class CompareSpec(JobSpec):
     seed: Annotated[int, Interval(ge=0, lt=2**32)] = 12345
     #: What may differ between the two, because it is what is compared: "decoding".
     across: Sequence[str] = ()
+    #: Only rows with a property: "length<10", "length=short", "label=sports"; empty for all.
+    slice: str = ""
     #: Rows to show, those whose score changed most.
     examples: Annotated[int, Interval(ge=0, le=1000)] = 10
 
@@ -233,6 +236,8 @@ class CompareSpec(JobSpec):
         for each in self.across:
             if each != "decoding":
                 raise SpecError(f"across: only 'decoding' may differ, not {each!r}")
+        if self.slice:
+            row_slice(self.slice)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ needs neither the model nor the text again.
 Shapes: N rows, K numbers of a row, R sets of rows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -36,6 +36,10 @@ class RowScores:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def of_rows(self, rows: Sequence[int]) -> "RowScores":
+        """Return the scores of these rows alone."""
+        return RowScores(self.kind, self.values[list(rows)])
 
     def score(self) -> float:
         """Return the score of all rows."""

@@ -24,6 +24,7 @@ from jobs.handle import failure_line
 from jobs.job import Job, JobState
 from jobs.registry import Registry, Version
 from jobs.schedules import Generation, Outcome, Schedule, Stage, set_of
+from jobs.slicing import is_row_slice, require_property, row_slice
 from jobs.spec import CompareSpec, EvaluateSpec, Resources, TrainSpec
 from jobs.store import JobStore
 from jobs.store.scheduling import ScheduleStore
@@ -105,7 +106,7 @@ class Retraining:
                 role: self._evaluate(generation, each, role, contender)
                 for role, contender in contenders.items()
             }
-            for each in (plan.split, *plan.slices)
+            for each in plan.sets
         }
         self._schedules.move(
             generation,
@@ -150,6 +151,9 @@ class Retraining:
                 return
             scores.setdefault(each, {})[role] = _score(plan, each, ended)
             scores[each][f"{role}_digest"] = str(ended.result.get("split_digest", ""))
+            if each == plan.split and role == _CHALLENGER:
+                for name in plan.row_slices:
+                    require_property(ended.result, row_slice(name), job)
         generation = replace(generation, evidence=_evidence(generation, scores))
         if fault := self._other_test_set(plan, scores[plan.split]):
             self._decide(generation, Verdict(False, fault))
@@ -159,7 +163,9 @@ class Retraining:
             self._schedules.move(
                 generation,
                 Stage.COMPARING,
-                comparisons={each: self._compare(generation, each) for each in scores},
+                comparisons={
+                    each: self._compare(generation, each) for each in (*scores, *plan.row_slices)
+                },
             )
 
     def _other_test_set(self, plan: Schedule, scores: Mapping[str, Any]) -> str:
@@ -175,12 +181,14 @@ class Retraining:
         return ""
 
     def _compare(self, generation: Generation, each: str) -> str:
-        plan, pair = generation.plan, generation.evaluations[each]
+        plan, rows = generation.plan, each if is_row_slice(each) else ""
+        pair = generation.evaluations[plan.split if rows else each]
         asked = CompareSpec(
             first=pair[_CHAMPION],
             second=pair[_CHALLENGER],
             metric=plan.gate.metric,
             confidence=plan.gate.confidence,
+            slice=rows,
             **_like(plan.train_spec, f"{plan.name}: {each}"),
         )
         return self._store.create(asked, key=generation.key("compare", each)).id
@@ -193,7 +201,8 @@ class Retraining:
             if ended is None:
                 return
             figures = {name: ended.result.get(name) for name in _FIGURES}
-            evidence[each] = {**evidence[each], **figures, "comparison": job}
+            begun = evidence.get(each) or _of_rows(ended.result)
+            evidence[each] = {**begun, **figures, "comparison": job}
             found[each] = _finding(evidence[each])
         test = found.pop(plan.split)
         generation = replace(generation, evidence=evidence)
@@ -350,6 +359,12 @@ def _evidence(
     }
 
 
+def _of_rows(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores on rows of the test set, which only their comparison knows."""
+    names = {_CHAMPION: "first", _CHALLENGER: "second", "rows": "rows"}
+    return {own: comparison.get(name) for own, name in names.items()}
+
+
 def _flat(generation: Generation) -> dict[str, Any]:
     """Return the evidence as one level of names and values, for lines that people read."""
     flat: dict[str, Any] = {"generation": generation.id}
@@ -362,7 +377,8 @@ def _flat(generation: Generation) -> dict[str, Any]:
 
 
 def _finding(figures: Mapping[str, Any]) -> Finding:
-    missing = [name for name in _FIGURES if figures.get(name) is None]
+    needed = (_CHAMPION, _CHALLENGER, *_FIGURES)
+    missing = [name for name in needed if figures.get(name) is None]
     if missing:
         raise _Failed(f"the comparison reports no {missing[0]}")
     names = (field.name for field in dataclasses.fields(Finding))

@@ -28,6 +28,7 @@ _SHOWN: Final = 100
 @click.option("--method", type=click.Choice(_METHODS), default="bootstrap", show_default=True)
 @click.option("--resamples", type=click.IntRange(1, 100_000), help="How often rows are drawn.")
 @click.option("--across", type=click.Choice(["decoding"]), help="What may differ.")
+@click.option("--slice", metavar="ROWS", default="", help="Only rows: length<10, label=sports.")
 @click.option("--examples", default=3, help="Rows to show, those that changed most; 0 for none.")
 @click.option("--split", help="By default `test`.")
 @searching
@@ -46,7 +47,7 @@ def compare(
     evaluated alike is evaluated first.
     """
     data, search = data_of(overrides), search_options(options)
-    chosen = {name: options[name] for name in ("metric", "method", "examples")}
+    chosen = {name: options[name] for name in ("metric", "method", "slice", "examples")}
     if options["resamples"]:
         chosen["resamples"] = options["resamples"]
     if options["across"]:

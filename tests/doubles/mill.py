@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from jobs.errors import SpecError
 from jobs.job import Checkpoint, Job, Lease, Reason
+from jobs.slicing import PROPERTIES_FACT, row_slice
 from jobs.spec import CompareSpec, EvaluateSpec, TrainSpec, spec_from_dict
 from jobs.store import JobStore
 from jobs.workers import Worker
@@ -46,6 +48,10 @@ class Mill:
     #: Ends of trainings that do not succeed, by job; and so many resamples.
     failing: dict[str, tuple[Reason, str]] = field(default_factory=dict)
     resamples: int = 200
+    #: Of each row of any set, what slices go by.
+    properties: dict[str, list[Any]] = field(
+        default_factory=lambda: {"length": [1 + row % 30 for row in range(ROWS)]}
+    )
     worker: Worker = field(default_factory=lambda: Worker(id="mill", store="store"))
 
     def turn(self) -> int:
@@ -65,20 +71,30 @@ class Mill:
         spec = spec_from_dict(job.spec)
         if isinstance(spec, TrainSpec):
             self.store.publish(lease, Checkpoint(f"{job.id}.ckpt", "0" * 64, 10, 1), best=True)
-        self.store.finish(lease, Reason.SUCCEEDED, result=self.result(spec))
+        try:
+            result = self.result(spec)
+        except SpecError as error:
+            self.store.finish(lease, Reason.USER_ERROR, message=str(error))
+        else:
+            self.store.finish(lease, Reason.SUCCEEDED, result=result)
 
     def result(self, spec: Any) -> dict[str, Any]:
         """Return what a job comes to."""
         if isinstance(spec, EvaluateSpec):
             digest = hashlib.sha256(f"{self._set(spec)} {self.test_set}".encode()).hexdigest()
             score = self.rows(spec).score()
-            return {f"{spec.split}/bleu": score, f"{spec.split}/loss": 1.0, "split_digest": digest}
+            scores = {f"{spec.split}/bleu": score, f"{spec.split}/loss": 1.0}
+            return {**scores, "split_digest": digest, PROPERTIES_FACT: list(self.properties)}
         if isinstance(spec, CompareSpec):
             first, second = (self._evaluated(job) for job in (spec.first, spec.second))
+            if spec.slice:
+                rows = row_slice(spec.slice).of(self.properties)
+                first, second = first.of_rows(rows), second.of_rows(rows)
             found = paired_bootstrap(first, second, self.resamples, spec.seed, spec.confidence)
             significant = found.is_significant(spec.confidence)
             figures = {name: getattr(found, name) for name in ("difference", "low", "high", "p")}
-            return {**figures, "significant": significant}
+            scores = {"first": first.score(), "second": second.score(), "rows": len(first)}
+            return {**figures, **scores, "significant": significant}
         return {"val/bleu": 1.0}
 
     def rows(self, spec: EvaluateSpec) -> RowScores:

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from datamodules._vocab import UNKNOWN_TEXT
 from jobs.job import Reason
 from worker.events import EventReader, MetricEvent
 from worker.folder import AttemptFolder
 from worker.runner.__main__ import run
 from worker.runner.commands import Commands
+from worker.runner.sentences import Sentences
 
 Lay = Callable[..., AttemptFolder]
 
@@ -64,6 +66,9 @@ def test_a_classifier_is_trained_scored_and_used(
     row = json.loads(kept.read_text().splitlines()[1])
     assert row["output"] in {"low", "high"}
     assert row["source"]
+    assert (row["length"], row["label"] in {"low", "high"}) == (len(row["source"].split()), True)
+    labels = Sentences.read(kept).properties["label"]
+    assert labels.count(UNKNOWN_TEXT) == end.result["unknown_labels"]
 
     asked = {"kind": "predict", "job": "job-1", "lines": ["abba", "", "zyx"]}
     prediction = lay_letters("asked", {**asked, "search": {"beam": 2, "n_best": 2}}, **trained)

@@ -127,6 +127,25 @@ def test_a_comparison_is_sacrebleus(
     assert examples[0]["source"] == lines(one, "sources")[row]
 
 
+def test_rows_of_like_length_are_compared_alone(lay: Lay, trained: dict[str, Any]) -> None:
+    one, end = evaluated(lay, trained, "one", resamples=0)
+    other, _ = evaluated(lay, trained, "other", search={**WIDE, "min_length": 6}, resamples=0)
+    assert end.result["row_properties"] == ["length"]
+    kept = Sentences.read(one.files / "sentences.jsonl")
+    lengths = [len(each.split()) for each in lines(one, "sources")]
+    assert kept.properties == {"length": lengths}
+    whole = {"across": ["decoding"], "metric": "chrf", "resamples": 50}
+    _, all_rows = compared(lay, one, other, **whole)
+    _, end = compared(lay, one, other, slice="length=1", **whole)
+    assert end.result["rows"] == lengths.count(1) == 12
+    figures = ("first", "second", "difference", "p")
+    assert [end.result[name] for name in figures] == [all_rows.result[name] for name in figures]
+    assert " on length=1 (12 rows): " in end.result["verdict"]
+    _, end = compared(lay, one, other, slice="length=2..9", **whole)
+    assert end.reason == Reason.USER_ERROR
+    assert "length=2..9 has no row: the lengths of the set go from 1 to 1" in end.message
+
+
 def test_only_like_is_compared_with_like(lay: Lay, trained: dict[str, Any]) -> None:
     one, _ = evaluated(lay, trained, "one", resamples=0)
     wide, _ = evaluated(lay, trained, "wide", search=WIDE, resamples=0)

@@ -167,6 +167,16 @@ def test_the_metric_must_be_one_that_the_model_reports(person: Client, hand: Any
     assert person.schedules.list() == []
 
 
+def test_a_slice_by_labels_needs_labels(person: Client, hand: Any) -> None:
+    hand.offer(CATALOG)
+    given = {"model": "m", "cron": "0 3 * * *", "promote_if": "bleu"}
+    with pytest.raises(SpecError, match="label=a cannot be made: rows of text have no label"):
+        person.schedule("s", SPEC, slices=["label=a"], **given)
+    added = person.schedule("s", SPEC, slices=["length", "length<=5"], **given).standing.schedule
+    assert added.slices == ("length=short", "length=middle", "length=long", "length<=5")
+    assert added.sets == ("test",)
+
+
 def test_a_schedule_in_python(person: Client) -> None:
     schedule = person.schedule(
         "hourly", SPEC, model="de-en", promote_if="bleu", every=3600, missed="skip", floor=20

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jobs.errors import NotAllowed, UnknownSchedule
@@ -16,7 +17,7 @@ from jobs.store import JobStore
 from jobs.store.scheduling import ScheduleStore, Standing
 from jobs.timetable import Timetable
 from lightning_modules._row_scores import RowScores
-from tests.doubles.mill import Mill, system
+from tests.doubles.mill import ROWS, Mill, system
 from worker.scheduler import Scheduler
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -160,6 +161,65 @@ def test_a_slice_that_got_worse_stops_a_model_that_is_better_on_the_test_set(hou
     newest = house.history()[-1]
     assert newest.outcome is Outcome.KEPT
     assert newest.reason.startswith("the champion is kept: worse on val by more than 1")
+
+
+def test_rows_of_the_test_set_are_a_slice_without_an_evaluation_of_their_own(house: House) -> None:
+    short = [row % 4 == 0 for row in range(ROWS)]
+    house.mill.properties = {"length": [3 if each else 20 + row for row, each in enumerate(short)]}
+
+    def says(trained: Job, _set: str) -> RowScores:
+        number = house.number(trained)
+        good, bad = system(0.5 + 0.3 * number, seed=number), system(0.3, seed=number)
+        values = [(bad if number and each else good).values[row] for row, each in enumerate(short)]
+        return RowScores("bleu", np.array(values))
+
+    house.mill.says = says
+    house.add(slices=["length>=20", "length<10"])
+    for _ in range(2):
+        house.wait(DAY)
+        house.settle()
+    newest = house.history()[-1]
+    assert newest.outcome is Outcome.KEPT
+    assert newest.reason.startswith("the champion is kept: worse on length<10 by more than 1: bleu")
+    assert {*newest.evaluations} == {"test"}
+    assert {*newest.comparisons} == {"test", "length>=20", "length<10"}
+    found = newest.evidence["length<10"]
+    assert (found["rows"], found["challenger"] < found["champion"]) == (sum(short), True)
+    assert newest.evidence["test"]["difference"] > 0
+    told = house.registry.history("de-en")[-1].evidence
+    assert told["length>=20.difference"] > 0 > told["length<10.difference"]
+
+
+def test_the_thirds_of_the_test_set_are_three_slices(house: House) -> None:
+    house.shares = [0.4, 0.8]
+    house.add(slices=["length"])
+    for _ in range(2):
+        house.wait(DAY)
+        house.settle()
+    newest = house.history()[-1]
+    assert newest.outcome is Outcome.PROMOTED
+    thirds = [newest.evidence[f"length={each}"]["rows"] for each in ("short", "middle", "long")]
+    assert sum(thirds) == ROWS
+    assert min(thirds) > ROWS / 4
+
+
+@pytest.mark.parametrize(
+    ("slices", "said"),
+    [
+        (["label=sports"], "the rows have no label (they have: length)"),
+        (["length>99"], "the lengths of the set go from 1 to 30"),
+    ],
+)
+def test_a_slice_that_cannot_be_made_ends_the_generation_with_the_reason(
+    house: House, slices: list[str], said: str
+) -> None:
+    house.add(slices=slices)
+    for _ in range(2):
+        house.wait(DAY)
+        house.settle()
+    newest = house.history()[-1]
+    assert newest.outcome is Outcome.FAILED
+    assert said in newest.reason
 
 
 def test_a_test_set_that_changed_stops_the_promotion(house: House) -> None:

@@ -476,6 +476,18 @@ def saved_and_loaded(state):
     return torch.load(file, weights_only=True)
 
 
+def test_each_row_has_what_slices_go_by(sample):
+    labelled = {word for task in sample.data.gives for word in task} & {"label", "tags"}
+    for split in sample.splits:
+        rows, labels = len(sample.data.sizes(split)), sample.data.row_labels(split)
+        lengths = sample.data.lengths(split)
+        assert len(lengths) == rows
+        assert all(type(each) is int and each >= 0 for each in lengths)
+        assert len(labels) in (0, rows)
+        assert labelled or not labels, "the client refuses slices by label of such data"
+        assert all(type(each) is str for each in labels)
+
+
 def test_the_state_is_plain_and_enough_to_go_on(sample):
     state = saved_and_loaded(sample.data.state_dict())
     data = sample.fresh()

@@ -41,7 +41,7 @@ def schedule(**given_: Any) -> Schedule:
     missed=st.sampled_from(get_args(Missed)),
     on_data=st.booleans(),
     warm=st.booleans(),
-    slices=st.sampled_from([(), ("val",), ("val", "data.test=newest")]),
+    slices=st.sampled_from([(), ("val",), ("val", "data.test=newest"), ("length",)]),
 )
 def test_a_schedule_comes_back_as_it_went(**given_: Any) -> None:
     if given_["missed"] == "all":
@@ -69,6 +69,11 @@ def test_a_schedule_comes_back_as_it_went(**given_: Any) -> None:
         ({"slices": [""]}, "'' names no set"),
         ({"slices": ["x" * 81]}, "of at most 80 characters"),
         ({"slices": ["model.size=2"]}, "is no split and no data.key=value"),
+        ({"slices": ["lenght=2"]}, "no data.key=value; did you mean 'length'"),
+        ({"slices": ["lenght<2"]}, "'lenght<2' says no rows; did you mean 'length'"),
+        ({"slices": ["length<x"]}, "'length<x' says no length: write length<10"),
+        ({"slices": ["length", "length=long"]}, "each once"),
+        ({"split": "length<9"}, "'length<9' are rows of a set: the test set itself is a split"),
         ({"spec": EvaluateSpec(job="x").to_dict()}, "cannot be of kind 'evaluate'"),
         ({"spec": {**SPEC.to_dict(), "after": ["x"]}}, "takes no 'after'"),
         ({"spec": {**SPEC.to_dict(), "warm_from": "x"}}, "takes no 'warm_from'"),

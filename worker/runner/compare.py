@@ -1,11 +1,12 @@
 """Compare: say whether the second of two evaluations is better than the first, or chance."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from jobs.comparing import less_is_better, require_comparable
 from jobs.errors import NotAllowed, SpecError
+from jobs.slicing import row_slice
 from jobs.spec import CompareSpec
 from lightning_modules._row_scores import RowScores
 from worker.folder import write_atomically
@@ -31,9 +32,10 @@ def compare(task: Task, spec: CompareSpec) -> dict[str, Any]:
     task.reporter.phase("comparing")
     first, second = (Sentences.read(each) for each in task.folder.evaluations)
     metric = _metric(spec, first, second)
-    one, other = first.scores[metric], second.scores[metric]
+    rows = row_slice(spec.slice).of(first.properties) if spec.slice else range(len(first.texts))
+    one, other = (each.scores[metric].of_rows(rows) for each in (first, second))
     found = _test(spec, one, other)
-    examples = _examples(spec, metric, first, second)
+    examples = _examples(spec, metric, first, second, rows)
     write_atomically(
         task.folder.files / EXAMPLES_FILE, json.dumps(examples, ensure_ascii=False).encode()
     )
@@ -48,12 +50,13 @@ def compare(task: Task, spec: CompareSpec) -> dict[str, Any]:
         "p": found.p,
         "significant": significant,
         "better": _better(metric, found, significant=significant),
-        "verdict": _verdict(spec, metric, found, _names(spec, first, second)),
+        "verdict": _verdict(spec, metric, found, _names(spec, first, second), len(one)),
         "method": spec.method,
         "resamples": found.resamples,
         "seed": spec.seed,
         "confidence": spec.confidence,
         "rows": len(one),
+        **({"slice": spec.slice} if spec.slice else {}),
         "split_digest": first.facts["split_digest"],
     }
 
@@ -96,23 +99,26 @@ def _names(spec: CompareSpec, first: Sentences, second: Sentences) -> dict[str, 
     return names if len(set(names.values())) > 1 else {"first": spec.first, "second": spec.second}
 
 
-def _verdict(spec: CompareSpec, metric: str, found: Finding, names: Mapping[str, str]) -> str:
+def _verdict(
+    spec: CompareSpec, metric: str, found: Finding, names: Mapping[str, str], rows: int
+) -> str:
+    where = f" on {spec.slice} ({rows:,} rows)" if spec.slice else ""
     numbers = (
         f"{found.difference:+.4g} {metric}, {spec.confidence:.0%} interval {found.low:+.4g} to "
         f"{found.high:+.4g}, p = {found.p:.4f}"
     )
     better = _better(metric, found, significant=found.is_significant(spec.confidence))
     if not better:
-        return f"no difference that chance does not explain: {numbers}"
-    return f"{names[better]} is better: {numbers}"
+        return f"no difference that chance does not explain{where}: {numbers}"
+    return f"{names[better]} is better{where}: {numbers}"
 
 
 def _examples(
-    spec: CompareSpec, metric: str, first: Sentences, second: Sentences
+    spec: CompareSpec, metric: str, first: Sentences, second: Sentences, rows: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Return the rows whose score by itself changed most, those that changed at all."""
+    """Return those of the rows whose score by itself changed most, if it changed at all."""
     before, after = first.scores[metric].each(), second.scores[metric].each()
-    changed = sorted(range(len(before)), key=lambda row: -abs(after[row] - before[row]))
+    changed = sorted(rows, key=lambda row: -abs(after[row] - before[row]))
     return [
         {
             "row": row,

@@ -11,6 +11,7 @@ from datamodules._content import split_digest
 from datamodules._errors import DataError
 from datamodules._tags import TagData
 from jobs.comparing import SENTENCES_FILE
+from jobs.slicing import PROPERTIES_FACT
 from jobs.spec import EvaluateSpec
 from lightning_modules._base import Topology
 from lightning_modules._evaluation import EvaluatedTopology
@@ -19,7 +20,7 @@ from lightning_modules._row_scores import RowScores
 from lightning_modules._tagging import f1_of_rows
 from lightning_modules._text import writes_text
 from worker.runner.resampling import intervals
-from worker.runner.sentences import Sentences, Text
+from worker.runner.sentences import MAX_ROWS, Sentences, Text
 
 #: Splits of more rows have intervals of their text alone: notes of each row would fill the memory.
 NOTED_ROWS: Final = 1_000_000
@@ -75,12 +76,14 @@ def row_of(scored: Scored, spec: EvaluateSpec, digest: str, folder: Path) -> dic
     """Return what makes an evaluation comparable, with intervals; keep its rows in the folder."""
     scores, said = _row_scores(scored)
     rows = max(map(len, scores.values()), default=0)
+    properties = row_properties(scored.data, scored.split, rows)
     facts: dict[str, Any] = {
         "split": spec.split,
         "split_digest": digest,
         "rows": rows,
         "metric": scored.metric,
         "row_metrics": sorted(scores),
+        PROPERTIES_FACT: list(properties),
         "decoding": scored.decoding,
         "signatures": dict(scored.signatures),
     }
@@ -96,8 +99,17 @@ def row_of(scored: Scored, spec: EvaluateSpec, digest: str, folder: Path) -> dic
     values = {f"{spec.split}/{name}": each.score() for name, each in scores.items()}
     texts = _texts(scored, said, rows)
     said_by = {"version": spec.version} if spec.version else {}
-    Sentences({**facts, **values, **said_by}, scores, texts).write(folder / SENTENCES_FILE)
+    kept = Sentences({**facts, **values, **said_by}, scores, texts, properties)
+    kept.write(folder / SENTENCES_FILE)
     return facts
+
+
+def row_properties(data: DataModule, split: str, rows: int) -> dict[str, Sequence[Any]]:
+    """Return what slices can go by, of every row; nothing of so many rows that none are kept."""
+    if rows > MAX_ROWS:
+        return {}
+    found = {"length": data.lengths(split), "label": data.row_labels(split)}
+    return {name: each for name, each in found.items() if each and len(each) == rows}
 
 
 def _row_scores(scored: Scored) -> tuple[dict[str, RowScores], dict[int, list[int]]]:

@@ -3,18 +3,22 @@
 `files/sentences.jsonl` holds a line about the whole, then one for each row of the split:
 
     {"format": 1, "facts": {...}, "kinds": {"bleu": "bleu", "accuracy": "ratio", ...}}
-    {"source": "...", "references": ["..."], "output": "...", "scores": {"bleu": [...], ...}}
+    {"source": "...", "references": ["..."], "output": "...", "scores": {"bleu": [...], ...},
+     "length": 7, "label": "..."}
+
+The last two, each where the data has it, are what slices go by (`jobs/slicing.py`).
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from jobs.errors import SpecError
+from jobs.slicing import PROPERTIES, PROPERTIES_FACT
 from lightning_modules._row_scores import RowScores
 from worker.folder import write_atomically
 
@@ -42,6 +46,8 @@ class Sentences:
     facts: Mapping[str, Any]
     scores: Mapping[str, RowScores]
     texts: Sequence[Text]
+    #: Of some of `PROPERTIES`, what every row has.
+    properties: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def write(self, file: Path) -> None:
         """Write them; nothing where there are too many."""
@@ -58,6 +64,7 @@ class Sentences:
                 "references": [each[:_MAX_TEXT] for each in text.references],
                 "output": text.output[:_MAX_TEXT],
                 "scores": {name: _numbers(each.values[row]) for name, each in self.scores.items()},
+                **{name: values[row] for name, values in self.properties.items()},
             }
 
     @classmethod
@@ -74,7 +81,9 @@ class Sentences:
         }
         names = ("source", "references", "output")
         texts = [Text(**{name: each[name] for name in names}) for each in rows]
-        return cls(head["facts"], scores, texts)
+        kept = [each for each in PROPERTIES if each in head["facts"].get(PROPERTIES_FACT, ())]
+        properties = {name: [each[name] for each in rows] for name in kept}
+        return cls(head["facts"], scores, texts, properties)
 
 
 def _numbers(values: Any) -> list[float]:
