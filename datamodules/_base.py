@@ -77,6 +77,8 @@ class DataModule(LightningDataModule, ABC):
     trainer_defaults: ClassVar[Mapping[str, Any]] = {}
     #: Parameters that do not go together; the catalogue refuses them before a job is queued.
     refusals: ClassVar[tuple[Refusal, ...]] = ()
+    #: Every split that it may have: others are refused before a job is queued. Nothing: any.
+    splits: ClassVar[tuple[str, ...]] = ()
     #: Splits that every validation scores; the first is the one models are chosen by.
     validation_splits: tuple[str, ...] = ("val",)
     #: The metric by which models of this data are chosen and which end of it is good, where that is
@@ -231,6 +233,13 @@ W = TypeVar("W", bound=Written)
 #: character error rate, SQuAD's exact match and F1 of answers (0-1).
 TextFamily = Literal["bleu", "chrf", "ter", "rouge", "wer", "cer", "answer"]
 
+#: The metrics of each family.
+FAMILY_METRICS: Final[Mapping[TextFamily, tuple[str, ...]]] = {
+    **{family: (family,) for family in ("bleu", "chrf", "ter", "wer", "cer")},
+    "rouge": ("rouge1", "rouge2", "rougeL"),
+    "answer": ("answer_f1", "answer_exact"),
+}
+
 #: A metric by its full name, and which end of it is good.
 Monitor = tuple[str, Literal["min", "max"]]
 
@@ -267,6 +276,11 @@ class TextData(LineData):
     """A kind of data whose target is text: it can go from ids back to text, and score it."""
 
     scoring: TextScoring = TextScoring()
+    #: What `scoring.metrics` is where text is the target, or the parameter that lists it: the
+    #: catalogue tells by it which metrics there are. None where it is not said.
+    families: ClassVar[tuple[TextFamily, ...] | str | None] = None
+    #: Names of what `own_scores` may return.
+    own_metrics: ClassVar[tuple[str, ...]] = ()
     #: Outputs that a search writes for each input at least, so that `rerank` has a choice.
     candidates: int = 1
 

@@ -1,7 +1,7 @@
 """What kinds of data share that learn from training: what a checkpoint keeps of them."""
 
 from abc import abstractmethod
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from datamodules._base import DataModule, Workspace
 from datamodules._errors import DataError, DataMissingError
@@ -21,6 +21,8 @@ class LearnedData(DataModule, Generic[L, S]):
     `prepare` of a subclass fills the attributes below. With a `_learned` that a checkpoint brought
     it learns nothing, and any split may be missing until it is used.
     """
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from annotated_types import Ge, Interval
 
-from datamodules._base import Task, TextData, TextScoring, W, Workspace
+from datamodules._base import Task, TextData, TextFamily, TextScoring, W, Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._caption_splits import CaptionSplit, Learned, Reader, Sentences
@@ -75,6 +75,8 @@ class Captions(LearnedData[Learned, CaptionSplit], TextData):
     """
 
     gives: ClassVar[frozenset[Task]] = frozenset({("vector", "tokens")})
+    families: ClassVar[tuple[TextFamily, ...] | str | None] = ("bleu", "chrf")
+    own_metrics: ClassVar[tuple[str, ...]] = ("slot_error",)
     trainer_defaults: ClassVar[Mapping[str, Any]] = {"batch_tokens": 600}
     refusals: ClassVar[tuple[Refusal, ...]] = (
         Refusal(

@@ -13,7 +13,7 @@ import babel
 import numpy as np
 from annotated_types import Ge, Interval
 
-from datamodules._base import TextScoring, Workspace
+from datamodules._base import TextFamily, TextScoring, Workspace
 from datamodules._calendar import FORMATS, Calendar, dates_between
 from datamodules._encoded import Encoded, PairSplit, TextRows, Vocabularies
 from datamodules._errors import DataError
@@ -54,7 +54,9 @@ class Dates(TextPairs):
 
     trainer_defaults: ClassVar[Mapping[str, Any]] = {"batch_tokens": 3000, "max_epochs": 5}
     validation_splits = ("val", "unseen")
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "unseen", "test")
     scoring = TextScoring(tokenize="char")
+    families: ClassVar[tuple[TextFamily, ...] | str | None] = ("bleu", "chrf")
 
     def __init__(  # noqa: PLR0913 - the signature is the schema
         self,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from annotated_types import Ge, Interval
 
-from datamodules._base import Task, TextScoring, Workspace
+from datamodules._base import Task, TextFamily, TextScoring, Workspace
 from datamodules._cache import cached, key_of
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._files import digest_of
@@ -90,6 +90,7 @@ class FeatureFrames(FrameData):
 
     """
 
+    families: ClassVar[tuple[TextFamily, ...] | str | None] = ("cer", "wer")
     gives: ClassVar[frozenset[Task]] = frozenset(_TASKS.values())
     tasks_by: ClassVar[tuple[str, Mapping[str, frozenset[Task]]]] = (
         "target",

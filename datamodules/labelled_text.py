@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from annotated_types import Ge, Interval
 
-from datamodules._base import Answer, Task, TextData, TextScoring, Workspace
+from datamodules._base import Answer, Task, TextData, TextFamily, TextScoring, Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._cache import cached, key_of
@@ -88,6 +88,7 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
         },
     )
     scoring = TextScoring(metrics=())
+    families: ClassVar[tuple[TextFamily, ...] | str | None] = ()
 
     def __init__(  # noqa: PLR0913 - the signature is the schema
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from annotated_types import Ge
 
@@ -49,6 +49,8 @@ class ParallelText(TextFiles):
         bleu_tokens: how sacrebleu is to cut the target text into words
 
     """
+
+    families: ClassVar[tuple[TextFamily, ...] | str | None] = "metrics"
 
     def __init__(  # noqa: PLR0913 - the signature is the schema
         self,

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from annotated_types import Ge, Interval
 
-from datamodules._base import Workspace
+from datamodules._base import TextFamily, Workspace
 from datamodules._encoded import Reader, TextRows, Vocabularies
 from datamodules._questions import Columns, Question, QuestionFile, cut_stories, find_questions
 from datamodules._text_files import Files, Learning, TextFiles
@@ -61,6 +61,8 @@ class QuestionAnswer(TextFiles):
         chosen_by: what models are chosen by; the loss is finer where val has few questions
 
     """
+
+    families: ClassVar[tuple[TextFamily, ...] | str | None] = ("answer",)
 
     def __init__(  # noqa: PLR0913 - the signature is the schema
         self,

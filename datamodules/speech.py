@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Final, Literal
 from annotated_types import Ge, Gt, Interval
 
 from datamodules._audio import read_head
-from datamodules._base import Task, TextScoring, Workspace
+from datamodules._base import Task, TextFamily, TextScoring, Workspace
 from datamodules._cache import cached, key_of
 from datamodules._errors import DataError
 from datamodules._masking import Masking
@@ -97,6 +97,7 @@ class Speech(SpokenData):
 
     """
 
+    families: ClassVar[tuple[TextFamily, ...] | str | None] = ("cer", "wer")
     gives: ClassVar[frozenset[Task]] = frozenset({("frames", "label"), ("frames", "tokens")})
     tasks_by: ClassVar[tuple[str, Mapping[str, frozenset[Task]]]] = (
         "target",

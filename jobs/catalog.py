@@ -51,6 +51,12 @@ class Entry:
     tasks_by: tuple[str, Mapping[str, frozenset[Task]]] | None = None
     #: Parameters that do not go together.
     refusals: tuple[Refusal, ...] = ()
+    #: Of a kind of data: every split that it may have; empty where nobody knows.
+    splits: tuple[str, ...] = ()
+    #: Of a kind of data: the metrics of texts that models of it write, by family ("rouge"), and the
+    #: parameter that lists which of these are computed, if any; None where nobody knows.
+    text_metrics: Mapping[str, Sequence[str]] | None = None
+    text_metrics_by: str = ""
 
     def check(
         self, component: Component, data: Mapping[str, Any] = MappingProxyType({})
@@ -86,6 +92,23 @@ class Entry:
         name, choices = self.tasks_by
         return choices[params[name]]
 
+    def check_split(self, name: str) -> None:
+        """Raise SpecError for a split that this kind of data cannot have."""
+        if self.splits and name not in self.splits:
+            raise SpecError(
+                f"{self.name} has no split {name!r}{did_you_mean(name, self.splits)} (its splits: "
+                f"{', '.join(self.splits)})"
+            )
+
+    def scores_of_text(self, component: Component) -> tuple[str, ...] | None:
+        """Return the metrics of texts that such data reports; None where nobody knows."""
+        if self.text_metrics is None:
+            return None
+        families = self.text_metrics
+        if self.text_metrics_by:
+            families = self.in_force(component)[self.text_metrics_by]
+        return tuple(name for each in families for name in self.text_metrics.get(each, ()))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
         return {
@@ -101,6 +124,10 @@ class Entry:
                 {each: _plain(tasks) for each, tasks in self.tasks_by[1].items()},
             ],
             "refusals": [refusal.to_dict() for refusal in self.refusals],
+            "splits": list(self.splits),
+            "text_metrics": self.text_metrics
+            and {family: list(names) for family, names in self.text_metrics.items()},
+            "text_metrics_by": self.text_metrics_by,
         }
 
     @classmethod
@@ -115,6 +142,9 @@ class Entry:
             from_data=frozenset(plain.get("from_data", ())),
             tasks_by=_tasks_by(plain.get("tasks_by")),
             refusals=read_refusals(plain.get("refusals", ())),
+            splits=tuple(plain.get("splits", ())),
+            text_metrics=plain.get("text_metrics"),
+            text_metrics_by=plain.get("text_metrics_by", ""),
         )
 
 

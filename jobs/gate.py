@@ -14,7 +14,7 @@ Where there is no champion yet, the first rule alone decides.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -23,10 +23,7 @@ from jobs.errors import SpecError, did_you_mean
 
 #: What evaluations report that adds up over rows, so that two can be compared; by what models give.
 _REPORTED: Final[Mapping[str, tuple[str, ...]]] = {
-    "tokens": (
-        *("bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "wer", "cer", "exact_match"),
-        *("answer_f1", "answer_exact", "accuracy", "loss"),
-    ),
+    "tokens": ("accuracy", "loss"),
     "label": ("accuracy", "loss"),
     "labels": ("accuracy", "micro_f1", "loss"),
     "tags": ("accuracy", "f1", "exact_match", "loss"),
@@ -34,10 +31,18 @@ _REPORTED: Final[Mapping[str, tuple[str, ...]]] = {
     "values": ("mse", "mae", "loss"),
     "next": ("loss", "accuracy", "mse", "mae"),
 }
+#: What they report of text, as far as the data has it computed; and whenever there is any of it.
+_OF_TEXT: Final = (
+    *("bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "wer", "cer"),
+    *("answer_f1", "answer_exact"),
+)
+_OF_ANY_TEXT: Final = "exact_match"
 #: What they report besides, of which there is no telling whether a difference is chance.
 _NOT_OF_ROWS: Final = frozenset({"perplexity", "bits", "macro_f1", "slot_error"})
 #: Every metric that a gate may look at.
-METRICS: Final = frozenset(name for names in _REPORTED.values() for name in names)
+METRICS: Final = frozenset(
+    (*_OF_TEXT, _OF_ANY_TEXT, *(name for names in _REPORTED.values() for name in names))
+)
 #: Those that go from 0 to 100; rates go from 0 to 1.
 _OUT_OF_100: Final = frozenset({"bleu", "chrf", "ter"})
 
@@ -97,13 +102,23 @@ class Gate:
         """Build a gate from what `to_dict` gave."""
         return cls(**plain)
 
-    def check(self, outputs: Iterable[str]) -> None:
-        """Raise SpecError where a model that gives one of these does not report the metric."""
+    def check(
+        self, outputs: Collection[str], of_text: Sequence[str] | None = None, mend: str = ""
+    ) -> None:
+        """Raise SpecError where a model that gives one of these does not report the metric.
+
+        `of_text` are the metrics of texts that its data has, all where nobody knows; `mend` is how
+        it would come to have this one.
+        """
+        texts = _OF_TEXT if of_text is None else of_text
         known = [name for each in outputs for name in _REPORTED.get(each, METRICS)]
+        if "tokens" in outputs and texts:
+            known += [*texts, _OF_ANY_TEXT]
         if self.metric not in known:
+            hint = f"; {mend}" if mend else did_you_mean(self.metric, known)
             raise SpecError(
-                f"this model reports no {self.metric!r}{did_you_mean(self.metric, known)} "
-                f"(it reports: {', '.join(sorted(set(known)))})"
+                f"this model reports no {self.metric!r}{hint} (it reports: "
+                f"{', '.join(sorted(set(known)))})"
             )
 
     def first(self, score: float) -> "Verdict":

@@ -96,13 +96,14 @@ def check_training(spec: TrainSpec, catalog: Catalog | None) -> str:
 
 
 def check_evaluation(spec: EvaluateSpec, trained: Job, catalog: Catalog | None) -> str:
-    """Raise SpecError for data that the trained job's kind does not take; return the note."""
+    """Raise SpecError for data or a split that the trained job's kind has not; return the note."""
     kind = trained.spec["data"]["name"]
     if "name" in spec.data:
         raise SpecError(f"an evaluation keeps the kind of data of its job ({kind})")
     if catalog is None or kind not in catalog.data:
         return UNCHECKED
     check_parameters(kind, spec.data, catalog)
+    catalog.data[kind].check_split(spec.split)
     return ""
 
 

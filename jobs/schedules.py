@@ -103,6 +103,10 @@ class Schedule:
         for taken in ("after", "after_ended", "resume_from", "warm_from"):
             if getattr(spec, taken):
                 raise SpecError(f"the spec of a schedule takes no {taken!r}; see its warm start")
+        if spec.evaluated_on:
+            raise SpecError(
+                "the spec of a schedule takes no 'evaluated_on': it follows from split and slices"
+            )
         root = spec.data.params.get("root")
         if self.on_data and (not isinstance(root, str) or not root or "://" in root):
             raise SpecError("new data can only be noticed below a folder: set data.root")

@@ -13,7 +13,7 @@ from jobs.spec import AnySpec, TrainSpec
 from jobs.timetable import Timetable
 
 if TYPE_CHECKING:
-    from jobs.catalog import Catalog, Task
+    from jobs.catalog import Catalog, Entry, Task
     from jobs.store import JobStore
     from jobs.store.scheduling import ScheduleStore, Standing
 
@@ -136,13 +136,24 @@ class Schedules:
         spec = schedule.train_spec
         check_training(spec, catalog)
         if catalog is not None:
+            data = catalog.data[spec.data.name]
             accepted = catalog.models[spec.model.name].tasks_of(spec.model)
-            given = catalog.data[spec.data.name].tasks_of(spec.data)
+            given = data.tasks_of(spec.data)
             for each in schedule.sets:
-                check_parameters(spec.data.name, set_of(each, schedule.split)[1], catalog)
+                split, otherwise = set_of(each, schedule.split)
+                data.check_split(split)
+                check_parameters(spec.data.name, otherwise, catalog)
             for name in schedule.row_slices:
                 _check_rows(name, spec.data.name, accepted & given)
-            schedule.gate.check(output for _, output in accepted & given)
+            outputs = {output for _, output in accepted & given}
+            schedule.gate.check(outputs, data.scores_of_text(spec.data), _mend(schedule.gate, data))
+
+
+def _mend(gate: Gate, data: "Entry") -> str:
+    """Return how such data comes to have the gate's metric, where a parameter decides."""
+    families = (data.text_metrics or {}) if data.text_metrics_by else {}
+    found = next((family for family, names in families.items() if gate.metric in names), "")
+    return f"add {found!r} to data.{data.text_metrics_by}" if found else ""
 
 
 def _check_rows(name: str, data: str, tasks: "Iterable[Task]") -> None:

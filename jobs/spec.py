@@ -162,6 +162,9 @@ class TrainSpec(JobSpec):
     resume_from: str | None = None
     #: Id of a job whose best model's weights and vocabularies this one begins with, all else new.
     warm_from: str | None = None
+    #: What the model will be evaluated on, the test set first ("test", "val", "data.test=newest",
+    #: "length<10"): the training does not begin unless all of it is there. A schedule says it.
+    evaluated_on: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

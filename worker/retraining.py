@@ -63,7 +63,12 @@ class Retraining:
     def spec_of(self, schedule: Schedule) -> TrainSpec:
         """Return the training of a generation that begins now."""
         spec = schedule.train_spec
-        spec = replace(spec, name=spec.name or schedule.name, tags=(*spec.tags, schedule.name))
+        spec = replace(
+            spec,
+            name=spec.name or schedule.name,
+            tags=(*spec.tags, schedule.name),
+            evaluated_on=(schedule.split, *schedule.slices),
+        )
         champion = self._champion(schedule)
         return replace(spec, warm_from=champion.job) if schedule.warm and champion else spec
 

@@ -252,6 +252,12 @@ def _print_entry(entry: Entry) -> None:
     click.echo(f"{entry.name}: {entry.summary}")
     for given, wanted in sorted(entry.tasks):
         click.echo(f"task: {given} -> {wanted}")
+    if entry.splits:
+        click.echo(f"splits: {', '.join(entry.splits)}")
+    if entry.text_metrics:
+        names = [name for each in entry.text_metrics.values() for name in each]
+        chosen = f" (as {entry.text_metrics_by} says)" if entry.text_metrics_by else ""
+        click.echo(f"metrics of text: {', '.join(names)}{chosen}")
     _print_parameters(entry.parameters)
     for key, value in sorted(entry.trainer_defaults.items()):
         click.echo(f"trainer.{key} = {_toml(value)} unless the spec says otherwise")

@@ -12,7 +12,7 @@ from sacrebleu.significance import PairedTest
 from jobs.job import Reason
 from jobs.spec import spec_from_dict
 from tests.integration.conftest import TINY
-from worker.events import EndEvent
+from worker.events import EndEvent, EventReader, MetricEvent
 from worker.folder import Attempt, AttemptFolder
 from worker.runner.__main__ import run
 from worker.runner.commands import Commands
@@ -144,6 +144,37 @@ def test_rows_of_like_length_are_compared_alone(lay: Lay, trained: dict[str, Any
     _, end = compared(lay, one, other, slice="length=2..9", **whole)
     assert end.reason == Reason.USER_ERROR
     assert "length=2..9 has no row: the lengths of the set go from 1 to 1" in end.message
+
+
+@pytest.mark.parametrize(
+    ("sets", "reason", "said"),
+    [
+        (["test", "data.test=newest"], Reason.BAD_DATA, "slice data.test=newest cannot be evaluat"),
+        (["tst"], Reason.BAD_DATA, "the test set tst cannot be evaluated: this data has no split"),
+        (["test", "data.root=/etc"], Reason.BAD_DATA, "lies outside the allowed data roots"),
+        (["test", "length>=2"], Reason.USER_ERROR, "length>=2 has no row: the lengths of the set"),
+        (["test", "label=a"], Reason.USER_ERROR, "the rows have no label (they have: length)"),
+        (["test", "data.tset=a"], Reason.USER_ERROR, "did you mean 'test'?"),
+    ],
+)
+def test_what_will_be_evaluated_must_be_there_before_it_is_trained(
+    lay: Lay, sets: list[str], reason: Reason, said: str
+) -> None:
+    folder = lay("early", {"evaluated_on": sets})
+    end = run(folder, Commands())
+    assert end.reason == reason, end.traceback
+    assert said in end.message
+    assert "\n" not in end.message
+    events = EventReader(folder.events_file).read()
+    assert not [each for each in events if isinstance(each, MetricEvent)]
+
+
+def test_what_will_be_evaluated_is_there(lay: Lay, data_root: Path) -> None:
+    for side in ("fw", "bw"):
+        newest = data_root / "corpus" / f"newest.{side}"
+        newest.write_text((data_root / "corpus" / f"val.{side}").read_text())
+    folder = lay("good", {"evaluated_on": ["test", "val", "data.test=newest", "length=short"]})
+    assert run(folder, Commands()).reason == Reason.SUCCEEDED
 
 
 def test_only_like_is_compared_with_like(lay: Lay, trained: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,22 @@ from worker.scheduler import Scheduler
 SPEC_FILE = '[model]\nname = "rnn"\n[data]\nname = "text"\nroot = "corpus"\n'
 SPEC = TrainSpec(model=Component("rnn"), data=Component("text", {"root": "corpus"}))
 TEXT = frozenset({("tokens", "tokens")})
+PARAMETERS = (
+    Parameter("root", "str"),
+    Parameter("test", "str", default="test"),
+    Parameter("metrics", "str", many=True, default=["bleu", "chrf"]),
+)
 CATALOG = Catalog(
     {"rnn": Entry("rnn", "A model.", (), TEXT)},
-    {"text": Entry("text", "Lines.", (Parameter("root", "str"),), TEXT)},
+    {
+        "text": Entry(
+            *("text", "Lines.", PARAMETERS, TEXT),
+            splits=("train", "val", "test"),
+            text_metrics={"bleu": ["bleu"], "chrf": ["chrf"], "rouge": ["rouge1"], "ter": ["ter"]},
+            text_metrics_by="metrics",
+        ),
+        "old": Entry("old", "Of a worker that says less.", PARAMETERS, TEXT),
+    },
 )
 ADD = ("schedule", "add", "nightly", "--spec", "spec.toml", "--model", "de-en")
 NIGHTLY = ("--promote-if", "bleu", "--cron", "30 2 * * *", "--tz", "Europe/Berlin")
@@ -165,6 +178,39 @@ def test_the_metric_must_be_one_that_the_model_reports(person: Client, hand: Any
             *("s", SPEC), model="m", every=3600, promote_if="bleu", slices=["data.rot=other"]
         )
     assert person.schedules.list() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"slices": ["vla"]}, "text has no split 'vla'; did you mean 'val'? (its splits: train, v"),
+        ({"split": "tst"}, "text has no split 'tst'; did you mean 'test'?"),
+        (
+            {"promote_if": "rouge1"},
+            "this model reports no 'rouge1'; add 'rouge' to data.metrics (it reports: accuracy, ",
+        ),
+        ({"promote_if": "wer"}, "this model reports no 'wer' (it reports: accuracy, bleu, "),
+    ],
+)
+def test_what_the_data_has_not_got_is_told_when_the_schedule_is_added(
+    person: Client, hand: Any, given: dict[str, Any], said: str
+) -> None:
+    hand.offer(CATALOG)
+    options = {"model": "m", "cron": "0 3 * * *", "promote_if": "bleu", **given}
+    with pytest.raises(SpecError) as refused:
+        person.schedule("s", SPEC, **options)
+    assert said in str(refused.value)
+    assert person.schedules.list() == []
+    unknown = replace(SPEC, data=Component("old", SPEC.data.params))
+    person.schedule("s", unknown, **options)  # a worker of before says neither
+
+
+def test_a_metric_may_be_one_that_the_spec_asks_for(person: Client, hand: Any) -> None:
+    hand.offer(CATALOG)
+    asked = replace(SPEC, data=Component("text", {"root": "corpus", "metrics": ["ter", "rouge"]}))
+    person.schedule("s", asked, model="m", cron="0 3 * * *", promote_if="rouge1")
+    with pytest.raises(SpecError, match=r"no 'bleu'; add 'bleu' to data\.metrics"):
+        person.schedule("t", asked, model="m", cron="0 3 * * *", promote_if="bleu")
 
 
 def test_a_slice_by_labels_needs_labels(person: Client, hand: Any) -> None:

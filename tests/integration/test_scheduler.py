@@ -137,6 +137,14 @@ def test_a_worse_model_is_kept_out_and_the_trail_says_why(house: House) -> None:
     assert house.registry.get("de-en").champion == 1
 
 
+def test_a_training_is_told_what_it_will_be_evaluated_on(house: House) -> None:
+    house.add(slices=["data.test=newest", "length<=10"])
+    house.wait(DAY)
+    (generation,) = house.settle()
+    told = house.store.get(generation.train).spec["evaluated_on"]
+    assert told == ["test", "data.test=newest", "length<=10"]
+
+
 def test_a_floor_keeps_a_bad_first_model_out(house: House) -> None:
     house.add(gate=Gate(metric="bleu", floor=90.0))
     house.wait(DAY)

@@ -16,6 +16,7 @@ import torch
 
 import datamodules
 from datamodules._base import (
+    FAMILY_METRICS,
     BatchLoader,
     DataModule,
     Feed,
@@ -29,7 +30,8 @@ from datamodules._stream import FOLLOWS
 from datamodules._tags import TagData
 from datamodules._vocab import EOS, PAD
 from jobs.schema import Parameter
-from jobs.spec import TrainerOptions
+from jobs.spec import Component, TrainerOptions
+from worker.runner import catalog
 
 FILES = sorted(path.stem for path in Path(datamodules.__file__).parent.glob("[!_]*.py"))
 ODD_LINES = ["", " ", "a", "21. Februar  2019 \u202f☃", "x" * 50]
@@ -474,6 +476,17 @@ def saved_and_loaded(state):
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+def test_the_catalogue_says_its_splits_and_its_metrics_of_text(sample):
+    assert {*sample.splits} <= {*sample.cls.splits}
+    if sample.writes:
+        name = sample.name.partition(",")[0]
+        entry = catalog.kinds_of_data().find(name).entry
+        told = entry.scores_of_text(Component(name, sample.arguments))
+        families = sample.data.scoring.metrics
+        wanted = [name for family in families for name in FAMILY_METRICS[family]]
+        assert told == (*wanted, *sample.cls.own_metrics)
 
 
 def test_each_row_has_what_slices_go_by(sample):

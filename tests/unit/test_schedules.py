@@ -77,6 +77,7 @@ def test_a_schedule_comes_back_as_it_went(**given_: Any) -> None:
         ({"spec": EvaluateSpec(job="x").to_dict()}, "cannot be of kind 'evaluate'"),
         ({"spec": {**SPEC.to_dict(), "after": ["x"]}}, "takes no 'after'"),
         ({"spec": {**SPEC.to_dict(), "warm_from": "x"}}, "takes no 'warm_from'"),
+        ({"spec": {**SPEC.to_dict(), "evaluated_on": ["x"]}}, "it follows from split and slices"),
         ({"on_data": True, "spec": {**SPEC.to_dict(), "data": {"name": "d"}}}, "set data.root"),
     ],
 )

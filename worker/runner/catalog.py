@@ -20,7 +20,7 @@ from typing_extensions import Doc
 
 import datamodules
 import lightning_modules
-from datamodules._base import DataModule
+from datamodules._base import FAMILY_METRICS, DataModule, TextData
 from datamodules._params import FromDataMarker
 from datamodules._refusals import Refusal as SaidRefusal
 from jobs.catalog import Catalog, Entry
@@ -162,9 +162,24 @@ def _found(name: str, cls: type[T]) -> Found[T]:
         from_data=frozenset(hidden),
         tasks_by=None if issubclass(cls, Topology) else cls.tasks_by,
         refusals=tuple(map(_refusal, cls.refusals)),
+        **_reported(cls),
     )
     _check_refusals(entry)
     return Found(cls, entry)
+
+
+def _reported(cls: type[Any]) -> dict[str, Any]:
+    """Return the splits of a kind of data and its metrics of text, as far as it says them."""
+    if not issubclass(cls, DataModule):
+        return {}
+    if not issubclass(cls, TextData) or cls.families is None:
+        return {"splits": cls.splits}
+    own = {"own": cls.own_metrics} if cls.own_metrics else {}
+    if isinstance(cls.families, str):
+        metrics, by = dict(FAMILY_METRICS), cls.families
+    else:
+        metrics, by = {each: FAMILY_METRICS[each] for each in cls.families}, ""
+    return {"splits": cls.splits, "text_metrics": {**metrics, **own}, "text_metrics_by": by}
 
 
 def _refusal(said: SaidRefusal) -> Refusal:

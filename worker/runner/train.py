@@ -27,6 +27,7 @@ from worker.runner.metrics import MetricReporter, Plan
 from worker.runner.ranks import first_rank_first
 from worker.runner.resume import Continuation, Position, Saved
 from worker.runner.selection import Selection
+from worker.runner.sets import require_sets
 from worker.runner.task import Task
 
 
@@ -46,6 +47,8 @@ def train(task: Task, spec: TrainSpec) -> dict[str, Any]:
     if start and saved is None:
         data.load_state_dict(dict(start.data))
     prepare(task, data, options, spec.seed, saved)
+    if saved is None:
+        require_sets(task, spec, kind, data)
     seed_everything(spec.seed)  # the first weights do not depend on how the data was prepared
     model = build_model(topology, spec.model, data.dims)
     if rank() > 0:

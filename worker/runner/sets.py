@@ -1,0 +1,59 @@
+"""Whether what a model will be evaluated on is there: looked at before it is trained for hours."""
+
+from typing import Any
+
+from datamodules._base import DataModule
+from datamodules._errors import DataError
+from jobs.errors import SpecError
+from jobs.schedules import set_of
+from jobs.slicing import is_row_slice, row_slice
+from jobs.spec import Component, TrainSpec
+from worker.runner.build import build_data
+from worker.runner.catalog import Found
+from worker.runner.evaluated import row_properties
+from worker.runner.ranks import first_rank_first
+from worker.runner.task import Task
+
+
+def require_sets(task: Task, spec: TrainSpec, kind: Found[DataModule], data: DataModule) -> None:
+    """Look at the sets of `spec.evaluated_on`, the first of which is the test set.
+
+    `data` is prepared. Raise DataError or SpecError for the first that is missing or empty.
+    """
+    for place, each in enumerate(spec.evaluated_on):
+        what = f"the slice {each}" if place else f"the test set {each}"
+        try:
+            _look_at(task, spec, kind, data, each)
+        except DataError as error:
+            raise type(error)(f"{what} cannot be evaluated: {error}") from error
+        except SpecError as error:
+            raise SpecError(f"{what} cannot be evaluated: {error}") from None
+
+
+def _look_at(
+    task: Task, spec: TrainSpec, kind: Found[DataModule], data: DataModule, each: str
+) -> None:
+    test = spec.evaluated_on[0]
+    if is_row_slice(each):
+        row_slice(each).of(row_properties(data, test, len(data.sizes(test))))
+        return
+    split, otherwise = set_of(each, test)
+    found = _prepared(task, spec, kind, data, otherwise) if otherwise else data
+    if not len(found.sizes(split)):
+        raise DataError(f"the split {split!r} holds no row")
+
+
+def _prepared(
+    task: Task,
+    spec: TrainSpec,
+    kind: Found[DataModule],
+    data: DataModule,
+    otherwise: dict[str, Any],
+) -> DataModule:
+    """Return the data with other parameters, with the vocabularies as its evaluation will have."""
+    found = build_data(kind, Component(spec.data.name, {**spec.data.params, **otherwise}))
+    found.feed = data.feed
+    found.load_state_dict(data.state_dict())
+    with first_rank_first():
+        found.prepare(task.workspace)
+    return found
