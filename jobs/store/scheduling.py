@@ -5,6 +5,7 @@ times and move generations on, each step a compare-and-set on what they saw.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,6 +18,7 @@ from jobs.spec import TrainSpec
 from jobs.store.base import StoreBase
 from jobs.store.records import MAX_MESSAGE, head, plain, text
 from jobs.store.submitting import asked_with, new_id
+from jobs.timetable import Timetable
 
 #: Generations of a schedule that are remembered.
 KEEP: Final = 1_000
@@ -251,6 +253,7 @@ def _body(generation: Generation) -> str:
 def _generation(id: str, fields: Mapping[bytes, bytes]) -> Generation:  # noqa: A002 - the field
     said = {text(name): text(value) for name, value in fields.items()}
     schedule, _, due = id.rpartition(":")
+    definition = json.loads(said["definition"])
     return Generation(
         schedule=schedule,
         due=int(due),
@@ -260,9 +263,22 @@ def _generation(id: str, fields: Mapping[bytes, bytes]) -> Generation:  # noqa: 
         ended=int(said.get("ended", 0)),
         train=said["train"],
         outcome=Outcome(said["outcome"]) if said["outcome"] else None,
-        reason=said["reason"],
-        definition=json.loads(said["definition"]),
+        reason=_with_times(said["reason"], schedule, definition["timetable"]["zone"]),
+        definition=definition,
         **json.loads(said["body"]),
+    )
+
+
+def _with_times(reason: str, schedule: str, zone: str) -> str:
+    """Return a reason in which other generations are called by their due times, as clocks show it.
+
+    Transitions name them by their ids: Redis has no calendar.
+    """
+    table = Timetable(zone=zone)
+    return re.sub(
+        rf"\bthe generation {re.escape(schedule)}:" + r"(\d{1,14})\b",
+        lambda found: f"the generation of {table.shown(int(found[1]))}",
+        reason,
     )
 
 
