@@ -10,7 +10,7 @@ from typing import Any, Final
 from jobs.errors import SpecError, did_you_mean
 from jobs.refusal import Refusal, read_refusals
 from jobs.schema import Parameter, check_all
-from jobs.spec import Component, TrainerOptions, TrainSpec
+from jobs.spec import Component, TrainerOptions, TrainSpec, places
 
 #: What goes in and what comes out, e.g. ("tokens", "tokens").
 Task = tuple[str, str]
@@ -59,22 +59,30 @@ class Entry:
     text_metrics_by: str = ""
 
     def check(
-        self, component: Component, data: Mapping[str, Any] = MappingProxyType({})
+        self,
+        component: Component,
+        data: Mapping[str, Any] = MappingProxyType({}),
+        elsewhere: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """Return the component's parameters in their types. Raise SpecError.
 
-        `data` are parameters of the data, of which those count that are `from_data` here.
+        `data` are parameters of the data, of which those count that are `from_data` here;
+        `elsewhere` says where other names belong (`check_all`).
         """
         for name in component.params:
             if name in self.from_data:
                 raise SpecError(f"{self.name}: the data sets {name!r}; leave it out")
-        checked = check_all(self.parameters, component.params, self.name)
+        checked = check_all(self.parameters, component.params, self.name, elsewhere)
         filled_in = {name: value for name, value in data.items() if name in self.from_data}
         params = {**self._defaults, **filled_in, **checked}
         for refusal in self.refusals:
             if refusal.applies(params):
                 raise SpecError(f"{self.name}: {refusal.sentence(params)}")
         return checked
+
+    def names(self, section: str) -> dict[str, str]:
+        """Return that its parameters belong in this section of a spec."""
+        return {each.name: f"in {section}" for each in self.parameters}
 
     def in_force(self, component: Component) -> dict[str, Any]:
         """Return all parameters with their values, given or by default. Raise SpecError."""
@@ -159,7 +167,8 @@ class Catalog:
         """Refuse a spec that no worker of this catalogue could build. Raise SpecError."""
         model = _find(self.models, spec.model.name, "topology")
         data = _find(self.data, spec.data.name, "kind of data")
-        model.check(spec.model)
+        model.check(spec.model, elsewhere=places(TrainSpec) | data.names("[data]"))
+        data.check(spec.data, elsewhere=places(TrainSpec) | model.names("[model]"))
         given = data.tasks_of(spec.data)
         if not model.tasks & given:
             fitting = ", ".join(

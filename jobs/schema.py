@@ -9,6 +9,7 @@ import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -132,17 +133,29 @@ class Parameter:
 
 
 def check_all(
-    parameters: Iterable[Parameter], given: Mapping[str, Any], owner: str
+    parameters: Iterable[Parameter],
+    given: Mapping[str, Any],
+    owner: str,
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Return the given values in their types. Raise SpecError for unknown or missing names."""
+    """Return the given values in their types. Raise SpecError for unknown or missing names.
+
+    `elsewhere` says where names belong that others know: {"seed": "at the top of the spec"}.
+    """
     known = {parameter.name: parameter for parameter in parameters}
     for name in given:
         if name not in known:
-            raise SpecError(f"{owner} takes no {name!r}{did_you_mean(str(name), known)}")
+            raise unknown(owner, str(name), known, elsewhere)
     for parameter in known.values():
         if parameter.required and parameter.name not in given:
             raise SpecError(f"{owner} needs {parameter.name!r} ({parameter.describe()})")
     return {name: known[name].check(value, owner) for name, value in given.items()}
+
+
+def unknown(owner: str, name: str, known: Iterable[str], elsewhere: Mapping[str, str]) -> SpecError:
+    """Return the refusal of a name: where it belongs, else which name may have been meant."""
+    belongs = f": it belongs {elsewhere[name]}" if name in elsewhere else ""
+    return SpecError(f"{owner} takes no {name!r}{belongs or did_you_mean(name, known)}")
 
 
 def _shown(value: Any) -> str:

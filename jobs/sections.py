@@ -8,6 +8,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_type_hints
 
 from annotated_types import Ge, Gt, Interval
@@ -65,9 +66,11 @@ class Section:
         )
 
     @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
-        """Build the section, its values checked. Raise SpecError."""
-        return cls(**check_all(cls.parameters(), plain, f"[{cls.section}]"))
+    def from_dict(
+        cls, plain: Mapping[str, Any], elsewhere: Mapping[str, str] = MappingProxyType({})
+    ) -> Self:
+        """Build the section, its values checked (`check_all` has `elsewhere`). Raise SpecError."""
+        return cls(**check_all(cls.parameters(), plain, f"[{cls.section}]", elsewhere))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON of what is set."""

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_type_h
 from annotated_types import Ge, Gt, Interval
 
 from jobs.errors import SpecError, did_you_mean
-from jobs.schema import REQUIRED, Parameter, check_all
+from jobs.schema import REQUIRED, Parameter, check_all, unknown
 from jobs.sections import (
     UNSET,
     Policy,
@@ -333,7 +333,7 @@ def spec_from_dict(plain: Mapping[str, Any]) -> AnySpec:
     for name in given:
         if not _takes(cls, name):
             known = [each.name for each in dataclasses.fields(cls)]
-            raise SpecError(f"the spec takes no {name!r}{did_you_mean(str(name), known)}")
+            raise unknown("the spec", str(name), known, places(cls))
     fields = check_all(_top_level(cls), given, "the spec")
     for name in ("model", "data"):
         if cls is TrainSpec and name not in sections:
@@ -359,7 +359,20 @@ def _read_section(name: str, plain: Any, cls: type[JobSpec]) -> Any:
         return Component.from_section(plain, name)
     if not isinstance(plain, Mapping):
         raise SpecError(f"[{name}] must be a section of key = value, not {plain!r}")
-    return _SECTIONS[name].from_dict(plain) if name in _SECTIONS else dict(plain)
+    if name not in _SECTIONS:
+        return dict(plain)
+    return _SECTIONS[name].from_dict(plain, places(cls))
+
+
+def places(cls: type[JobSpec]) -> dict[str, str]:
+    """Return where in a spec each key belongs that is no parameter of a model or of data."""
+    found = {
+        each.name: f"in [{name}]"
+        for name, section in _SECTIONS.items()
+        if _takes(cls, name)
+        for each in section.parameters()
+    }
+    return {**found, **{each.name: "at the top of the spec" for each in _top_level(cls)}}
 
 
 def _top_level(cls: type[JobSpec]) -> list[Parameter]:

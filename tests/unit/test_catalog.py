@@ -68,6 +68,26 @@ def test_a_spec_that_fits_is_accepted() -> None:
             "attention: 'hidden_size' must be int, at least 1, not 0",
         ),
         (SPEC.model, Component("text"), "text needs 'root' (str)"),
+        (
+            Component("attention", {"cell": "gru", "root": "r"}),
+            SPEC.data,
+            "attention takes no 'root': it belongs in [data]",
+        ),
+        (
+            Component("attention", {"cell": "gru", "max_epochs": 3}),
+            SPEC.data,
+            "attention takes no 'max_epochs': it belongs in [trainer]",
+        ),
+        (
+            SPEC.model,
+            Component("text", {"root": "r", "hidden_size": 9}),
+            "text takes no 'hidden_size': it belongs in [model]",
+        ),
+        (
+            SPEC.model,
+            Component("text", {"root": "r", "seed": 9}),
+            "text takes no 'seed': it belongs at the top of the spec",
+        ),
     ],
 )
 def test_refusals_are_one_clear_sentence(model: Any, data: Any, sentence: str) -> None:

@@ -172,6 +172,14 @@ def test_an_override_of_the_queue_counts_by_either_name(name: str, plain: dict[s
             "[trainer] takes no 'max_epoch'; did you mean 'max_epochs'?",
         ),
         (
+            {"trainer": {"seed": 3}},
+            "[trainer] takes no 'seed': it belongs at the top of the spec",
+        ),
+        ({"trainer": {"gpus": 1}}, "[trainer] takes no 'gpus': it belongs in [resources]"),
+        ({"lr": 0.1}, "the spec takes no 'lr': it belongs in [trainer]"),
+        ({"beam": 2}, "the spec takes no 'beam'"),
+        ({"resources": {"quee": "a"}}, "[resources] takes no 'quee'; did you mean 'queue'?"),
+        (
             {"trainer": {"beta1": 1}},
             "[trainer]: 'beta1' must be float, at least 0, below 1, not 1.0",
         ),
@@ -200,6 +208,10 @@ def test_refusals_are_one_clear_sentence(plain: dict[str, Any], sentence: str) -
         ({"data": {"name": "d"}}, "the spec needs a section [model] with a name"),
         ({"model": {"name": "m"}}, "the spec needs a section [data] with a name"),
         ({"kind": "evaluate"}, "the spec needs 'job' (str)"),
+        (
+            {"kind": "evaluate", "job": "j", "beam": 2},
+            "the spec takes no 'beam': it belongs in [search]",
+        ),
         ({"kind": "predict", "job": "j"}, "the spec needs 'lines' (list of str)"),
         (
             {"kind": "predict", "job": "j", "lines": ["a"], "search": {"n_best": 3, "beam": 2}},
