@@ -9,6 +9,7 @@ import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, time
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
@@ -156,6 +157,32 @@ def unknown(owner: str, name: str, known: Iterable[str], elsewhere: Mapping[str,
     """Return the refusal of a name: where it belongs, else which name may have been meant."""
     belongs = f": it belongs {elsewhere[name]}" if name in elsewhere else ""
     return SpecError(f"{owner} takes no {name!r}{belongs or did_you_mean(name, known)}")
+
+
+def no_json(value: Any) -> str:
+    """Return which value of a spec is a number that is none, or a date, and the mend; or nothing.
+
+    TOML reads `nan` and `2016-01-31` as such where text was meant, and JSON has neither.
+    """
+    try:
+        return _no_json(value, "")
+    except RecursionError:
+        return ""
+
+
+def _no_json(value: Any, path: str) -> str:
+    if isinstance(value, Mapping):
+        inner = [(f"{path}.{key}".lstrip("."), each) for key, each in value.items()]
+        return next(filter(None, (_no_json(each, where) for where, each in inner)), "")
+    if isinstance(value, list | tuple):
+        return next(filter(None, (_no_json(each, path) for each in value)), "")
+    if isinstance(value, float) and not math.isfinite(value):
+        what = f"{value} for {path!r}, a number that is none"
+    elif isinstance(value, date | time):
+        what = f"a date or a time for {path!r}"
+    else:
+        return ""
+    return f"has {what}: text stands in quotes, '\"{value}\"'"
 
 
 def _shown(value: Any) -> str:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_type_h
 from annotated_types import Ge, Gt, Interval
 
 from jobs.errors import SpecError, did_you_mean
-from jobs.schema import REQUIRED, Parameter, check_all, unknown
+from jobs.schema import REQUIRED, Parameter, check_all, no_json, unknown
 from jobs.sections import (
     UNSET,
     Policy,
@@ -130,10 +130,12 @@ class JobSpec:
 
     def to_json(self) -> str:
         """Return compact JSON. Raise SpecError if it is too large or holds what JSON cannot."""
+        plain = self.to_dict()
         try:
-            text = json.dumps(self.to_dict(), allow_nan=False, separators=(",", ":"))
+            text = json.dumps(plain, allow_nan=False, separators=(",", ":"))
         except (TypeError, ValueError, RecursionError) as error:
-            raise SpecError(f"the spec holds a value that JSON cannot: {error}") from None
+            said = no_json(plain) or f"holds a value that JSON cannot: {error}"
+            raise SpecError(f"the spec {said}") from None
         if len(text) > self.max_bytes():
             raise SpecError(
                 f"the spec has {len(text):,} bytes; at most {self.max_bytes():,} can be queued: "

@@ -227,7 +227,7 @@ def test_a_bad_spec_is_refused_and_nothing_queued(person: Client, hand: Any) -> 
         (spec(name="n" * 101), "at most 100 characters, not 101"),
         (spec(data={"root": "\udcff"}), "not valid UTF-8"),
         (spec(data={"root": "x" * 2_000_000}), "at most 1,000,000"),
-        (spec(data={"root": float("nan")}), "JSON"),
+        (spec(data={"root": float("nan")}), "has nan for 'data.root', a number that is none"),
     ):
         with pytest.raises(SpecError, match=message):
             person.submit(wrong)

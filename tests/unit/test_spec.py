@@ -203,6 +203,24 @@ def test_refusals_are_one_clear_sentence(plain: dict[str, Any], sentence: str) -
 
 
 @pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.root=nan", "nan for 'data.root', a number that is none"),
+        ("model.sizes=[1, -inf]", "-inf for 'model.sizes', a number that is none"),
+        ("data.test=2016-01-31", "a date or a time for 'data.test'"),
+    ],
+)
+def test_what_toml_reads_and_json_has_not_is_named(override: str, said: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        spec_from_dict(apply_overrides(PLAIN, [override])).to_json()
+    refusal, _, mend = str(caught.value).partition(": text stands in quotes, ")
+    assert refusal == f"the spec has {said}"
+    name, value = override.partition("=")[0], mend.strip("'")
+    assert value.strip('"') in override
+    spec_from_dict(apply_overrides(PLAIN, [f"{name}={value}"])).to_json()
+
+
+@pytest.mark.parametrize(
     ("plain", "sentence"),
     [
         ({"data": {"name": "d"}}, "the spec needs a section [model] with a name"),
@@ -242,6 +260,10 @@ def test_a_component_takes_no_parameter_called_name() -> None:
         Component("m", {"name": "other"})
 
 
+LOOP: list[Any] = []
+LOOP.append(LOOP)
+
+
 def deep(levels: int) -> list[Any]:
     nested: list[Any] = []
     for _ in range(levels):
@@ -249,7 +271,9 @@ def deep(levels: int) -> list[Any]:
     return nested
 
 
-@pytest.mark.parametrize("value", [float("nan"), {1, 2}, object(), deep(100_000)])
+@pytest.mark.parametrize(
+    "value", [{1, 2}, object(), deep(100_000), LOOP, pytest.param(10**5000, id="long")]
+)
 def test_what_json_cannot_hold_is_refused(value: Any) -> None:
     with pytest.raises(SpecError, match="holds a value that JSON cannot"):
         replace(SPEC, model=Component("m", {"value": value})).to_json()
