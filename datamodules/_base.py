@@ -240,6 +240,9 @@ FAMILY_METRICS: Final[Mapping[TextFamily, tuple[str, ...]]] = {
     "answer": ("answer_f1", "answer_exact"),
 }
 
+#: Of some metrics, two numbers for each row: the one counts what is found in the other.
+Counts = Mapping[str, Sequence[tuple[float, float]]]
+
 #: A metric by its full name, and which end of it is good.
 Monitor = tuple[str, Literal["min", "max"]]
 
@@ -292,8 +295,12 @@ class TextData(LineData):
         """Return the text of an output as a person reads it, who gave this line."""
         return self.detokenise(ids)
 
-    def own_scores(self, best: Mapping[int, Sequence[int]], split: str) -> dict[str, float]:  # noqa: ARG002 (for those that have some)
-        """Return further scores of the best output of each row of a split, by name."""
+    def own_scores(self, best: Mapping[int, Sequence[int]], split: str) -> Counts:  # noqa: ARG002 (for those that have some)
+        """Return further scores of the best output of each row of a split, by name.
+
+        That is two numbers for each row of `best`: the score is the sum of the first over that of
+        the second.
+        """
         return {}
 
     def lengths(self, split: str) -> Sequence[int]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from annotated_types import Ge, Interval
 
-from datamodules._base import Task, TextData, TextFamily, TextScoring, W, Workspace
+from datamodules._base import Counts, Task, TextData, TextFamily, TextScoring, W, Workspace
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._caption_splits import CaptionSplit, Learned, Reader, Sentences
@@ -237,14 +237,12 @@ class Captions(LearnedData[Learned, CaptionSplit], TextData):
         written = self.detokenise(ids)
         return written if self._inputs == "vectors" else self._meaning(line).relexicalise(written)
 
-    def own_scores(self, best: Mapping[int, Sequence[int]], split: str) -> dict[str, float]:
-        """Return the slot error of these rows, of meanings."""
+    def own_scores(self, best: Mapping[int, Sequence[int]], split: str) -> Counts:
+        """Return the slots of each row's meaning that are wrong, and all of them."""
         meanings = self._split(split).sentences.meanings
         if not meanings:
             return {}
-        counted = [self._errors(meanings[row], ids) for row, ids in best.items()]
-        wrong, wanted = (sum(column) for column in zip(*counted, strict=True))
-        return {"slot_error": wrong / max(1, wanted)}
+        return {"slot_error": [self._errors(meanings[row], ids) for row, ids in best.items()]}
 
     def _errors(self, meaning: Meaning, ids: Sequence[int]) -> tuple[int, int]:
         return meaning.errors(self.detokenise(ids), self._mentions)

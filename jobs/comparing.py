@@ -45,7 +45,8 @@ class Comparable:
         metric_of(row, metric)
         if metric not in row.get("row_metrics", [metric]):
             raise NotAllowed(
-                f"{metric} does not follow from rows (of these do: {', '.join(row['row_metrics'])})"
+                f"{metric} does not follow from the rows that were kept (of these do: "
+                f"{', '.join(row['row_metrics'])}); a newer evaluation may keep more"
             )
         decoding = json.dumps(row.get("decoding", {}), sort_keys=True)
         signature = row.get("signatures", {}).get(metric, "")

@@ -21,24 +21,22 @@ from typing import Any, Final, Self
 from jobs.comparing import less_is_better
 from jobs.errors import SpecError, did_you_mean
 
-#: What evaluations report that adds up over rows, so that two can be compared; by what models give.
+#: What evaluations report that follows from rows, so that two can be compared; by what models give.
 _REPORTED: Final[Mapping[str, tuple[str, ...]]] = {
-    "tokens": ("accuracy", "loss"),
-    "label": ("accuracy", "loss"),
+    "tokens": ("accuracy", "loss", "perplexity"),
+    "label": ("accuracy", "macro_f1", "loss"),
     "labels": ("accuracy", "micro_f1", "loss"),
     "tags": ("accuracy", "f1", "exact_match", "loss"),
     "value": ("mse", "mae", "loss"),
     "values": ("mse", "mae", "loss"),
-    "next": ("loss", "accuracy", "mse", "mae"),
+    "next": ("loss", "perplexity", "bits", "accuracy", "micro_f1", "mse", "mae"),
 }
 #: What they report of text, as far as the data has it computed; and whenever there is any of it.
 _OF_TEXT: Final = (
     *("bleu", "chrf", "ter", "rouge1", "rouge2", "rougeL", "wer", "cer"),
-    *("answer_f1", "answer_exact"),
+    *("answer_f1", "answer_exact", "slot_error"),
 )
 _OF_ANY_TEXT: Final = "exact_match"
-#: What they report besides, of which there is no telling whether a difference is chance.
-_NOT_OF_ROWS: Final = frozenset({"perplexity", "bits", "macro_f1", "slot_error"})
 #: Every metric that a gate may look at.
 METRICS: Final = frozenset(
     (*_OF_TEXT, _OF_ANY_TEXT, *(name for names in _REPORTED.values() for name in names))
@@ -62,11 +60,6 @@ class Gate:
     floor: float | None = None
 
     def __post_init__(self) -> None:
-        if self.metric in _NOT_OF_ROWS:
-            raise SpecError(
-                f"{self.metric} does not add up over rows, so that no gate can tell a difference "
-                "from chance: choose another metric"
-            )
         if self.metric not in METRICS:
             raise SpecError(
                 f"no model reports the metric {self.metric!r}{did_you_mean(self.metric, METRICS)} "

@@ -169,13 +169,16 @@ class ClassGoal(Goal[Tensor, ClassScores]):
         return gathered.compute()
 
     def row_sums(self, outputs: Tensor, batch: Batch) -> RowSums:
-        """Return whether the class of each row is right, and its loss."""
+        """Return whether the class of each row is right, which it is and was said, and its loss."""
         targets, counts = targets_of(batch)[0], target_mask(batch)  # (B,)
         known = (targets != UNKNOWN_CLASS) & counts
-        right = (outputs.argmax(dim=-1) == targets) & known
+        said = outputs.argmax(dim=-1)
+        right = (said == targets) & known
+        true = targets.where(targets != UNKNOWN_CLASS, self.output_size)  # as `ClassScores` has it
         _, nll, _ = smoothed_cross_entropy(outputs[known], targets[known], 0.0)
         return {
             "accuracy": ("ratio", pairs(right, counts)),
+            "macro_f1": ("macro_f1", pairs(true, said)),
             "loss": ("ratio", pairs(summed_by_row(nll, known), known)),
         }
 
@@ -218,13 +221,15 @@ class SymbolGoal(Goal[Tensor, TokenAverages]):
         return {**metrics, "bits": metrics["loss"] / math.log(2)}
 
     def row_sums(self, outputs: Tensor, batch: Batch) -> RowSums:
-        """Return loss and accuracy of the symbols of each row, or window."""
+        """Return loss, bits, perplexity and accuracy of the symbols of each row, or window."""
         logits, targets = counted(outputs, batch)
         _, nll, right = smoothed_cross_entropy(logits, targets, 0.0)
         mask = target_mask(batch)
-        count = summed_by_row(torch.ones_like(nll), mask)
+        count, loss = (summed_by_row(each, mask) for each in (torch.ones_like(nll), nll))
         return {
-            "loss": ("ratio", pairs(summed_by_row(nll, mask), count)),
+            "loss": ("ratio", pairs(loss, count)),
+            "bits": ("ratio", pairs(loss / math.log(2), count)),
+            "perplexity": ("perplexity", pairs(loss, count)),
             "accuracy": ("ratio", pairs(summed_by_row(right, mask), count)),
         }
 

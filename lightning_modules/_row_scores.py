@@ -19,9 +19,13 @@ from sacrebleu.metrics.ter import TER
 #: How a score follows from the sums of a set of rows.
 #:
 #:     ratio            K = 2: the first over the second (accuracy, error rates, means)
+#:     perplexity       K = 2: e to the first over the second
 #:     f1               K = 3: right, found, true
 #:     bleu, chrf, ter  K as sacrebleu's statistics of a segment have it
-Kind = Literal["ratio", "f1", "bleu", "chrf", "ter"]
+#:
+#: and the one that does not: of `macro_f1`, K = 2, a row has its true class and the one that was
+#: said, as the model numbers them; F1 is counted anew for each set of rows.
+Kind = Literal["ratio", "perplexity", "f1", "macro_f1", "bleu", "chrf", "ter"]
 
 Array = NDArray[np.float64]
 
@@ -43,6 +47,8 @@ class RowScores:
 
     def score(self) -> float:
         """Return the score of all rows."""
+        if self.kind == "macro_f1":
+            return float(self.drawn(np.ones((1, len(self))))[0])
         return float(self.of_sums(self.values.sum(axis=0, keepdims=True))[0])
 
     def each(self) -> Array:
@@ -50,7 +56,16 @@ class RowScores:
 
         BLEU counts n-grams as long as the row has some: a short one would else have none.
         """
+        if self.kind == "macro_f1":
+            right: Array = np.equal(*self.values.T).astype(np.float64)
+            return right
         return _of_sentences(self.values) if self.kind == "bleu" else self.of_sums(self.values)
+
+    def drawn(self, counts: Array) -> Array:
+        """Return the scores (R,) of sets of rows, given how often each row is in each, (R, N)."""
+        if self.kind == "macro_f1":
+            return _macro_f1(self.values.astype(np.int64), counts)
+        return self.of_sums(counts @ self.values)
 
     def of_sums(self, sums: Array) -> Array:
         """Return the scores (R,) of sets of rows, given what each adds up to, (R, K)."""
@@ -68,6 +83,26 @@ def _f1(sums: Array) -> Array:
     return _ratio(np.stack([2 * sums[:, 0], sums[:, 1] + sums[:, 2]], axis=1))
 
 
+def _perplexity(sums: Array) -> Array:
+    with np.errstate(over="ignore"):  # a model that knows nothing: infinite
+        return np.exp(_ratio(sums))
+
+
+def _macro_f1(classes: NDArray[np.int64], counts: Array) -> Array:
+    """Return the mean F1 (R,) over the classes that occur, in truth or in what was said."""
+    if not len(classes):
+        return np.zeros(len(counts))
+    size, (true, said) = classes.max() + 1, classes.T
+    right = true == said
+    means = []
+    for each in counts:
+        both = np.bincount(true, each, size) + np.bincount(said, each, size)
+        shared = np.bincount(true[right], each[right], size)
+        there = both > 0
+        means.append(np.mean(2 * shared[there] / both[there]))
+    return np.array(means)
+
+
 def _of_sacrebleu(metric: BLEU | CHRF | TER) -> Callable[[Array], Array]:
     # Case and tokens are settled before there are statistics, so that one serves all.
     def scores(sums: Array) -> Array:
@@ -79,6 +114,7 @@ def _of_sacrebleu(metric: BLEU | CHRF | TER) -> Callable[[Array], Array]:
 
 _SCORES: Final[Mapping[Kind, Callable[[Array], Array]]] = {
     "ratio": _ratio,
+    "perplexity": _perplexity,
     "f1": _f1,
     "bleu": _of_sacrebleu(BLEU(force=True)),
     "chrf": _of_sacrebleu(CHRF()),

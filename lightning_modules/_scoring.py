@@ -107,4 +107,7 @@ def score_outputs(
         [references[row] for row in best],
         data.scoring,
     )
-    return replace(scored, metrics=scored.metrics | data.own_scores(best, split))
+    further = data.own_scores(best, split)
+    counted = {name: ratio(*zip(*each, strict=True)) for name, each in further.items() if each}
+    metrics = {name: each.score() for name, each in counted.items()}
+    return replace(scored, metrics=scored.metrics | metrics, rows=scored.rows | counted)

@@ -21,7 +21,7 @@ from lightning_modules._errors import ModelError
 from lightning_modules._evaluation import EvaluatedTopology
 from lightning_modules._losses import SymbolLosses, symbol_losses
 from lightning_modules._ranks import mean_over_ranks
-from lightning_modules._row_notes import pairs, summed_by_row
+from lightning_modules._row_notes import RowSums, pairs, summed_by_row
 from lightning_modules._scheduled_sampling import mixed_symbols, own_share
 from lightning_modules._scoring import ScoredText, TokenAverages, score_outputs
 
@@ -194,7 +194,12 @@ class TextTopology(EvaluatedTopology[_Running]):
             mask = target_mask(batch)
             rows, count = batch.extras["index"].tolist(), summed_by_row(torch.ones_like(nll), mask)
             loss, correct = (pairs(summed_by_row(each, mask), count) for each in (nll, right))
-            self.noting.add(rows, {"loss": ("ratio", loss), "accuracy": ("ratio", correct)})
+            sums: RowSums = {
+                "loss": ("ratio", loss),
+                "perplexity": ("perplexity", loss),
+                "accuracy": ("ratio", correct),
+            }
+            self.noting.add(rows, sums)
         if isinstance(self.data, TextData) and not self.data.scoring.metrics:
             return  # nobody asked what the model would write
         how = self.search.at_least(self.data.candidates if isinstance(self.data, TextData) else 1)

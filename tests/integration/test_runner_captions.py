@@ -10,6 +10,7 @@ from worker.events import EventReader, MetricEvent
 from worker.folder import AttemptFolder
 from worker.runner.__main__ import run
 from worker.runner.commands import Commands
+from worker.runner.sentences import Sentences
 
 Lay = Callable[..., AttemptFolder]
 
@@ -72,8 +73,13 @@ def test_a_meaning_is_said_with_its_own_names(lay_plain: Lay, tmp_path: Path) ->
     assert result["val/bleu"] > 90
 
     test = lay_plain("test", {"kind": "evaluate", "job": "job-1"}, **model)
-    assert run(test, Commands()).reason == Reason.SUCCEEDED
+    end = run(test, Commands())
+    assert end.reason == Reason.SUCCEEDED
     assert {"test/slot_error", "test/bleu", "test/loss"} <= metrics_of(test)
+    rows = Sentences.read(test.files / "sentences.jsonl").scores["slot_error"]
+    assert rows.score() == end.result["test/slot_error"]
+    low, high = end.result["intervals"]["test/slot_error"]
+    assert low <= end.result["test/slot_error"] <= high
     hypotheses = (test.files / "hypotheses.txt").read_text().splitlines()
     assert hypotheses[:4] == [sentence for _, sentence in ROWS[:4]]
     assert (test.files / "sources.txt").read_text().splitlines() == [said for said, _ in ROWS]

@@ -67,6 +67,10 @@ def test_a_classifier_is_trained_scored_and_used(
     assert row["output"] in {"low", "high"}
     assert row["source"]
     assert (row["length"], row["label"] in {"low", "high"}) == (len(row["source"].split()), True)
+    rows = Sentences.read(kept).scores["macro_f1"]
+    assert rows.score() == pytest.approx(end.result["test/macro_f1"])
+    low, high = end.result["intervals"]["test/macro_f1"]
+    assert low < end.result["test/macro_f1"] < high
     labels = Sentences.read(kept).properties["label"]
     assert labels.count(UNKNOWN_TEXT) == end.result["unknown_labels"]
 

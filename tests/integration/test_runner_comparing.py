@@ -1,6 +1,7 @@
 """What an evaluation carries, and comparing two of them, from folders alone."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,18 @@ def test_a_comparison_is_sacrebleus(
     assert examples[0]["source"] == lines(one, "sources")[row]
 
 
+def test_perplexity_has_an_interval_and_is_compared(lay: Lay, trained: dict[str, Any]) -> None:
+    one, end = evaluated(lay, trained, "one", resamples=200)
+    low, high = end.result["intervals"]["test/perplexity"]
+    losses = end.result["intervals"]["test/loss"]
+    assert (low, high) == pytest.approx(tuple(map(math.exp, losses)))
+    assert low < end.result["test/perplexity"] < high
+    rows = Sentences.read(one.files / "sentences.jsonl").scores["perplexity"]
+    assert rows.score() == pytest.approx(end.result["test/perplexity"])
+    _, end = compared(lay, one, one, metric="perplexity")
+    assert (end.result["difference"], end.result["better"]) == (0, "")
+
+
 def test_rows_of_like_length_are_compared_alone(lay: Lay, trained: dict[str, Any]) -> None:
     one, end = evaluated(lay, trained, "one", resamples=0)
     other, _ = evaluated(lay, trained, "other", search={**WIDE, "min_length": 6}, resamples=0)
@@ -188,8 +201,8 @@ def test_only_like_is_compared_with_like(lay: Lay, trained: dict[str, Any]) -> N
         _, end = compared(lay, one, other)
         assert end.reason == Reason.USER_ERROR
         assert message in end.message
-    _, end = compared(lay, one, one, metric="perplexity")
-    assert "it has no metric 'perplexity'" in end.message
+    _, end = compared(lay, one, one, metric="rouge1")
+    assert "it has no metric 'rouge1'" in end.message
     _, end = compared(lay, one, one, metric="loss", method="mcnemar")
     assert "mcnemar compares rows that are right or wrong" in end.message
     _, end = compared(lay, one, one, metric="exact_match", method="mcnemar")

@@ -104,6 +104,9 @@ def test_an_evaluation_reads_the_split_in_one_go(lay: Lay) -> None:
     result = end.result
     assert result["symbols"] == 45
     assert result["test/perplexity"] == pytest.approx(2 ** result["test/bits"], rel=1e-5)
+    bits, perplexity = (result["intervals"][f"test/{name}"] for name in ("bits", "perplexity"))
+    assert bits == pytest.approx([result["test/bits"]] * 2), "there is one window to draw from"
+    assert perplexity == pytest.approx([result["test/perplexity"]] * 2)
 
 
 def test_what_is_generated_follows_from_the_seed_and_begins_with_the_prompt(lay: Lay) -> None:

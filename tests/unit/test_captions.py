@@ -100,7 +100,7 @@ def test_slot_error_counts_over_the_whole_split(meanings: Captions) -> None:
         3: ids_of(meanings, "[name] serves [food] food"),
     }
     # Of 2 + 0 + 2 slots, row 2 has one too many; row 3 lacks the kids and has food too many.
-    assert meanings.own_scores(best, "val") == {"slot_error": 3 / 4}
+    assert meanings.own_scores(best, "val") == {"slot_error": [(0, 2), (1, 0), (2, 2)]}
 
 
 def test_a_meaning_with_something_new_is_told_and_not_fatal(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_decoding_may_be_what_is_compared() -> None:
     ("metric", "message"),
     [
         ("blue", "it has no metric 'blue'; did you mean 'bleu'"),
-        ("perplexity", r"perplexity does not follow from rows \(of these do: bleu, wer\)"),
+        ("perplexity", r"does not follow from the rows that were kept \(of these do: bleu, wer\)"),
     ],
 )
 def test_a_metric_that_cannot_be_compared_is_named(metric: str, message: str) -> None:

@@ -87,7 +87,7 @@ def test_what_is_let_in_is_a_significant_gain_without_a_large_loss(
     ("gate", "said"),
     [
         ({"metric": "blue"}, "no model reports the metric 'blue'; did you mean 'bleu'"),
-        ({"metric": "macro_f1"}, "macro_f1 does not add up over rows"),
+        ({"metric": "step_loss"}, "no model reports the metric 'step_loss'"),
         ({"metric": "bleu", "confidence": 1.0}, "from .5 to below 1, not 1.0"),
         ({"metric": "bleu", "margin": -1.0}, "a gate's margin is a number from 0, not -1.0"),
         ({"metric": "bleu", "max_drop": math.nan}, "a gate's max_drop"),
@@ -102,11 +102,17 @@ def test_a_gate_that_cannot_be_is_refused(gate: dict[str, object], said: str) ->
 def test_a_metric_must_be_one_that_the_model_reports() -> None:
     Gate(metric="bleu").check(["tokens"])
     Gate(metric="bleu").check(["label", "something new"])
+    Gate(metric="slot_error").check(["tokens"], ["bleu", "slot_error"])
+    Gate(metric="macro_f1").check(["label"])
+    Gate(metric="perplexity").check(["next"])
+    for metric, of_text in (("chrf", ["bleu"]), ("exact_match", []), ("slot_error", ["bleu"])):
+        with pytest.raises(SpecError, match=f"this model reports no '{metric}'"):
+            Gate(metric=metric).check(["tokens"], of_text)
     with pytest.raises(SpecError, match=r"this model reports no 'bleu'.*accuracy, loss"):
         Gate(metric="bleu").check(["label"])
 
 
 def test_each_metric_has_its_better_end() -> None:
     assert {name for name in METRICS if not Gate(metric=name).more_is_better} == {
-        *("ter", "wer", "cer", "loss", "mse", "mae")
+        *("ter", "wer", "cer", "loss", "mse", "mae", "perplexity", "bits", "slot_error")
     }

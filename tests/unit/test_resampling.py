@@ -157,6 +157,75 @@ def test_f1_follows_from_sums(rows):
         )
 
 
+def plain_macro_f1(rows):
+    scores = []
+    for each in sorted({each for row in rows for each in row}):
+        right = sum(true == said == each for true, said in rows)
+        scores.append(2 * right / sum((true == each) + (said == each) for true, said in rows))
+    return sum(scores) / len(scores)
+
+
+classes = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(classes, st.integers(0, 2**32 - 1))
+def test_macro_f1_is_counted_anew_for_each_set_of_rows(rows, seed):
+    scores = RowScores("macro_f1", np.array(rows, float))
+    assert scores.score() == pytest.approx(plain_macro_f1(rows))
+    assert scores.each().tolist() == [float(true == said) for true, said in rows]
+    chance = np.random.default_rng(seed)
+    drawn = sorted(
+        plain_macro_f1([rows[place] for place in chance.choice(len(rows), size=len(rows))])
+        for _ in range(60)
+    )
+    found = intervals({"macro_f1": scores}, 60, seed, CONFIDENCE)
+    assert found == {"macro_f1": pytest.approx((drawn[1], drawn[58]))}
+
+
+def test_macro_f1_of_two_models_is_compared_by_their_rows():
+    chance = np.random.default_rng(3)
+    true = chance.integers(0, 5, 200)
+    worse, better = (
+        RowScores("macro_f1", np.stack([true, np.where(chance.random(200) < share, true, 0)], 1))
+        for share in (0.5, 0.8)
+    )
+    found = paired_bootstrap(worse, better, 200, SEED, CONFIDENCE)
+    assert found.is_significant(CONFIDENCE)
+    renamed = RowScores("macro_f1", 4 - better.values)
+    assert paired_bootstrap(worse, renamed, 200, SEED, CONFIDENCE).p == found.p
+    with pytest.raises(SpecError, match="take bootstrap for macro_f1"):
+        approximate_randomisation(worse, better, 200, SEED, CONFIDENCE)
+
+
+def test_like_classifiers_with_rare_classes_are_seldom_told_apart_by_macro_f1():
+    chance = np.random.default_rng(11)
+
+    def said(true, share):
+        guesses = np.where(chance.random(300) < share, true, chance.integers(0, 5, 300))
+        return RowScores("macro_f1", np.stack([true, guesses], axis=1).astype(float))
+
+    def told_apart(gain):
+        pairs = [
+            [said(true, share) for share in (0.7, 0.7 + gain)]
+            for true in chance.choice(5, (80, 300), p=[0.02, 0.08, 0.3, 0.3, 0.3])
+        ]
+        found = [paired_bootstrap(*pair, 200, 1, CONFIDENCE) for pair in pairs]
+        return sum(each.is_significant(CONFIDENCE) for each in found)
+
+    assert told_apart(0.0) <= 10  # 4 of 80 are what 5 % allow; more than 10 come once in 500 times
+    assert told_apart(0.15) >= 60
+
+
+@settings(max_examples=40, deadline=None)
+@given(counts)
+def test_perplexity_follows_from_sums(rows):
+    loss, tokens = (sum(column) for column in zip(*rows, strict=True))
+    scores = RowScores("perplexity", np.array(rows, float))
+    assert scores.score() == pytest.approx(np.exp(loss / tokens if tokens else float(loss > 0)))
+    assert RowScores("perplexity", np.array([[1e6, 1.0]])).score() == np.inf
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
 def test_mcnemar_is_the_exact_sign_test(rows):

@@ -107,7 +107,7 @@ class _Choosy(TextData):
         return self.detokenise(ids).replace("two", line)
 
     def own_scores(self, best, split):
-        return {"mean": sum(ids[0] for ids in best.values()) / len(best)}
+        return {"mean": [(ids[0], 1) for ids in best.values()]}
 
     def detokenise(self, ids):
         return " ".join(("zero", "one", "two")[each] for each in ids)
@@ -129,5 +129,6 @@ def test_the_data_chooses_among_outputs_and_turns_them_into_text() -> None:
     assert scored.hypotheses == ("here", "there")
     assert scored.metrics["exact_match"] == 1
     assert scored.metrics["mean"] == 2
+    assert scored.rows["mean"].each().tolist() == [2, 2]
     (answer,) = _Choosy().answers(outputs[1], "there", 1)
     assert (answer.text, answer.score) == ("there", -0.5)

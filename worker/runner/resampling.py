@@ -59,7 +59,7 @@ def intervals(
     found: dict[str, list[Array]] = {name: [] for name in scores}
     for counts in bootstrap_counts(rows, resamples, seed):
         for name, each in scores.items():
-            found[name].append(each.of_sums(counts @ each.values))
+            found[name].append(each.drawn(counts))
     return {name: percentiles(np.concatenate(each), confidence) for name, each in found.items()}
 
 
@@ -93,7 +93,7 @@ def paired_bootstrap(
     """Test by resampling the rows of both alike, Koehn 2004, two-sided as sacrebleu has it."""
     difference = second.score() - first.score()
     parts = [
-        second.of_sums(counts @ second.values) - first.of_sums(counts @ first.values)
+        second.drawn(counts) - first.drawn(counts)
         for counts in bootstrap_counts(len(first), resamples, seed)
     ]
     differences = np.concatenate(parts)
@@ -108,8 +108,14 @@ def approximate_randomisation(
 ) -> Finding:
     """Test by swapping the rows of both at random, Riezler & Maxwell 2005.
 
-    Swaps give no interval: that of the difference is by 1,000 resamples of the bootstrap.
+    Swaps give no interval: that of the difference is by 1,000 resamples of the bootstrap. Raise
+    SpecError for macro-F1.
     """
+    if first.kind == "macro_f1":
+        raise SpecError(
+            "approximate_randomisation swaps rows, and two models may number their classes "
+            "otherwise: take bootstrap for macro_f1"
+        )
     difference = second.score() - first.score()
     sizes = []
     for stay in _swaps(len(first), trials, seed):
