@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypedDict, Unpa
 from jobs.errors import NotAllowed
 from jobs.handle import JobHandle, Submitter
 from jobs.job import Job, JobState
-from jobs.slicing import PROPERTIES_FACT
+from jobs.slicing import PROPERTIES_FACT, row_slice
 from jobs.spec import CompareSpec, EvaluateSpec, Resources, SearchOptions, spec_from_dict
 
 if TYPE_CHECKING:
@@ -128,8 +128,11 @@ def compare(
     """Compare two of: evaluations, trainings, NAME, NAME@3, NAME@challenger.
 
     Models are evaluated alike, on what a given evaluation was on, else on `on`; an evaluation that
-    there is already is used again. Raise NotAllowed for what is not comparable, JobFailed.
+    there is already is used again. Raise NotAllowed for what is not comparable, SpecError for a
+    slice that is none, JobFailed.
     """
+    if rows := options.get("slice"):
+        row_slice(rows)  # what cannot be is told before anything is evaluated
     given = [client.models.trained(each) for each in pair]
     told = [spec for each in given if (spec := _evaluation_spec(each.record))]
     if told and on is not None:
@@ -138,7 +141,7 @@ def compare(
             "data, split and search"
         )
     on = OnWhat.of(told[0]) if told else on or OnWhat()
-    needed = {"row_metrics", *([PROPERTIES_FACT] if options.get("slice") else [])}
+    needed = {"row_metrics", *([PROPERTIES_FACT] if rows else [])}
     first, second = _evaluated(client, given, on, wait, needed)
     where = _without_gpu(first.record)
     job = client.submit(CompareSpec(first=first.id, second=second.id, resources=where, **options))

@@ -84,6 +84,12 @@ def test_from_training_to_champion_and_back(
     assert 0 < found["low"] < found["difference"] < found["high"]
     assert found["examples"][0]["references"]
 
+    part = unroll(
+        "compare", "dates@1", "dates@2", "--metric", "accuracy", "--slice", "length=short"
+    )
+    assert part["evaluations"] == found["evaluations"]
+    assert part["verdict"].startswith("dates@2 is better on length=short (")
+
     evidence = {"accuracy": found["difference"], "comparison": found["id"]}
     model = client.models["dates"]
     assert model.promote(2, expect=1, reason=found["verdict"], **evidence).champion == 2

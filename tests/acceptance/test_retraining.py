@@ -52,7 +52,7 @@ def test_two_generations_of_which_the_second_begins_warm(client: Client) -> None
         promote_if="accuracy",
         cron="0 3 * * *",
         warm=True,
-        slices=["val"],
+        slices=["val", "length=short"],
     )
     schedule.run_now()
     first = decided(schedule, 1)
@@ -63,9 +63,11 @@ def test_two_generations_of_which_the_second_begins_warm(client: Client) -> None
     second = decided(schedule, 2)
     assert client.get(second.train).record.spec["warm_from"] == first.train
     assert second.evidence["test"]["champion"] == first.evidence["test"]["challenger"]
-    for each in ("test", "val"):
+    for each in ("test", "val", "length=short"):
         found = second.evidence[each]
         assert found["challenger"] - found["champion"] == pytest.approx(found["difference"])
+    for each in ("test", "val"):
+        found = second.evidence[each]
         assert found["champion_digest"] == found["challenger_digest"] != ""
     wins = second.evidence["test"]["significant"] and second.evidence["test"]["difference"] > 0
     assert second.outcome is (Outcome.PROMOTED if wins else Outcome.KEPT), second.reason
@@ -75,3 +77,24 @@ def test_two_generations_of_which_the_second_begins_warm(client: Client) -> None
     assert decisions == [("promoted", 1), (str(second.outcome), 2)]
     assert told[-1].by == "schedule nightly"
     assert client.models["dates"].version(2).version.parent == 1
+
+    found = client.compare("dates@1", "dates@2", metric="accuracy", slice="length=short")
+    assert found.difference == pytest.approx(second.evidence["length=short"]["difference"])
+    assert " on length=short (" in found.verdict
+
+
+@pytest.mark.timeout(600)
+def test_a_slice_without_a_row_is_told_before_anything_is_trained(client: Client) -> None:
+    schedule = client.schedule(
+        "hopeless",
+        SPEC,
+        model="nothing",
+        promote_if="accuracy",
+        cron="0 3 * * *",
+        slices=["length>900"],
+    )
+    schedule.run_now()
+    generation = decided(schedule, 1)
+    assert generation.outcome is Outcome.FAILED
+    assert "(user_error): the slice length>900 has no row: the lengths of" in generation.reason
+    assert list(client.get(generation.train).metrics()) == []

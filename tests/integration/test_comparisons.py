@@ -17,6 +17,7 @@ from jobs import (
     NotAllowed,
     Reason,
     SearchOptions,
+    SpecError,
     TrainSpec,
 )
 from jobs.verbs.comparing import _print_board, _print_comparison
@@ -31,6 +32,8 @@ class Desk:
     def __init__(self, person: Client, hand: Any, meanwhile: Meanwhile) -> None:
         self.person, self.hand, self.meanwhile = person, hand, meanwhile
         self.digest = "ab" * 32
+        #: What evaluations say that slices can go by; None of an earlier version.
+        self.properties: list[str] | None = ["length"]
 
     def train(self) -> str:
         job = self.person.submit(SPEC)
@@ -57,6 +60,8 @@ class Desk:
             "job": spec["job"],
             "version": spec.get("version", ""),
         }
+        if self.properties is not None:
+            row["row_properties"] = self.properties
         self.hand.store.finish(lease, Reason.SUCCEEDED, result=row)
 
     def judge(self, difference: float) -> None:
@@ -125,6 +130,30 @@ def test_a_test_set_that_has_changed_is_scored_anew(desk: Desk) -> None:
         found = desk.person.compare(one, other)
     assert old.id not in found.evaluations
     assert len({desk.person.get(each).record.spec["job"] for each in found.evaluations}) == 2
+
+
+def test_a_slice_is_compared_of_evaluations_that_kept_what_it_goes_by(desk: Desk) -> None:
+    person, one, other = desk.person, desk.train(), desk.train()
+    desk.properties = None
+    with desk.meanwhile(lambda: desk.score(30.0)):
+        old = person.evaluate(one)
+    with pytest.raises(SpecError, match="'lenght<9' says no rows; did you mean 'length'"):
+        person.compare(one, other, slice="lenght<9")
+    desk.properties = ["length"]
+
+    def work() -> None:
+        desk.score(30.0)
+        desk.score(31.0)
+        desk.judge(1.0)
+
+    with desk.meanwhile(work):
+        found = person.compare(one, other, slice="length<9")
+    assert old.id not in found.evaluations
+    assert person.get(found.id).record.spec["slice"] == "length<9"
+    with pytest.raises(NotAllowed, match=r"the rows have no label \(they have: length\)"):
+        person.compare(*found.evaluations, slice="label=a")
+    with pytest.raises(NotAllowed, match=f"evaluation {old.id} is of an earlier version"):
+        person.compare(old.id, found.evaluations[1], slice="length<9")
 
 
 def test_what_is_not_comparable_is_refused_before_it_is_queued(desk: Desk) -> None:

@@ -21,25 +21,24 @@ def require_sets(task: Task, spec: TrainSpec, kind: Found[DataModule], data: Dat
     `data` is prepared. Raise DataError or SpecError for the first that is missing or empty.
     """
     for place, each in enumerate(spec.evaluated_on):
+        test = spec.evaluated_on[0]
+        if is_row_slice(each):
+            row_slice(each).of(row_properties(data, test, len(data.sizes(test))))
+            continue
         what = f"the slice {each}" if place else f"the test set {each}"
+        split, otherwise = set_of(each, test)
         try:
-            _look_at(task, spec, kind, data, each)
+            _require_rows(
+                _prepared(task, spec, kind, data, otherwise) if otherwise else data, split
+            )
         except DataError as error:
             raise type(error)(f"{what} cannot be evaluated: {error}") from error
         except SpecError as error:
             raise SpecError(f"{what} cannot be evaluated: {error}") from None
 
 
-def _look_at(
-    task: Task, spec: TrainSpec, kind: Found[DataModule], data: DataModule, each: str
-) -> None:
-    test = spec.evaluated_on[0]
-    if is_row_slice(each):
-        row_slice(each).of(row_properties(data, test, len(data.sizes(test))))
-        return
-    split, otherwise = set_of(each, test)
-    found = _prepared(task, spec, kind, data, otherwise) if otherwise else data
-    if not len(found.sizes(split)):
+def _require_rows(data: DataModule, split: str) -> None:
+    if not len(data.sizes(split)):
         raise DataError(f"the split {split!r} holds no row")
 
 
