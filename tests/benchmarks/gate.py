@@ -17,6 +17,7 @@ import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 
 from jobs.gate import Finding, Gate
+from jobs.slicing import THIRDS, row_slice
 from lightning_modules._row_scores import RowScores
 from tests.doubles.outputs import FILE, Outputs, Rng
 from worker.runner.resampling import paired_bootstrap
@@ -48,12 +49,23 @@ def _better(share: float) -> Callable[[Outputs, Rng], Pair]:
     return lambda outputs, rng: (outputs.pair(rng)[0], outputs.better(rng, share))
 
 
+def _worse_on_long(outputs: Outputs, rng: Rng) -> Pair:
+    champion, good = outputs.pair(rng)[0], outputs.better(rng, 1.0)
+    rows = _by_length(good)["length=long"]
+    values = good.values.copy()
+    wrong = rng.choice(rows, size=len(rows) // 5, replace=False)
+    values[wrong] = outputs.shuffled().values[wrong]
+    return champion, RowScores("bleu", values)
+
+
 ALIKE: Final = Kind("no true difference (A/A)", _alike)
 WORSE: Final = Kind("a BLEU worse", _worse)
+WORSE_ON_LONG: Final = Kind("better, but wrong on a fifth of the long ones", _worse_on_long)
 KINDS: Final = (
     ALIKE,
     WORSE,
     *(Kind(f"better on {share:.0%} of the sentences", _better(share)) for share in (0.1, 0.2, 0.4)),
+    WORSE_ON_LONG,
 )
 
 
@@ -67,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.make:
         write_outputs(given.make)
     gate = Gate(metric="bleu", confidence=given.confidence)
-    print("| challenger | mean difference | promoted | rate |\n|---|---|---|---|")  # noqa: T201
+    heads = ("challenger", "mean difference", "promoted", "rate", "with `--slice length`")
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")  # noqa: T201
     for kind in KINDS:
         print(row(kind, gate, given.trials), flush=True)  # noqa: T201 - what it is for
 
@@ -77,18 +90,40 @@ def row(kind: Kind, gate: Gate, trials: int) -> str:
     found = run(kind, gate, trials)
     promoted = sum(promote for _, promote in found)
     mean = sum(difference for difference, _ in found) / trials
-    return f"| {kind.name} | {mean:+.2f} BLEU | {promoted} of {trials} | {promoted / trials:.1%} |"
+    sliced = sum(promote for _, promote in run(kind, gate, trials, thirds=True))
+    rate = f"{promoted} of {trials} | {promoted / trials:.1%}"
+    return f"| {kind.name} | {mean:+.2f} BLEU | {rate} | {sliced} of {trials} |"
 
 
-def run(kind: Kind, gate: Gate, trials: int, *, resamples: int = 1000) -> list[tuple[float, bool]]:
-    """Return of each trial the difference that was found, and whether the challenger was let in."""
+def run(
+    kind: Kind, gate: Gate, trials: int, *, resamples: int = 1000, thirds: bool = False
+) -> list[tuple[float, bool]]:
+    """Return of each trial the difference that was found, and whether the challenger was let in.
+
+    With `thirds`, no third of the sentences by length may lose more than the gate allows.
+    """
     outputs, rng, found = Outputs(), np.random.default_rng(_SEED), []
     for _ in range(trials):
         # The set first, then who says what: else a difference on all sentences were a true one.
         champion, challenger = kind.make(outputs.on_another_set(rng), rng)
         finding = compared(champion, challenger, gate, resamples)
-        found.append((finding.difference, gate.judge(finding, {}).promote))
+        slices = _thirds(champion, challenger, gate) if thirds else {}
+        found.append((finding.difference, gate.judge(finding, slices).promote))
     return found
+
+
+def _thirds(champion: RowScores, challenger: RowScores, gate: Gate) -> dict[str, Finding]:
+    """Return what is found on short, middle and long references; no interval is looked at."""
+    return {
+        name: compared(champion.of_rows(rows), challenger.of_rows(rows), gate, 1)
+        for name, rows in _by_length(champion).items()
+    }
+
+
+def _by_length(scores: RowScores) -> dict[str, list[int]]:
+    lengths = scores.values[:, 1].astype(int).tolist()  # sacrebleu's second count of a row
+    names = [f"length={each}" for each in THIRDS]
+    return {name: row_slice(name).rows(lengths) for name in names}
 
 
 def compared(champion: RowScores, challenger: RowScores, gate: Gate, resamples: int) -> Finding:
