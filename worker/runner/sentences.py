@@ -87,4 +87,4 @@ class Sentences:
 
 
 def _numbers(values: Any) -> list[float]:
-    return [int(each) if each == int(each) else each for each in values.tolist()]
+    return [int(each) if float(each).is_integer() else each for each in values.tolist()]
