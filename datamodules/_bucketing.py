@@ -11,7 +11,7 @@ that an epoch of millions of rows begins at once.
 Shapes: N rows (fewer than 2^32), K sides (source, target), P batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Final, overload
@@ -33,6 +33,12 @@ _LENGTHS: Final = 1 << 16
 _FRACTIONS: Final = 1 << 8
 #: Rows that are cut into batches one after the other; more are cut side by side.
 _STRIP: Final = 1 << 13
+#: Rows whose keys are made at once, and steps of all strips: few enough to stay in a cache.
+_PART: Final = 1 << 16
+_STEPS: Final = 1 << 7
+
+#: The numbers to sort a run of rows by: first, then second.
+Keys = Callable[[slice], tuple[NDArray[np.uint32], NDArray[np.uint32]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +83,13 @@ def training_plan(sizes: Sizes, batch_tokens: int, seed: int, epoch: int) -> Bat
     chance = np.random.default_rng([seed, epoch])
     first, second = sizes[:, 0], sizes.T[:2][-1]
     blur = chance.integers(2 * _FRACTIONS, size=len(sizes), dtype=np.uint16)
-    classes = _grades(int(first.max()) + 1)[first + blur // _FRACTIONS]
-    blurred = _clipped(second, _LENGTHS) * _FRACTIONS + blur % _FRACTIONS
-    batches = _cut(_sorted(classes, blurred, _LENGTHS * _FRACTIONS), sizes, batch_tokens)
+    grades = _grades(int(first.max()) + 1)
+
+    def keys(part: slice) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        blurred = _clipped(second[part], _LENGTHS) * _FRACTIONS + blur[part] % _FRACTIONS
+        return grades[first[part] + blur[part] // _FRACTIONS], blurred
+
+    batches = _cut(_sorted(len(sizes), keys, _LENGTHS * _FRACTIONS), sizes, batch_tokens)
     places = chance.permutation(len(batches))
     return Batches(batches.order, batches.begins[places], batches.ends[places])
 
@@ -89,9 +99,14 @@ def evaluation_plan(sizes: Sizes, batch_tokens: int) -> Batches:
 
     Rows of one cost go from those whose last side is longest to those whose first side is.
     """
-    first, last = (_clipped(side, _LENGTHS // 2).astype(np.int32) for side in sizes[:, [0, -1]].T)
-    cost = _clipped(_longest(sizes), _LENGTHS)
-    order = _sorted(cost, (first - last + _LENGTHS // 2).astype(np.uint32), _LENGTHS)
+
+    def keys(part: slice) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        ends = sizes[part][:, [0, -1]].T
+        first, last = (_clipped(side, _LENGTHS // 2).astype(np.int32) for side in ends)
+        lean = (first - last + _LENGTHS // 2).astype(np.uint32)
+        return _clipped(_longest(sizes[part]), _LENGTHS), lean
+
+    order = _sorted(len(sizes), keys, _LENGTHS)
     return _cut(order, sizes, batch_tokens * EVALUATION_SCALE)
 
 
@@ -122,36 +137,52 @@ def _longest(sizes: Sizes) -> NDArray[np.integer[Any]]:
     return longest
 
 
-def _sorted(first: NDArray[np.uint32], second: NDArray[np.uint32], size: int) -> NDArray[np.uint32]:
-    """Sort rows by the first, then to and fro by the second (< `size`): no step is a long one."""
-    to_and_fro = np.where(first % 2 == 1, size - 1 - second, second)
-    # Numbers that hold key and row sort several times faster than rows by their keys.
-    keys = (first * np.uint32(size) + to_and_fro).astype(np.uint64) << 32
-    keys |= np.arange(len(keys), dtype=np.uint64)
-    keys.sort()
-    return keys.astype(np.uint32)  # the lower half
+def _sorted(rows: int, keys: Keys, size: int) -> NDArray[np.uint32]:
+    """Sort rows by the first key, then to and fro by the second (< `size`): no step is a long one.
+
+    Numbers that hold key and row sort several times faster than rows by their keys.
+    """
+    both = np.empty(rows, dtype=np.uint64)
+    for begin in range(0, rows, _PART):
+        part = slice(begin, min(begin + _PART, rows))
+        first, second = keys(part)
+        key = np.where(first % 2 == 1, np.uint32(size - 1) - second, second)
+        key += first * np.uint32(size)
+        np.left_shift(key, 32, out=both[part], dtype=np.uint64)
+        both[part] |= np.arange(part.start, part.stop, dtype=np.uint64)
+    both.sort()
+    return both.astype(np.uint32)  # the lower half
 
 
 def _cut(order: NDArray[np.uint32], sizes: Sizes, batch_tokens: int) -> Batches:
     """Cut sorted rows into runs as long as the limit allows."""
     rows = len(order)
     strips = -(-rows // _STRIP)
-    lengths = np.zeros(strips * -(-rows // strips), dtype=np.int64)
-    lengths[:rows] = _longest(sizes)[order]
+    longest = _longest(sizes)
+    # As narrow as can be: they are read in no order, so that the cache should hold them all.
+    longest = longest.astype(np.min_scalar_type(longest.max()))
+    lengths = np.zeros(strips * -(-rows // strips), dtype=longest.dtype)
+    for begin in range(0, rows, _PART):
+        part = slice(begin, min(begin + _PART, rows))
+        lengths[part] = longest[order[part]]
     begins = _begins(lengths.reshape(strips, -1).T, batch_tokens).T.reshape(-1)[:rows]
     places = np.flatnonzero(begins)
     return Batches(order, places, np.append(places[1:], rows))
 
 
-def _begins(lengths: NDArray[np.int64], batch_tokens: int) -> NDArray[np.bool_]:
+def _begins(lengths: NDArray[np.unsignedinteger[Any]], batch_tokens: int) -> NDArray[np.bool_]:
     """Say of each place where a batch begins; each column is cut for itself, from its top."""
     begins = np.zeros(lengths.shape, dtype=np.bool_)
-    longest = np.zeros_like(lengths[0])
+    longest = np.zeros(lengths.shape[1], dtype=np.int64)
+    cost = np.zeros_like(longest)
     count = np.full_like(longest, batch_tokens)  # as if a batch were full
-    for begin, length in zip(begins, np.ascontiguousarray(lengths), strict=True):
-        np.maximum(longest, length, out=longest)
-        count += 1
-        np.greater(count * longest, batch_tokens, out=begin)
-        np.copyto(longest, length, where=begin)
-        np.copyto(count, 1, where=begin)
+    for top in range(0, len(lengths), _STEPS):
+        steps = lengths[top : top + _STEPS].astype(np.int64, order="C")
+        for begin, length in zip(begins[top : top + _STEPS], steps, strict=True):
+            np.maximum(longest, length, out=longest)
+            count += 1
+            np.multiply(count, longest, out=cost)
+            np.greater(cost, batch_tokens, out=begin)
+            np.copyto(longest, length, where=begin)
+            np.copyto(count, 1, where=begin)
     return begins

@@ -1,5 +1,6 @@
 """The plan of batches: pure, complete, tight; and the loader that starts anywhere in it."""
 
+import hashlib
 import subprocess
 import sys
 from itertools import pairwise
@@ -34,7 +35,7 @@ def cost(sizes, rows):
 @pytest.mark.parametrize("strip", [7, _bucketing._STRIP])
 @given(sizes=sizes, batch_tokens=st.integers(1, 400), seed=st.integers(0, 2**40))
 def test_every_row_is_in_one_batch_and_no_batch_costs_too_much(strip, sizes, batch_tokens, seed):
-    with patch.object(_bucketing, "_STRIP", strip):
+    with patch.multiple(_bucketing, _STRIP=strip, _PART=4 * strip, _STEPS=strip):
         plans = (
             (training_plan(sizes, batch_tokens, seed, 0), batch_tokens),
             (evaluation_plan(sizes, batch_tokens), batch_tokens * EVALUATION_SCALE),
@@ -107,6 +108,20 @@ def test_the_evaluation_plan_goes_up_in_length():
     sizes = translations(500)
     longest = [sizes[rows].max() for rows in evaluation_plan(sizes, 200)]
     assert longest == sorted(longest)
+
+
+@given(sizes=sizes, seed=st.integers(0, 2**40), part=st.integers(1, 50))
+def test_a_plan_does_not_depend_on_how_much_is_done_at_once(sizes, seed, part):
+    plans = training_plan(sizes, 200, seed, 0), evaluation_plan(sizes, 200)
+    with patch.multiple(_bucketing, _PART=part, _STEPS=part):
+        assert (training_plan(sizes, 200, seed, 0), evaluation_plan(sizes, 200)) == plans
+
+
+def test_plans_stay_as_they_were_so_that_a_run_goes_on_where_an_older_version_left_it():
+    sizes = 1 + np.stack([np.arange(3000) * 7 % 50, np.arange(3000) * 7 % 50 // 2], axis=1)
+    plans = training_plan(sizes, 300, 3, 4), evaluation_plan(sizes, 300)
+    digests = [hashlib.sha256(str(list(plan)).encode()).hexdigest()[:16] for plan in plans]
+    assert digests == ["9ddce003071f0aaa", "16b1fc22093d1a21"]
 
 
 def test_another_process_plans_the_same():
