@@ -60,6 +60,7 @@ class LearnedData(DataModule, Generic[L, S]):
         if self._learned is not None and self.state_dict() == state_dict:
             return
         self._take_over(state_dict)
+        self._ahead = None  # of rows that are no more
         if self._workspace is not None:
             self.prepare(self._workspace)
 

@@ -364,9 +364,33 @@ def test_a_loader_that_starts_at_a_batch_gives_the_tail(sample):
 def test_training_goes_on_where_the_feed_says_and_only_in_that_epoch(sample):
     data = sample.prepared(start_epoch=1, start_batch=2)
     for epoch, start in ((1, 2), (2, 0)):
-        data.trainer = SimpleNamespace(current_epoch=epoch)
+        data.trainer = SimpleNamespace(current_epoch=epoch, max_epochs=9)
         loader = data.train_dataloader()
         assert (loader.plan, loader.start) == (data.plan("train", epoch), start)
+
+
+def test_each_epoch_is_planned_once_while_the_one_before_it_is_trained_on(sample):
+    data, planned = sample.prepared(), []
+
+    def plan(split, epoch):
+        planned.append((split, epoch))
+        return sample.data.plan(split, epoch)
+
+    data.plan = plan
+    data.plan_ahead(0)
+    assert data.planned("train", 0) == sample.data.plan("train", 0)
+    for epoch in range(3):
+        data.trainer = SimpleNamespace(current_epoch=epoch, max_epochs=3)
+        assert data.train_dataloader().plan == sample.data.plan("train", epoch)
+    assert planned == [("train", 0), ("train", 1), ("train", 2)]
+
+
+def test_a_plan_made_ahead_is_not_used_for_another_feed_or_epoch(sample):
+    data = sample.prepared()
+    data.plan_ahead(1)
+    assert data.planned("train", 0) == data.plan("train", 0)
+    data.feed = replace(data.feed, seed=8)
+    assert data.planned("train", 1) == data.plan("train", 1) != sample.data.plan("train", 1)
 
 
 def test_there_is_a_loader_for_each_split(sample):

@@ -49,6 +49,7 @@ def train(task: Task, spec: TrainSpec) -> dict[str, Any]:
     prepare(task, data, options, spec.seed, saved)
     if saved is None:
         require_sets(task, spec, kind, data)
+    data.plan_ahead(data.feed.start_epoch)  # while the model is made
     seed_everything(spec.seed)  # the first weights do not depend on how the data was prepared
     model = build_model(topology, spec.model, data.dims)
     if rank() > 0:
@@ -149,7 +150,7 @@ def _recipe(options: TrainerOptions, total_steps: int) -> Recipe:
 
 def _plan(data: DataModule, options: TrainerOptions) -> Plan:
     """Return how many steps the whole training has; epochs differ by a batch or two at most."""
-    an_epoch = len(data.plan("train", 0))
+    an_epoch = len(data.planned("train", 0))
     steps = min(an_epoch * options.max_epochs, options.max_steps or sys.maxsize)
     return Plan(steps, min(options.max_epochs, math.ceil(steps / max(1, an_epoch))))
 
