@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules._batch import Batch
-from datamodules._bucketing import Sizes
+from datamodules._bucketing import Batches, Sizes
 from datamodules._rows import Rows
-from datamodules._stream import FOLLOWS
+from datamodules._stream import FOLLOWS, side_by_side
 
 
 def _single(frames: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -95,29 +95,29 @@ class FrameStreams:
             },
         )
 
-    def training_plan(self, streams: int, seed: int, epoch: int) -> list[list[int]]:
+    def training_plan(self, streams: int, seed: int, epoch: int) -> Batches:
         """Return the batches of one epoch: the sequences by chance, a pure function."""
         return self._dealt(
             np.random.default_rng([seed, epoch]).permutation(len(self.frames)), streams
         )
 
-    def reading_plan(self, streams: int) -> list[list[int]]:
+    def reading_plan(self, streams: int) -> Batches:
         """Return the batches of a pass without training: the longest sequences first."""
         return self._dealt(np.argsort(-self.counts, kind="stable"), streams)
 
-    def _dealt(self, order: NDArray[np.int64], streams: int) -> list[list[int]]:
+    def _dealt(self, order: NDArray[np.int64], streams: int) -> Batches:
         """Deal sequences out to streams, each to the one that ends first.
 
         Batch t holds the t-th window of each stream, so that a window comes right after the one
         that it follows, and at the same place: a stream never leaves the rank that reads it.
         """
-        queues: list[list[int]] = [[] for _ in range(streams)]
+        queues: list[list[NDArray[np.int64]]] = [[] for _ in range(streams)]
         ends = [(0, number) for number in range(streams)]
         for sequence in order.tolist():
             length, number = heapq.heappop(ends)
             first, count = int(self._firsts[sequence]), int(self.counts[sequence])
-            queues[number].extend(range(first, first + count))
+            queues[number].append(np.arange(first, first + count))
             heapq.heappush(ends, (length + count, number))
-        queues.sort(key=len, reverse=True)  # one that ends moves no other to another place
-        longest = len(queues[0])
-        return [[queue[at] for queue in queues if at < len(queue)] for at in range(longest)]
+        runs = [np.concatenate(queue) for queue in queues if queue]
+        runs.sort(key=len, reverse=True)  # one that ends moves no other to another place
+        return side_by_side(runs)

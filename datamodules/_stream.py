@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules._batch import Batch
-from datamodules._bucketing import Sizes
+from datamodules._bucketing import Batches, Sizes
 from datamodules._vocab import EOS
 
 #: Name of the extra that says, for each row, the row whose last state it goes on from; -1 for none.
@@ -72,7 +72,7 @@ class Stream:
         return symbols
 
 
-def parallel_plan(windows: int, streams: int, seed: int, epoch: int) -> list[list[int]]:
+def parallel_plan(windows: int, streams: int, seed: int, epoch: int) -> Batches:
     """Return the batches of one epoch of training, a pure function of its arguments.
 
     The windows, turned by chance as a ring, are dealt out to the streams in equal runs; batch t
@@ -80,10 +80,23 @@ def parallel_plan(windows: int, streams: int, seed: int, epoch: int) -> list[lis
     """
     turn = int(np.random.default_rng([seed, epoch]).integers(windows))
     ring = (np.arange(windows) + turn) % windows
-    runs = np.array_split(ring, min(streams, windows))  # the longer ones first
-    return [[int(run[at]) for run in runs if at < len(run)] for at in range(len(runs[0]))]
+    return side_by_side(np.array_split(ring, min(streams, windows)))  # the longer ones first
 
 
-def reading_plan(windows: int) -> list[list[int]]:
+def reading_plan(windows: int) -> Batches:
     """Return the batches of a pass that reads the whole stream from its beginning to its end."""
-    return [[row] for row in range(windows)]
+    return side_by_side([np.arange(windows)])
+
+
+def side_by_side(runs: Sequence[NDArray[np.int64]]) -> Batches:
+    """Return batches of which number t holds the t-th of each run that has one, in their order.
+
+    None of the runs is longer than the one before it.
+    """
+    lengths = np.array([len(run) for run in runs])
+    counts = len(runs) - np.searchsorted(lengths[::-1], np.arange(lengths[0]), side="right")
+    begins = np.cumsum(counts) - counts
+    order = np.empty(lengths.sum(), dtype=np.uint32)
+    for place, run in enumerate(runs):
+        order[begins[: len(run)] + place] = run
+    return Batches(order, begins, begins + counts)

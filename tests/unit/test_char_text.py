@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from datamodules._base import Answer, Feed, Workspace
 from datamodules._errors import DataError
-from datamodules._stream import FOLLOWS, Stream, parallel_plan, reading_plan
+from datamodules._stream import FOLLOWS, Stream, parallel_plan, reading_plan, side_by_side
 from datamodules._vocab import EOS, PAD, UNK
 from datamodules.char_text import CharText
 
@@ -71,6 +71,17 @@ def test_each_stream_reads_on_where_it_was(
         for place, row in enumerate(batch):
             assert row == (before[place] + 1) % windows
     assert plan == parallel_plan(windows, streams, seed, epoch)
+
+
+def test_streams_are_planned_as_they_always_were():
+    assert list(parallel_plan(7, 3, 1, 0)) == [[3, 6, 1], [4, 0, 2], [5]]
+    assert list(reading_plan(3)) == [[0], [1], [2]]
+
+
+def test_runs_stand_side_by_side_until_they_end():
+    runs = [np.array(run) for run in ([1, 2, 3, 4], [5, 6], [7, 8], [9])]
+    assert list(side_by_side(runs)) == [[1, 5, 7, 9], [2, 6, 8], [3], [4]]
+    assert list(side_by_side([np.array([], dtype=int)])) == []
 
 
 @given(symbols=st.lists(st.integers(3, 99), min_size=1, max_size=50), window=st.integers(1, 60))
