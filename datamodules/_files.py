@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from tempfile import TemporaryFile
+from typing import IO, Any, Final
 
 from datamodules._errors import DataError, DataFormatError, DataMissingError, DataPathError
 from datamodules._paths import inside, is_file
@@ -29,6 +30,8 @@ UTF8: Final = "utf-8"
 
 _CHUNK: Final = 1 << 20
 _SHOWN: Final = 8
+#: Rows of a table that are held at once.
+_ROWS: Final = 256
 
 
 def find_file(path: Path, roots: Sequence[Path]) -> Path | None:
@@ -153,7 +156,7 @@ def _tsv(path: Path, encoding: str) -> Iterator[Row]:
 
 
 def _csv(path: Path, encoding: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text_of(path, encoding), newline=""), strict=True)
+    reader = csv.reader(_with_ends(path, encoding), strict=True)
 
     def rows() -> Iterator[tuple[int, list[str]]]:
         while True:
@@ -166,6 +169,16 @@ def _csv(path: Path, encoding: str) -> Iterator[Row]:
             yield reader.line_num, row
 
     return _with_header(path, rows())
+
+
+def _with_ends(path: Path, encoding: str) -> Iterator[str]:
+    """Yield the lines of a file with their ends, of which a carriage return alone is one."""
+    line = ""
+    for part in _text_parts(path, encoding):
+        *lines, line = io.StringIO(f"{line}{part}", newline="").readlines()
+        yield from lines
+    if line:
+        yield line
 
 
 def _with_header(path: Path, rows: Iterable[tuple[int, list[str]]]) -> Iterator[Row]:
@@ -201,12 +214,29 @@ def _parquet(path: Path, _encoding: str) -> Iterator[Row]:
     import pyarrow as pa  # noqa: PLC0415 - slow to import, and few need it
     from pyarrow import parquet  # noqa: PLC0415 - likewise
 
+    number = 0
+    with _seekable(path) as file:
+        try:
+            opened = parquet.ParquetFile(file, buffer_size=_CHUNK, pre_buffer=False)
+            for batch in opened.iter_batches(_ROWS, use_threads=False):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+        except (pa.ArrowException, OSError) as error:
+            raise DataFormatError(f"{path} is not a Parquet file: {error}") from error
+
+
+def _seekable(path: Path) -> IO[bytes]:
+    """Open a file, what is inside where it is gzip, to be read at any place."""
+    if path.suffix == ".gz":
+        file = TemporaryFile()  # noqa: SIM115 - closed by who asked for it
+        file.writelines(_chunks(path, unpacked=True))
+        file.seek(0)
+        return file
     try:
-        table = parquet.read_table(pa.BufferReader(b"".join(_chunks(path, unpacked=True))))
-    except (pa.ArrowException, OSError) as error:
-        raise DataFormatError(f"{path} is not a Parquet file: {error}") from error
-    for number, row in enumerate(table.to_pylist(), 1):
-        yield f"{path}, row {number}", row
+        return path.open("rb")
+    except OSError as error:
+        raise DataPathError(f"cannot read {path}: {error.strerror}") from error
 
 
 #: How a table is read, by its suffix, in the order in which they are looked for.

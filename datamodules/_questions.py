@@ -66,21 +66,22 @@ class QuestionFile:
         """Return a digest of what it holds."""
         return digest_of(self.paths)
 
-    def read(self) -> list[Question]:
-        """Return all questions. Raise DataFormatError for the first thing that is wrong."""
-        suffix = plain_suffix(self.path)
-        if suffix == _STORIES:
-            found = list(_stories(self.path))
-        elif suffix == _NESTED:
-            found = list(_nested(self.path))
-        else:
-            found = list(_rows(self.path, self.columns))
-        if not found:
-            raise DataFormatError(f"{self.path} holds no question")
-        for each in found:
+    def read(self) -> Iterator[Question]:
+        """Yield all questions. Raise DataFormatError for the first thing that is wrong."""
+        empty = True
+        for each in self._questions():
             if not each.question.strip():
                 raise DataFormatError(f"{each.where} holds an empty question")
-        return found
+            yield each
+            empty = False
+        if empty:
+            raise DataFormatError(f"{self.path} holds no question")
+
+    def _questions(self) -> Iterator[Question]:
+        suffix = plain_suffix(self.path)
+        if suffix == _STORIES:
+            return _stories(self.path)
+        return _nested(self.path) if suffix == _NESTED else _rows(self.path, self.columns)
 
 
 def find_questions(

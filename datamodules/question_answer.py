@@ -128,14 +128,14 @@ class QuestionAnswer(TextFiles):
     def _texts(
         self, files: Mapping[str, QuestionFile]
     ) -> tuple[dict[str, TextRows], dict[str, int]]:
-        read = {split: file.read() for split, file in files.items()}
-        if self._cuts(files):
+        read: dict[str, Iterable[Question]] = {split: file.read() for split, file in files.items()}
+        if self._cuts(files):  # where to cut is known once all are read
             read["train"], read["val"] = cut_stories(
-                read["train"], self._val_share, self._split_seed
+                list(read["train"]), self._val_share, self._split_seed
             )
         return {split: self._formed(questions) for split, questions in read.items()}, {}
 
-    def _formed(self, questions: Sequence[Question]) -> TextRows:
+    def _formed(self, questions: Iterable[Question]) -> TextRows:
         return TextRows.of(
             (self._joined(each.document, each.question), list(map(self._form, each.answers)))
             for each in questions
