@@ -1,6 +1,6 @@
 """What preparing labelled text makes: rows of ids with the class of each, and what was learned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from datamodules._cache import Prepared
 from datamodules._encoded import encode_lines
-from datamodules._labelled import Example
+from datamodules._labelled_texts import LabelledTexts
 from datamodules._rows import Rows
 from datamodules._vocab import Vocabulary, from_state
 
@@ -47,13 +47,11 @@ class ClassSplit:
     classes: NDArray[np.int64]
 
     @classmethod
-    def encode(cls, examples: Sequence[Example], learned: Learned) -> "ClassSplit":
-        """Return the split of these examples."""
+    def encode(cls, labelled: LabelledTexts, learned: Learned) -> "ClassSplit":
+        """Return the split of these texts."""
         places = {label: place for place, label in enumerate(learned.labels)}
-        return cls(
-            encode_lines(learned.vocabulary, [each.text for each in examples]),
-            np.array([places.get(each.label, UNKNOWN_CLASS) for each in examples], np.int64),
-        )
+        known = np.array([places.get(each, UNKNOWN_CLASS) for each in labelled.labels], np.int64)
+        return cls(encode_lines(learned.vocabulary, labelled.texts), known[labelled.classes])
 
     def where(self, kept: NDArray[np.bool_]) -> "ClassSplit":
         """Return the split with only the rows for which `kept` (N,) is true."""

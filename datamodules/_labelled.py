@@ -1,12 +1,12 @@
 """Texts with a label each, as they lie in files, and how a set without splits is cut into some."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datamodules._errors import DataFormatError, DataMissingError
 from datamodules._files import (
@@ -67,39 +67,39 @@ class LabelledFiles:
         names = [path.name for path in paths] if self.layout == "classes" else []
         return " ".join([digest_of(paths), *names])
 
-    def read(self, paths: Sequence[Path], form: Callable[[str], str]) -> list[Example]:
-        """Return all examples, their text in this form.
+    def read(self, paths: Sequence[Path], form: Callable[[str], str]) -> Iterator[Example]:
+        """Yield all examples, their text in this form.
 
         Raise DataFormatError for the first thing that is wrong.
         """
-        examples = []
+        empty = True
         for path in paths:
             for where, text, label in self._rows(path):
                 if not text.strip():
                     raise DataFormatError(f"{where} has no text to go with the label {label!r}")
                 if not label:
                     raise DataFormatError(f"{where} has no label")
-                examples.append(Example(form(text), label, where))
-        if not examples:
+                yield Example(form(text), label, where)
+                empty = False
+        if empty:
             raise DataFormatError(f"{', '.join(map(str, paths))}: no rows")
-        return examples
 
-    def _rows(self, path: Path) -> list[tuple[str, str, str]]:
+    def _rows(self, path: Path) -> Iterator[tuple[str, str, str]]:
         plain = path.with_suffix("") if path.suffix == ".gz" else path
         if self.layout == "splits" and plain.suffix in TABLES:
-            return self._table(path)
-        places = enumerate(lines_of(path, self.encoding), 1)
-        lines = [(f"{path}, line {number}", line) for number, line in places]
-        if self.layout == "classes":
-            return [(where, line, plain.stem) for where, line in lines]
-        return [(where, *self._parted(where, line)) for where, line in lines]
+            yield from self._table(path)
+            return
+        for number, line in enumerate(lines_of(path, self.encoding), 1):
+            where = f"{path}, line {number}"
+            if self.layout == "classes":
+                yield where, line, plain.stem
+            else:
+                yield where, *self._parted(where, line)
 
-    def _table(self, path: Path) -> list[tuple[str, str, str]]:
+    def _table(self, path: Path) -> Iterator[tuple[str, str, str]]:
         text, label = self.columns
-        return [
-            (where, text_cell(where, row, text), _label(cell_of(where, row, label), where))
-            for where, row in table_rows(path, self.encoding)
-        ]
+        for where, row in table_rows(path, self.encoding):
+            yield where, text_cell(where, row, text), _label(cell_of(where, row, label), where)
 
     def _parted(self, where: str, line: str) -> tuple[str, str]:
         """Return text and label of a line that begins with its label."""
@@ -142,37 +142,60 @@ def cut_off(
     left for training. Raise DataFormatError for a class with a single entry.
     """
     once = list({(each.text, each.label): each for each in reversed(examples)}.values())[::-1]
-    rows_of: dict[str, list[int]] = {}
-    for row, each in enumerate(once):
-        rows_of.setdefault(each.label, []).append(row)
+    places: dict[str, str] = {}
+    for each in once:
+        places.setdefault(each.label, each.where)
+    number_of = {label: number for number, label in enumerate(places)}
+    classes = np.array([number_of[each.label] for each in once])
+    split_of = divided(classes, list(places), list(places.values()), shares, seed).tolist()
+    cut: dict[str, list[Example]] = {name: [] for name in ("train", *shares)}
+    names = list(cut)
+    for each, number in zip(once, split_of, strict=True):
+        cut[names[number]].append(each)
+    return cut
+
+
+def divided(
+    classes: NDArray[np.integer[Any]],
+    labels: Sequence[str],
+    places: Sequence[str],
+    shares: Mapping[str, float],
+    seed: int,
+) -> NDArray[np.int8]:
+    """Return where each row goes: 0 is training, n the n-th of the shares (N,).
+
+    Given is the class of each row (N,), and of each class its label and where one of it stands.
+    """
     chance = np.random.default_rng(seed)
-    split_of = np.full(len(once), "train", dtype=object)
-    for label in sorted(rows_of):
-        rows = chance.permutation(rows_of[label])
+    split_of = np.zeros(len(classes), dtype=np.int8)
+    counts = np.bincount(classes, minlength=len(labels))
+    rows_of = np.split(np.argsort(classes, kind="stable"), np.cumsum(counts)[:-1])
+    for number in sorted(range(len(labels)), key=labels.__getitem__):
+        rows = chance.permutation(rows_of[number])
         if len(rows) == 1:
             raise DataFormatError(
-                f"{once[rows[0]].where} is the only example of the class {label!r}: it cannot be in"
-                " training and in another split; add examples, or leave the class out"
+                f"{places[number]} is the only example of the class {labels[number]!r}: it cannot"
+                " be in training and in another split; add examples, or leave the class out"
             )
         left = len(rows)
-        for split, share in shares.items():
+        for split, share in enumerate(shares.values(), 1):
             count = min(max(1, round(share * len(rows))), left - 1)
             split_of[rows[left - count : left]] = split
             left -= count
-    names = ("train", *shares)
-    return {
-        name: [each for each, its in zip(once, split_of, strict=True) if its == name]
-        for name in names
-    }
+    return split_of
 
 
 def classes_of(examples: Sequence[Example]) -> list[str]:
     """Return the labels, sorted. Raise DataFormatError where there is only one."""
-    counts = Counter(each.label for each in examples)
-    if len(counts) < 2:
-        only = examples[0]
+    labels = {each.label for each in examples}
+    refuse_one_class(len(labels), len(examples), examples[0].label, examples[0].where)
+    return sorted(labels)
+
+
+def refuse_one_class(labels: int, examples: int, label: str, where: str) -> None:
+    """Raise DataFormatError where there are not two labels, given one and where it stands."""
+    if labels < 2:
         raise DataFormatError(
-            f"all {len(examples)} examples to train on have the label {only.label!r} (such as"
-            f" {only.where}): there is nothing to tell apart"
+            f"all {examples} examples to train on have the label {label!r} (such as"
+            f" {where}): there is nothing to tell apart"
         )
-    return sorted(counts)

@@ -19,7 +19,8 @@ from datamodules._classes import UNKNOWN_CLASS, ClassSet, ClassSplit, Learned
 from datamodules._encoded import encode_lines
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._hub import open_root
-from datamodules._labelled import Example, LabelledFiles, Layout, classes_of, cut_off
+from datamodules._labelled import LabelledFiles, Layout
+from datamodules._labelled_texts import LabelledTexts
 from datamodules._learned import LearnedData
 from datamodules._vocab import (
     KINDS,
@@ -202,11 +203,14 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
         return {s: share for s, share in self._shares.items() if s not in found and share}
 
     def _made(self, found: Mapping[str, Sequence[Path]], loaded: Learned | None) -> ClassSet:
-        examples = {split: self._files.read(paths, self._form) for split, paths in found.items()}
+        texts = {
+            split: LabelledTexts.of(self._files.read(paths, self._form))
+            for split, paths in found.items()
+        }
         if shares := self._cut(found):
-            examples |= cut_off(examples["train"], shares, self._split_seed)
-        learned = loaded or self._learn(examples["train"])
-        splits = {split: ClassSplit.encode(rows, learned) for split, rows in examples.items()}
+            texts |= texts["train"].cut_off(shares, self._split_seed)
+        learned = loaded or self._learn(texts["train"])
+        splits = {split: ClassSplit.encode(each, learned) for split, each in texts.items()}
         left_out: dict[str, int] = {}
         if "train" in splits:
             splits["train"], left_out = splits["train"].learnable(self._max_length)
@@ -217,10 +221,9 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
                 )
         return ClassSet(splits, learned, left_out)
 
-    def _learn(self, examples: Sequence[Example]) -> Learned:
-        labels = classes_of(examples)
-        texts = [each.text for each in examples]
-        vocabulary = KINDS[self._tokens].train(texts, self._vocabulary_size)
+    def _learn(self, train: LabelledTexts) -> Learned:
+        labels = train.label_names()
+        vocabulary = KINDS[self._tokens].train(train.texts, self._vocabulary_size)
         return Learned(vocabulary, tuple(labels))
 
     def _tell(self) -> None:

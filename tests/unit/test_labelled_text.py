@@ -5,7 +5,9 @@ import gzip
 import json
 import logging
 import re
+import tracemalloc
 from collections import Counter
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
@@ -14,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from datamodules import _cache
+from datamodules import _cache, _encoded, _files, _spool
 from datamodules._base import Feed, Workspace
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._labelled import Example, cut_off
+from datamodules._labelled_texts import LabelledTexts
 from datamodules.labelled_text import LabelledText
 from lightning_modules._decoding import Hypothesis
 
@@ -196,6 +199,64 @@ def test_a_cut_is_fair_to_every_class_and_keeps_the_splits_apart(pairs, val, tes
         if total >= 20:
             assert abs(counts["val"] - val * total) <= 1
             assert abs(counts["test"] - test * total) <= 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abc")), min_size=1, max_size=60),
+    st.integers(0, 5),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_need_not_fit_into_memory_is_cut_as_a_list_is(pairs, seed):
+    examples = [Example(str(text), label, f"row {i}") for i, (text, label) in enumerate(pairs)]
+    shares = {"val": 0.2, "test": 0.1}
+    try:
+        expected = cut_off(examples, shares, seed)
+    except DataFormatError as error:
+        with pytest.raises(DataFormatError, match=f"^{re.escape(str(error))}$"):
+            LabelledTexts.of(examples).cut_off(shares, seed)
+        return
+    found = LabelledTexts.of(examples).cut_off(shares, seed)
+    assert {
+        split: [
+            (text, each.labels[place]) for text, place in zip(each.texts, each.classes, strict=True)
+        ]
+        for split, each in found.items()
+    } == {split: [(each.text, each.label) for each in rows] for split, rows in expected.items()}
+
+
+def test_a_cut_stays_what_it_was():
+    examples = [Example(str(n % 70), "abc"[n % 3], "") for n in range(100)]
+    cut = cut_off(examples, {"val": 0.1, "test": 0.05}, 3)
+    assert [each.text for each in cut["val"]] == [
+        "15",
+        "16",
+        "38",
+        "44",
+        "55",
+        "57",
+        "66",
+        "9",
+        "10",
+    ]
+    assert [each.text for each in cut["test"]] == ["12", "21", "22", "28", "56", "28"]
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "txt"])
+def test_little_of_a_large_corpus_is_held_while_it_is_prepared(suffix, root, workspace):
+    rows = [f"{number % 7} {number:090}\n" for number in range(30_000)]
+    if suffix == "tsv":
+        rows = ["label\ttext\n", *(row.replace(" ", "\t") for row in rows)]
+    path = root / f"train.{suffix}"
+    path.write_text("".join(rows))
+    del rows
+    small = patch.multiple(_files, _CHUNK=1 << 14), patch.object(_spool, "_HELD", 1 << 14)
+    with small[0], small[1], patch.object(_encoded, "_PART", 100):
+        tracemalloc.start()
+        data = make(workspace)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert len(data.sizes("train")) > 23_900
+    assert peak < path.stat().st_size, peak
 
 
 # --- labels that training does not have
