@@ -1,7 +1,8 @@
 """Tagged text in files: a row a token, tokens and tags line for line, or lists in a table."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,10 @@ from datamodules._files import (
     table_rows,
     text_cell,
 )
+from datamodules._rows import Rows, Texts, TextSpool
+
+#: Between the parts of a row: neither lines nor tables have it (`_files.checked_text`).
+_BETWEEN: Final = "\0"
 
 #: How files of columns are named, in the order in which they are looked for.
 SUFFIXES: Final = (".conllu", ".conll", ".iob", ".bio", ".txt", ".tsv")
@@ -22,16 +27,38 @@ SUFFIXES: Final = (".conllu", ".conll", ".iob", ".bio", ".txt", ".tsv")
 _DOCUMENT: Final = "-DOCSTART-"
 
 
-@dataclass
+@dataclass(frozen=True)
+class Sentence:
+    """Tokens with a tag each, and a label where they have one."""
+
+    tokens: list[str]
+    tags: list[str]
+    label: str | None
+
+
 class Sentences:
-    """Token and tag rows, equally many, and of equal length; a label each where they have one."""
+    """The sentences of a split, which need not fit into memory."""
 
-    tokens: list[list[str]] = field(default_factory=list)
-    tags: list[list[str]] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
+    def __init__(self, sentences: Iterable[Sentence]) -> None:
+        tokens, tags, labels = TextSpool(), TextSpool(), TextSpool()
+        for each in sentences:
+            tokens.append(_BETWEEN.join(each.tokens))
+            tags.append(_BETWEEN.join(each.tags))
+            if each.label is not None:
+                labels.append(each.label)
+        self.tokens, self.tags = _Parts(tokens.rows()), _Parts(tags.rows())
+        #: One each, or none at all.
+        self.labels = Texts(labels.rows())
 
-    def __len__(self) -> int:
-        return len(self.tokens)
+
+class _Parts(Iterable[list[str]]):
+    """The parts of each row, read anew each time."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._texts = Texts(rows)
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return (text.split(_BETWEEN) for text in self._texts)
 
 
 @dataclass(frozen=True)
@@ -56,40 +83,39 @@ class ParallelFiles:
     tags: Path
     label: Path | None
 
-    def read(self) -> Sentences:
-        """Return all rows. Raise DataFormatError for the first thing that is wrong."""
-        found = Sentences(self._rows(self.tokens), self._rows(self.tags))
-        self._check_rows(self.tags, len(found.tags), len(found))
-        for number, (tokens, tags) in enumerate(zip(found.tokens, found.tags, strict=True), 1):
+    def read(self) -> Iterator[Sentence]:
+        """Yield all sentences. Raise DataFormatError for the first thing that is wrong."""
+        self._check_rows()
+        named = (_label(*each) for each in _numbered(self.label)) if self.label else repeat(None)
+        rows = zip(self._rows(self.tokens), self._rows(self.tags), named, strict=False)
+        for number, (tokens, tags, label) in enumerate(rows, 1):
             if len(tokens) != len(tags):
                 raise DataFormatError(
                     f"{self.tags}, line {number} has {_counted(len(tags), 'tag')} for the"
                     f" {_counted(len(tokens), 'token')} of that line in {self.tokens.name}"
                 )
-        if self.label:
-            found.labels = [_label(*each) for each in _numbered(self.label)]
-            self._check_rows(self.label, len(found.labels), len(found))
-        return found
+            yield Sentence(tokens, tags, label)
 
     def digest(self) -> str:
         """Return a digest of what the files hold."""
         return digest_of([self.tokens, self.tags, *([self.label] if self.label else [])])
 
-    def _check_rows(self, path: Path, rows: int, expected: int) -> None:
-        if rows != expected:
-            raise DataFormatError(
-                f"{path} has {rows} lines but {self.tokens} has {expected}: line n of one must"
-                " belong to line n of the other"
-            )
+    def _check_rows(self) -> None:
+        paths = [self.tags, *([self.label] if self.label else [])]
+        expected, *found = (sum(1 for _ in lines_of(path)) for path in (self.tokens, *paths))
+        for path, rows in zip(paths, found, strict=True):
+            if rows != expected:
+                raise DataFormatError(
+                    f"{path} has {rows} lines but {self.tokens} has {expected}: line n of one must"
+                    " belong to line n of the other"
+                )
 
     @staticmethod
-    def _rows(path: Path) -> list[list[str]]:
-        rows = []
+    def _rows(path: Path) -> Iterator[list[str]]:
         for where, line in _numbered(path):
             if not (row := split_blanks(line)):
                 raise DataFormatError(f"{where} is empty: each line must hold a whole sequence")
-            rows.append(row)
-        return rows
+            yield row
 
 
 @dataclass(frozen=True)
@@ -113,30 +139,27 @@ class ColumnFile:
         """Return a digest of what the file holds."""
         return digest_of([self.path])
 
-    def read(self) -> Sentences:
-        """Return all rows. Raise DataFormatError for the first thing that is wrong."""
-        found = Sentences()
+    def read(self) -> Iterator[Sentence]:
+        """Yield all sentences. Raise DataFormatError for the first thing that is wrong."""
+        empty = True
         for where, label, rows in self._blocks():
-            found.tokens.append([row[self._token] for row in rows])
-            found.tags.append([row[self._tag] for row in rows])
-            if self.names.label is None:
-                continue
-            if label is None:
+            tokens, tags = ([row[place] for row in rows] for place in (self._token, self._tag))
+            if self.names.label is not None and label is None:
                 raise DataFormatError(
                     f"{where} begins a sequence without a label: put '# {self.names.label} = ...'"
                     " above it"
                 )
-            found.labels.append(label)
-        if not found.tokens:
+            yield Sentence(tokens, tags, label if self.names.label is not None else None)
+            empty = False
+        if empty:
             raise DataFormatError(f"{self.path} holds no sequence")
-        return found
 
     def _blocks(self) -> Iterator[tuple[str, str | None, list[list[str]]]]:
         """Yield the sequences: where each begins, its label, the columns of its tokens."""
         label: str | None = None
         rows: list[list[str]] = []
         begin, width = "", 0
-        for where, line in [*_numbered(self.path), ("", "")]:
+        for where, line in chain(_numbered(self.path), [("", "")]):
             if not line.strip():
                 if rows:
                     yield begin, label, rows
@@ -203,22 +226,20 @@ class TableFile:
         """Return a digest of what the file holds."""
         return digest_of([self.path])
 
-    def read(self) -> Sentences:
-        """Return all rows. Raise DataFormatError for the first thing that is wrong."""
-        found = Sentences()
+    def read(self) -> Iterator[Sentence]:
+        """Yield all sentences. Raise DataFormatError for the first thing that is wrong."""
+        empty, names = True, self.names
         for where, row in table_rows(self.path):
-            found.tokens.append(self._texts(where, row, self.names.tokens))
-            found.tags.append(self._texts(where, row, self.names.tags))
-            tags, tokens = len(found.tags[-1]), len(found.tokens[-1])
-            if tags != tokens:
+            tokens, tags = (self._texts(where, row, each) for each in (names.tokens, names.tags))
+            if len(tags) != len(tokens):
                 raise DataFormatError(
-                    f"{where} has {_counted(tags, 'tag')} for {_counted(tokens, 'token')}"
+                    f"{where} has {_counted(len(tags), 'tag')} for {_counted(len(tokens), 'token')}"
                 )
-            if self.names.label:
-                found.labels.append(_label(where, text_cell(where, row, self.names.label)))
-        if not found.tokens:
+            named = names.label and _label(where, text_cell(where, row, names.label))
+            yield Sentence(tokens, tags, named)
+            empty = False
+        if empty:
             raise DataFormatError(f"{self.path} holds no sequence")
-        return found
 
     @staticmethod
     def _texts(where: str, row: Mapping[str, Any], column: str) -> list[str]:

@@ -244,35 +244,35 @@ class TaggedText(LearnedData[_Indexes, _Split], TagData):
         return found
 
     def _prepared(self, files: Mapping[str, TagFiles], loaded: _Indexes | None) -> Prepared:
-        read = {split: each.read() for split, each in files.items()}
+        read = {split: Sentences(each.read()) for split, each in files.items()}
         indexes = loaded or self._indexes_of(read["train"])
         splits = {split: self._encoded(each, indexes) for split, each in read.items()}
         return Prepared(arrays_of(splits), indexes.state())
 
     def _indexes_of(self, train: Sentences) -> _Indexes:
-        forms = [self._form(word) for row in train.tokens for word in row]
-        counts = Counter(forms)
-        letters = self._spelling(word for row in train.tokens for word in row)
+        counts = Counter(self._form(word) for row in train.tokens for word in row)
+        letters: set[str] = set()
+        for spelled in self._spelling(word for row in train.tokens for word in row):
+            letters.update(spelled)
         return _Indexes(
             {
                 "words": sorted(word for word in counts if counts[word] >= self._min_count),
-                "characters": sorted(set().union(*letters)) if self._characters else [],
+                "characters": sorted(letters) if self._characters else [],
                 "tags": sorted({tag for row in train.tags for tag in row}),
                 "labels": sorted(set(train.labels)),
             }
         )
 
     def _encoded(self, read: Sentences, indexes: _Indexes) -> _Split:
+        labels = (indexes.labels.ids([label]) for label in read.labels)
         return {
             **self._input_parts(read.tokens, indexes),
             "tags": Rows.of_ids(map(indexes.tags.ids, read.tags), ended=False),
-            "labels": Rows.of_ids(
-                (indexes.labels.ids([label]) for label in read.labels), ended=False
-            ),
+            "labels": Rows.of_ids(labels, ended=False),
             "tag_text": Rows.of_texts(map(_BETWEEN.join, read.tags)),
         }
 
-    def _input_parts(self, tokens: Sequence[Sequence[str]], indexes: _Indexes) -> _Split:
+    def _input_parts(self, tokens: Iterable[Sequence[str]], indexes: _Indexes) -> _Split:
         words = (indexes.words.ids(map(self._form, row)) for row in tokens)
         parts = {"words": Rows.of_ids(words, ended=False)}
         if self._characters:
