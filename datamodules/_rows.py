@@ -7,7 +7,7 @@ of a frame.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, Final, overload
 
 import numpy as np
@@ -20,6 +20,8 @@ from datamodules._vocab import EOS
 
 #: Rows that are gone through at once where there may be more than fit into memory.
 _PART: Final = 512
+#: Bytes of text, and rows, that are spooled at once.
+_HELD: Final = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,16 @@ class Rows:
         """Join rows of ids, the end symbol put behind each unless they are not `ended` by one."""
         values, offsets = Spool("i"), Spool("q")
         offsets.append(0)
-        for row in rows:
-            values.extend(row)
-            if ended:
-                values.append(EOS)
-            offsets.append(len(values))
+        rest = iter(rows)
+        while part := list(islice(rest, _PART)):
+            lengths = np.fromiter(map(len, part), np.int64, len(part)) + ended
+            offsets.extend_bytes((len(values) + np.cumsum(lengths)).tobytes())
+            joined: list[int] = []
+            for row in part:
+                joined += row
+                if ended:
+                    joined.append(EOS)
+            values.extend(joined)
         return cls(values.array(), offsets.array())
 
     @classmethod
@@ -117,15 +124,27 @@ class TextSpool:
     def __init__(self) -> None:
         self._values, self._offsets = Spool("B"), Spool("q")
         self._offsets.append(0)
+        self._held: list[bytes] = []
+        self._room = _HELD
 
     def append(self, text: str) -> None:
         """Add a row."""
-        self._values.extend_bytes(text.encode())
-        self._offsets.append(len(self._values))
+        row = text.encode()
+        self._held.append(row)
+        self._room -= 1 + len(row)
+        if self._room < 0:
+            self._spool()
 
     def rows(self) -> Rows:
-        """Return all rows."""
+        """Return all rows. Add none after it."""
+        self._spool()
         return Rows(self._values.array(), self._offsets.array())
+
+    def _spool(self) -> None:
+        lengths = np.fromiter(map(len, self._held), np.int64, len(self._held))
+        self._offsets.extend_bytes((len(self._values) + np.cumsum(lengths)).tobytes())
+        self._values.extend_bytes(b"".join(self._held))
+        self._held, self._room = [], _HELD
 
 
 def arrays_of(splits: Mapping[str, Mapping[str, Rows]]) -> dict[str, NDArray[Any]]:

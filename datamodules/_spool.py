@@ -1,7 +1,7 @@
 """Numbers that are appended one after the other, and may become more than fit into memory."""
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Sequence
 from mmap import ACCESS_COPY, mmap
 from tempfile import TemporaryFile
 from typing import IO, Any, Final
@@ -31,9 +31,9 @@ class Spool:
         self._held.append(value)
         self._spill()
 
-    def extend(self, values: Iterable[int]) -> None:
+    def extend(self, values: Sequence[int]) -> None:
         """Add numbers."""
-        self._held.extend(values)
+        self._held.extend(array(self._held.typecode, values))  # of a list much faster than by items
         self._spill()
 
     def extend_bytes(self, values: bytes) -> None:

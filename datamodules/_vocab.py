@@ -9,8 +9,9 @@ import json
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, compress
 from typing import Any, ClassVar, Final, Literal
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -32,6 +33,10 @@ SPECIALS: Final = 4
 SPECIAL_SYMBOLS: Final = ("<pad>", "<s>", "</s>", "<unk>")
 #: What an unknown symbol becomes in text: Unicode's own sign for it.
 UNKNOWN_TEXT: Final = "\ufffd"
+
+#: Words whose ids are kept, about, and how long they are at most, in the middle of a line.
+_MET: Final = 1 << 16
+_WORD: Final = 32
 
 Normalisation = Literal["none", "nfc", "nfkc"]
 Tokens = Literal["subwords", "words", "characters"]
@@ -152,7 +157,7 @@ class Words(_Listed):
     @classmethod
     def train(cls, lines: Iterable[str], size: int) -> "Words":
         """Take the most frequent words; the earlier in the alphabet where two are as frequent."""
-        counts = Counter(word for line in lines for word in line.split(" "))
+        counts = Counter(chain.from_iterable(line.split(" ") for line in lines))
         counts.pop("", None)
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
         return cls(["", *ranked[: max(0, size - SPECIALS - 1)]])
@@ -179,6 +184,8 @@ class Subwords(Vocabulary):
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        #: The ids of words that were met, a blank before each.
+        self._met: dict[str, list[int]] = {}
 
     @classmethod
     def train(cls, lines: Iterable[str], size: int) -> "Subwords":
@@ -207,10 +214,32 @@ class Subwords(Vocabulary):
         return self._tokenizer.get_vocab_size()
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        parted = [line.split() for line in lines]
+        # Where single blanks stand between words that are short, no symbol reaches over a blank.
+        plain = [
+            " ".join(words) == line and len(line) <= _WORD * len(words)
+            for words, line in zip(parted, lines, strict=True)
+        ]
+        met = self._know(set(chain.from_iterable(compress(parted, plain))))
+        whole = self._ids([line for line, known in zip(lines, plain, strict=True) if not known])
+        return [
+            list(chain.from_iterable([met[word] for word in words])) if known else next(whole)
+            for words, known in zip(parted, plain, strict=True)
+        ]
+
+    def _know(self, words: set[str]) -> Mapping[str, list[int]]:
+        """Return the ids of these words, found once however often they are met."""
+        if len(self._met) > _MET:
+            self._met = {}
+        new = list(words - self._met.keys())
+        self._met.update(zip(new, self._ids(new), strict=True))
+        return self._met
+
+    def _ids(self, texts: Sequence[str]) -> Iterator[list[int]]:
         encoded = self._tokenizer.encode_batch_fast(
-            [f" {line}" if line else "" for line in lines], add_special_tokens=False
+            [f" {text}" if text else "" for text in texts], add_special_tokens=False
         )
-        return [each.ids for each in encoded]
+        return (each.ids for each in encoded)
 
     def _text(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False).removeprefix(" ")

@@ -108,6 +108,8 @@ class ParallelText(TextFiles):
 
     def _reader(self, vocabularies: Vocabularies) -> Reader:
         encode, longest = vocabularies.source.encode, self._max_source_length
+        if longest is None:
+            return encode
         return lambda lines: [ids[:longest] for ids in encode(lines)]
 
 

@@ -4,11 +4,13 @@ import hashlib
 import json
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules import _vocab
 from datamodules._errors import DataFormatError
 from datamodules._vocab import (
     BOS,
@@ -57,6 +59,21 @@ def test_subwords_bring_back_any_text_at_all(line):
     (ids,) = SUBWORDS.encode([line])
     assert SUBWORDS.decode(ids) == line
     assert min(ids, default=SPECIALS) >= SPECIALS
+
+
+SIGNS = st.sampled_from(list("ab'st7.,!é\u0301ß漢😀 \t\n\x1c\x85\xa0\u2003\u2028\u200b"))
+WORDS = st.sampled_from(["der", "Hund's", "don't", "7,5", "'tis", "re-re", "x" * 40, "漢字", ""])
+
+
+@given(
+    lines=st.lists(st.one_of(st.text(SIGNS), st.lists(WORDS).map(" ".join), st.text()), max_size=5),
+    most=st.sampled_from([0, 1 << 16]),
+)
+def test_subwords_of_words_that_were_met_are_those_of_the_whole_line(lines, most):
+    with patch.object(_vocab, "_MET", most):
+        for _ in range(2):
+            whole = [next(SUBWORDS._ids([line])) for line in lines]
+            assert SUBWORDS.encode(lines) == whole
 
 
 @given(words=st.lists(lines.map(lambda text: text.replace(" ", "_")), max_size=8))

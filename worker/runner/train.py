@@ -1,5 +1,6 @@
 """Train: from a spec to the best model's metrics."""
 
+import gc
 import math
 import random
 import sys
@@ -81,6 +82,7 @@ def prepare(
     )
     if saved:
         data.load_state_dict(dict(saved.data))
+    gc.freeze()  # what the imports made need not be looked through while rows are read
     with first_rank_first():
         data.prepare(task.workspace)
 
