@@ -57,11 +57,10 @@ class SpokenData(LearnedData[Learned, SpeechSplit], TextData):
         """Return a batch of training with parts of each recording hidden, others each epoch."""
         if not self.masking:
             return batch
-        # The 1 tells row 0 from the plan of the epoch, which is drawn by the first two.
-        keys = [[self.feed.seed, epoch, row, 1] for row in batch.extras["index"].tolist()]
+        key = self.feed.seed, epoch, 1  # the plan of the epoch is drawn by the first two
         mels = self._known.listening.mels
         parts = batch.inputs.view(*batch.inputs.shape[:2], -1, mels)  # (B, S, P, M)
-        hidden = self.masking(parts, batch.lengths.tolist(), keys)
+        hidden = self.masking(parts, batch.lengths, key, batch.extras["index"])
         return replace(batch, inputs=hidden.flatten(-2))
 
     def facts(self, split: str) -> dict[str, int]:
