@@ -6,12 +6,15 @@ Shapes: T steps, V columns.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules._base import Answer, DataModule
+
+#: Rows that are looked at at once.
+_PART: Final = 1 << 14
 
 #: Name of the extra that holds the newest value of each target column before the first target,
 #: float32 (B, V): what a decoder that reads its own output reads first.
@@ -28,11 +31,14 @@ class Scaling:
 
     @classmethod
     def of(cls, values: NDArray[np.floating]) -> "Scaling":
-        """Return the scaling of what training has, (N, V); accumulated in float64."""
-        mean, deviation = (
-            values.mean(axis=0, dtype=np.float64),
-            values.std(axis=0, dtype=np.float64),
-        )
+        """Return the scaling of what training has, (N, V); accumulated in float64.
+
+        The values need not fit into memory.
+        """
+        parts = [values[begin : begin + _PART] for begin in range(0, len(values), _PART)]
+        mean = sum(part.sum(axis=0, dtype=np.float64) for part in parts) / len(values)
+        squares = sum(((part - mean) ** 2).sum(axis=0) for part in parts)
+        deviation = np.sqrt(squares / len(values))
         scale = np.where(deviation > 0, deviation, 1.0)
         return cls(tuple(mean.tolist()), tuple(scale.tolist()))
 

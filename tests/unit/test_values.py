@@ -1,5 +1,8 @@
 """Values go to the models scaled, and come back in the unit of their file."""
 
+import tracemalloc
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
+from datamodules import _values
 from datamodules._values import Scaling, value_answer
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False, width=32)
@@ -33,6 +37,29 @@ def test_scaled_values_have_mean_0_and_deviation_1_and_come_back(
     np.testing.assert_allclose(given_to_models, scaled, rtol=1e-6, atol=1e-6)
     room = 1e-6 * (np.array(scaling.scale) * (1 + abs(scaled).max()) + abs(table).max())
     assert (abs(scaling.undo(given_to_models) - table) <= room).all()
+
+
+@given(tables, st.integers(1, 7))
+@settings(deadline=None)
+def test_what_is_looked_at_in_parts_is_scaled_as_if_it_were_not(
+    table: NDArray[np.float64], part: int
+) -> None:
+    with patch.object(_values, "_PART", part):
+        scaling = Scaling.of(table)
+    size = 1 + abs(table).max()
+    assert scaling.mean == pytest.approx(table.mean(axis=0), abs=1e-12 * size)
+    deviation = table.std(axis=0)
+    moved = deviation > 1e-9 * size
+    assert np.array(scaling.scale)[moved] == pytest.approx(deviation[moved], rel=1e-6)
+
+
+def test_values_that_do_not_fit_into_memory_are_scaled_in_little_of_it() -> None:
+    values = np.random.default_rng(0).normal(size=(200_000, 8)).astype(np.float32)
+    tracemalloc.start()
+    Scaling.of(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < values.nbytes / 2
 
 
 def test_a_column_that_never_changes_is_left_in_its_unit() -> None:
