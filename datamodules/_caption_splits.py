@@ -4,7 +4,7 @@ Shapes: N sentences, F features of a vector.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -15,7 +15,9 @@ from datamodules._captions import Caption, Inputs, Vector, checked_vector
 from datamodules._encoded import encode_lines
 from datamodules._errors import DataFormatError
 from datamodules._meanings import Meaning
-from datamodules._rows import Rows
+from datamodules._rows import Rows, Texts, TextSpool
+from datamodules._spool import Spool
+from datamodules._values import Scaling
 from datamodules._vocab import TextForm, Vocabulary, from_state
 
 Vectors = NDArray[np.float32]
@@ -43,12 +45,11 @@ class Reader:
     @classmethod
     def of_vectors(cls, vectors: Vectors, form: TextForm, *, standardise: bool) -> "Reader":
         """Bring every feature to mean 0 and deviation 1 if asked; a constant one only to 0."""
-        wide = vectors.astype(np.float64)
-        shift, scale = wide.mean(axis=0), wide.std(axis=0)
+        width = vectors.shape[1]
         if not standardise:
-            shift, scale = np.zeros_like(shift), np.ones_like(scale)
-        scale[scale == 0] = 1
-        return cls("vectors", form, (), tuple(shift.tolist()), tuple(scale.tolist()))
+            return cls("vectors", form, (), (0.0,) * width, (1.0,) * width)
+        scaling = Scaling.of(vectors)
+        return cls("vectors", form, (), scaling.mean, scaling.scale)
 
     def __len__(self) -> int:
         return len(self.features) or len(self.shift)
@@ -57,13 +58,18 @@ class Reader:
         """Return the meaning of a line in the form of all text. Raise DataFormatError."""
         return Meaning.parse(self.form(line), where)
 
-    def indicators(self, meanings: Sequence[Meaning]) -> Vectors:
-        """Return 1 where a meaning has a feature and 0 where not, (N, F)."""
+    def places(self, meanings: Iterable[Meaning]) -> Rows:
+        """Return which features each meaning has, of those that training has."""
         places = {feature: place for place, feature in enumerate(self.features)}
-        vectors = np.zeros((len(meanings), len(self)), dtype=np.float32)
-        for row, meaning in enumerate(meanings):
-            known = [places[feature] for feature in meaning.features() if feature in places]
-            vectors[row, known] = 1
+        known = ([places[each] for each in m.features() if each in places] for m in meanings)
+        return Rows.of_ids(known, ended=False)
+
+    def indicators(self, places: Rows, rows: Sequence[int]) -> Vectors:
+        """Return 1 where these meanings have a feature and 0 where not, (B, F)."""
+        columns, lengths = (each.numpy() for each in places.padded(rows))
+        inside = np.arange(columns.shape[1]) < lengths[:, None]
+        vectors = np.zeros((len(rows), len(self)), dtype=np.float32)
+        vectors[inside.nonzero()[0], columns[inside]] = 1
         return vectors
 
     def scaled(self, vectors: Vectors) -> Vectors:
@@ -87,7 +93,7 @@ class Reader:
     def _encoded(self, line: str) -> Vector:
         where = f"{line[:40]!r}"
         if self.inputs == "meanings":
-            meant: Vector = self.indicators([self.meaning(line, "it")])[0]
+            meant: Vector = self.indicators(self.places([self.meaning(line, "it")]), [0])[0]
             return meant
         try:
             held = json.loads(line)
@@ -133,56 +139,97 @@ class Learned:
 
 @dataclass(frozen=True)
 class Sentences:
-    """The sentences of a split before they are encoded; values are out of those of meanings."""
+    """The sentences of a split before they are encoded; they need not fit into memory."""
 
-    texts: list[str]
-    #: One each of meanings; none of vectors.
-    meanings: list[Meaning]
-    #: The lines that spell the inputs.
-    lines: Sequence[str]
-    #: Of vectors, as they lie in the file (N, F).
-    raw: Vectors
+    #: Values are out of those of meanings.
+    text: Rows
+    #: The lines that spell meanings; none of vectors.
+    spelled: Rows
+    #: Of vectors, as they lie in the file: each a row of one value, (N, F).
+    numbers: Rows
 
     @classmethod
-    def of(cls, captions: Sequence[Caption], form: TextForm) -> "Sentences":
+    def of(cls, captions: Iterable[Caption], form: TextForm) -> "Sentences":
         """Return these captions. Raise DataFormatError for a vector of another width."""
-        if isinstance(captions[0].said, str):
-            lines = [form(str(each.said)).strip() for each in captions]
-            meanings = [
-                Meaning.parse(line, each.where) for line, each in zip(lines, captions, strict=True)
-            ]
-            texts = [
-                meaning.delexicalise(form(each.text).strip())
-                for meaning, each in zip(meanings, captions, strict=True)
-            ]
-            return cls(texts, meanings, lines, np.empty((len(lines), 0), np.float32))
-        raw = _matrix(captions)
-        return cls([form(each.text).strip() for each in captions], [], Spelled(raw), raw)
+        texts, lines, numbers = TextSpool(), TextSpool(), Spool("f")
+        first: Caption | None = None
+        for each in captions:
+            text = form(each.text).strip()
+            if isinstance(each.said, str):
+                line = form(each.said).strip()
+                lines.append(line)
+                text = Meaning.parse(line, each.where).delexicalise(text)
+            else:
+                first = first or each
+                _check_width(each, first)
+                numbers.extend_bytes(np.asarray(each.said, dtype=np.float32).tobytes())
+            texts.append(text)
+        width = len(first.said) if first else 1
+        raw = numbers.array().reshape(-1, width)
+        return cls(texts.rows(), lines.rows(), Rows(raw, np.arange(len(raw) + 1)))
 
-    def where(self, kept: Sequence[bool]) -> "Sentences":
-        """Return only those for which `kept` is true."""
-        rows = [row for row, keep in enumerate(kept) if keep]
-        meanings = [self.meanings[row] for row in rows] if self.meanings else []
-        raw = self.raw[rows]
-        lines = Spelled(raw) if isinstance(self.lines, Spelled) else [self.lines[r] for r in rows]
-        return Sentences([self.texts[row] for row in rows], meanings, lines, raw)
+    @property
+    def texts(self) -> Texts:
+        """The sentences."""
+        return Texts(self.text)
 
-    def keys(self) -> list[object]:
-        """Return for each what it shares with those that are written for the same."""
+    @property
+    def raw(self) -> Vectors:
+        """The vectors (N, F); none of meanings."""
+        return self.numbers.values
+
+    @property
+    def meanings(self) -> "Meanings":
+        """One each of meanings; none of vectors."""
+        return Meanings(Texts(self.spelled))
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """The lines that spell the inputs."""
+        return Texts(self.spelled) if len(self.spelled) else Spelled(self.raw)
+
+    def where(self, kept: NDArray[np.bool_]) -> "Sentences":
+        """Return only those for which `kept` (N,) is true."""
+        spelled, numbers = (
+            each.where(kept) if len(each) else each for each in (self.spelled, self.numbers)
+        )
+        return Sentences(self.text.where(kept), spelled, numbers)
+
+    def keys(self) -> Iterator[object]:
+        """Yield for each what it shares with those that are written for the same."""
         if self.meanings:
-            return [each.features() for each in self.meanings]
-        return [row.tobytes() for row in self.raw]
+            return (each.features() for each in self.meanings)
+        return (row.tobytes() for row in self.raw)
 
 
-def _matrix(captions: Sequence[Caption]) -> Vectors:
-    first = captions[0]
-    for each in captions:
-        if len(each.said) != len(first.said):
-            raise DataFormatError(
-                f"{each.where} holds {len(each.said)} numbers where {first.where} holds"
-                f" {len(first.said)}: all vectors must be as long"
-            )
-    return np.stack([np.asarray(each.said, dtype=np.float32) for each in captions])
+def _check_width(caption: Caption, first: Caption) -> None:
+    if len(caption.said) != len(first.said):
+        raise DataFormatError(
+            f"{caption.where} holds {len(caption.said)} numbers where {first.where} holds"
+            f" {len(first.said)}: all vectors must be as long"
+        )
+
+
+class Meanings(Sequence[Meaning]):
+    """Read meanings from the lines that spell them, each when it is asked for."""
+
+    def __init__(self, lines: Texts) -> None:
+        self._lines = lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, place: int) -> Meaning: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Meaning]: ...
+    def __getitem__(self, place: int | slice) -> Meaning | list[Meaning]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        return Meaning.parse(self._lines[place], "it")
+
+    def __iter__(self) -> Iterator[Meaning]:
+        return (Meaning.parse(line, "it") for line in self._lines)
 
 
 class Spelled(Sequence[str]):
@@ -207,33 +254,44 @@ class Spelled(Sequence[str]):
 
 @dataclass(frozen=True)
 class CaptionSplit:
-    """One split: vectors as the model reads them, and ids that end with EOS."""
+    """One split: what the model reads of vectors or meanings, and ids that end with EOS."""
 
-    vectors: Vectors
+    reader: Reader
+    #: Of meanings: which features each has.
+    places: Rows
     symbols: Rows
     sentences: Sentences
 
     @classmethod
     def encode(cls, sentences: Sentences, learned: Learned) -> "CaptionSplit":
         """Return the split of these sentences. Raise DataFormatError."""
-        reader = learned.reader
-        if sentences.meanings:
-            vectors = reader.indicators(sentences.meanings)
-        elif sentences.raw.shape[1] != len(reader):
+        reader, meanings, width = learned.reader, sentences.meanings, sentences.raw.shape[1]
+        if not meanings and width != len(reader):
             raise DataFormatError(
-                f"the vectors hold {sentences.raw.shape[1]} numbers where those of training hold"
-                f" {len(reader)}"
+                f"the vectors hold {width} numbers where those of training hold {len(reader)}"
             )
-        else:
-            vectors = reader.scaled(sentences.raw)
-        return cls(vectors, encode_lines(learned.vocabulary, sentences.texts), sentences)
+        symbols = encode_lines(learned.vocabulary, sentences.texts)
+        return cls(reader, reader.places(meanings), symbols, sentences)
+
+    def vectors(self, rows: Sequence[int]) -> Vectors:
+        """Return what the model reads of these rows (B, F)."""
+        if len(self.places):
+            return self.reader.indicators(self.places, rows)
+        return self.reader.scaled(self.sentences.raw[np.asarray(rows, dtype=np.int64)])
+
+    def where(self, kept: NDArray[np.bool_]) -> "CaptionSplit":
+        """Return only the sentences for which `kept` (N,) is true."""
+        places = self.places.where(kept) if len(self.places) else self.places
+        return CaptionSplit(
+            self.reader, places, self.symbols.where(kept), self.sentences.where(kept)
+        )
 
     def references(self) -> list[list[str]]:
         """Return for each sentence all that are written for the same, itself first, each once.
 
         Values stand in them as its own meaning has them.
         """
-        keys, texts = self.sentences.keys(), self.sentences.texts
+        keys, texts = list(self.sentences.keys()), self.sentences.texts
         together: dict[object, dict[str, None]] = {}
         for key, text in zip(keys, texts, strict=True):
             together.setdefault(key, {})[text] = None

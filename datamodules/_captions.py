@@ -73,16 +73,19 @@ class CaptionFiles:
             f" (the folder holds: {what_is_there(self.folder, split)})"
         )
 
-    def read(self, paths: Sequence[Path]) -> list[Caption]:
-        """Return all sentences of a split. Raise DataFormatError for the first that is wrong."""
-        if len(paths) == 2:
-            rows = self._matrix(*paths)
-        else:
-            rows = _triples(paths[0]) if ".json" in paths[0].suffixes else self._table(paths[0])
-        read = list(rows)
-        if not read:
+    def read(self, paths: Sequence[Path]) -> Iterator[Caption]:
+        """Yield all sentences of a split. Raise DataFormatError for the first that is wrong."""
+        empty = True
+        for each in self._captions(paths):
+            yield each
+            empty = False
+        if empty:
             raise DataFormatError(f"{paths[0]} holds no sentences")
-        return read
+
+    def _captions(self, paths: Sequence[Path]) -> Iterator[Caption]:
+        if len(paths) == 2:
+            return self._matrix(*paths)
+        return _triples(paths[0]) if ".json" in paths[0].suffixes else self._table(paths[0])
 
     def _file(self, name: str) -> Path | None:
         return find_file(self.folder / name, self.roots)
@@ -105,13 +108,14 @@ class CaptionFiles:
         return checked_vector(held, where)
 
     def _matrix(self, vectors: Path, texts: Path) -> Iterator[Caption]:
-        matrix, lines = _array(vectors, str(vectors), self.roots), list(lines_of(texts))
-        if matrix.ndim != 2 or len(matrix) != len(lines):
+        matrix = _array(vectors, str(vectors), self.roots)
+        lines = sum(1 for _ in lines_of(texts))
+        if matrix.ndim != 2 or len(matrix) != lines:
             raise DataFormatError(
-                f"{vectors} holds an array of shape {matrix.shape} beside {len(lines)} lines in"
+                f"{vectors} holds an array of shape {matrix.shape} beside {lines} lines in"
                 f" {texts}: it must have a row of features for each line"
             )
-        for number, (vector, text) in enumerate(zip(matrix, lines, strict=True), 1):
+        for number, (vector, text) in enumerate(zip(matrix, lines_of(texts), strict=True), 1):
             yield Caption(checked_vector(vector, f"{vectors}, row {number}"), text, str(vectors))
 
 
@@ -134,7 +138,8 @@ def _array(path: Path, where: str, roots: Sequence[Path]) -> NDArray[Any]:
     if not is_file(inside(path, roots)):
         raise DataPathError(f"{where} names {path}, which is not there")
     try:
-        loaded = np.load(path, allow_pickle=False)
+        # Mapped, where it is .npy: it may be larger than memory.
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded:

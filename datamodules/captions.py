@@ -152,12 +152,12 @@ class Captions(LearnedData[Learned, CaptionSplit], TextData):
 
     def _take(self, split: str, sentences: Sentences, path: Path) -> None:
         if split == "train":
-            filled = list(map(bool, sentences.texts))
-            if not any(filled):
+            filled = sentences.text.lengths > 0
+            if not filled.any():
                 raise DataFormatError(f"{path} leaves no sentence to train on: all are empty")
             sentences = sentences.where(filled)
             self._learned = self._learned or self._learn(sentences)
-            self.left_out = {"empty": filled.count(False)}
+            self.left_out = {"empty": int((~filled).sum())}
         try:
             encoded = CaptionSplit.encode(sentences, self._known)
         except DataFormatError as error:
@@ -170,7 +170,7 @@ class Captions(LearnedData[Learned, CaptionSplit], TextData):
                     f"{path} leaves no sentence to train on: all have more than"
                     f" {self._max_length} symbols ('max_length')"
                 )
-            encoded = CaptionSplit.encode(sentences.where(short.tolist()), self._known)
+            encoded = encoded.where(short)
             if any(self.left_out.values()):
                 _log.warning("training sentences left out: %s", self.left_out)
         self._splits[split] = encoded
@@ -202,7 +202,7 @@ class Captions(LearnedData[Learned, CaptionSplit], TextData):
     def collate(self, split: str, rows: Sequence[int]) -> Batch:
         """Return the padded batch of these rows."""
         data = self._split(split)
-        vectors = torch.from_numpy(data.vectors[np.asarray(rows, dtype=np.int64)])[:, None]
+        vectors = torch.from_numpy(data.vectors(rows))[:, None]
         index = torch.tensor(rows, dtype=torch.int64)
         targets, lengths = data.symbols.padded(rows)
         return Batch(vectors, torch.ones_like(index), targets, lengths, {"index": index})
