@@ -111,12 +111,19 @@ class Vocabulary(ABC):
         ]
 
 
+class _Ids(dict[str, int]):
+    """The id of each entry; of any other, that of what is unknown."""
+
+    def __missing__(self, _entry: str) -> int:
+        return UNK
+
+
 class _Listed(Vocabulary):
     """A vocabulary that is a list of strings."""
 
     def __init__(self, entries: Sequence[str]) -> None:
         self._entries = list(entries)
-        self._ids = {entry: SPECIALS + place for place, entry in enumerate(self._entries)}
+        self._ids = _Ids((entry, SPECIALS + place) for place, entry in enumerate(self._entries))
 
     def __len__(self) -> int:
         return SPECIALS + len(self._entries)
@@ -142,8 +149,7 @@ class Characters(_Listed):
         return cls(sorted(found))
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        look_up = self._ids.get
-        return [[look_up(character, UNK) for character in line] for line in lines]
+        return [list(map(self._ids.__getitem__, line)) for line in lines]
 
     def _text(self, ids: Sequence[int]) -> str:
         return "".join(map(self._symbol, ids))
@@ -163,8 +169,8 @@ class Words(_Listed):
         return cls(["", *ranked[: max(0, size - SPECIALS - 1)]])
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        look_up = self._ids.get
-        return [[look_up(word, UNK) for word in line.split(" ")] if line else [] for line in lines]
+        look_up = self._ids.__getitem__
+        return [list(map(look_up, line.split(" "))) if line else [] for line in lines]
 
     def _text(self, ids: Sequence[int]) -> str:
         return " ".join(map(self._symbol, ids))
