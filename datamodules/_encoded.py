@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,7 @@ _BETWEEN: Final = "\0"
 
 #: Lines encoded at once: enough to keep all cores busy, too few to fill the memory.
 _PART: Final = 10_000
+_CHARACTERS: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,18 @@ def encode_lines(vocabulary: Vocabulary, lines: Iterable[str]) -> Rows:
 
 def read_lines(read: Reader, lines: Iterable[str]) -> Rows:
     """Return the ids that `read` makes of every line, each with EOS behind it."""
-    rest = iter(lines)
-    parts = iter(lambda: list(islice(rest, _PART)), [])
-    return Rows.of_ids(chain.from_iterable(map(read, parts)))
+    return Rows.of_ids(chain.from_iterable(map(read, _parts(lines))))
+
+
+def _parts(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yield lines some at a time: fewer of them where they are long, as documents are."""
+    part: list[str] = []
+    size = 0
+    for line in lines:
+        part.append(line)
+        size += len(line)
+        if len(part) >= _PART or size >= _CHARACTERS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

@@ -7,7 +7,7 @@ of a frame.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, pairwise
+from itertools import chain, pairwise
 from typing import Any, Final, overload
 
 import numpy as np
@@ -20,7 +20,7 @@ from datamodules._vocab import EOS
 
 #: Rows that are gone through at once where there may be more than fit into memory.
 _PART: Final = 512
-#: Bytes of text, and rows, that are spooled at once.
+#: Bytes of text, or ids, and rows, that are spooled at once.
 _HELD: Final = 1 << 16
 
 
@@ -38,16 +38,18 @@ class Rows:
         """Join rows of ids, the end symbol put behind each unless they are not `ended` by one."""
         values, offsets = Spool("i"), Spool("q")
         offsets.append(0)
-        rest = iter(rows)
-        while part := list(islice(rest, _PART)):
-            lengths = np.fromiter(map(len, part), np.int64, len(part)) + ended
-            offsets.extend_bytes((len(values) + np.cumsum(lengths)).tobytes())
-            joined: list[int] = []
-            for row in part:
+        joined: list[int] = []
+        ends: list[int] = []
+        for row in chain(rows, [None]):
+            if row is None or len(joined) + len(ends) > _HELD:
+                offsets.extend_bytes((len(values) + np.array(ends, np.int64)).tobytes())
+                values.extend(joined)
+                joined, ends = [], []
+            if row is not None:
                 joined += row
                 if ended:
                     joined.append(EOS)
-            values.extend(joined)
+                ends.append(len(joined))
         return cls(values.array(), offsets.array())
 
     @classmethod

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from datamodules import _cache, _encoded, _files, _spool
+from datamodules import _cache, _encoded, _files, _rows, _spool
 from datamodules._base import Workspace
 from datamodules.char_text import CharText
 from datamodules.parallel_text import ParallelText
@@ -22,6 +22,7 @@ from datamodules.parallel_text import ParallelText
 def test_preparing_holds_a_part_of_the_text_at_most(tmp_path, monkeypatch, kind, options):
     for module, name, part in (
         (_spool, "_HELD", 1 << 14),
+        (_rows, "_HELD", 1 << 12),
         (_files, "_CHUNK", 1 << 14),
         (_encoded, "_PART", 100),
         (_cache, "_sync", lambda _: None),

@@ -1,5 +1,6 @@
 """Numbers that grow beyond memory: the same whether they stayed in it or went to a file."""
 
+from itertools import pairwise
 from unittest.mock import patch
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules import _spool
+from datamodules import _encoded, _spool
+from datamodules._encoded import read_lines
 from datamodules._rows import Rows, Texts
 from datamodules._spool import Spool
+from datamodules._vocab import EOS
 
 #: Bytes held in memory: none, a few, all.
 HELD = st.sampled_from([0, 9, 1 << 20])
@@ -59,3 +62,30 @@ def test_rows_are_kept_whatever_part_of_them_is_looked_at_at_once(rows, held):
         whole = Rows.of_texts(text for text, _ in rows)
         kept = whole.where(np.array([keep for _, keep in rows], dtype=np.bool_))
         assert list(Texts(kept)) == [text for text, keep in rows if keep]
+
+
+@given(
+    rows=st.lists(st.lists(st.integers(3, 9), max_size=5)),
+    ended=st.booleans(),
+    held=st.integers(0, 9),
+)
+def test_ids_are_joined_however_many_are_spooled_at_once(rows, ended, held):
+    with patch("datamodules._rows._HELD", held):
+        joined = Rows.of_ids(iter(rows), ended=ended)
+    bounds = pairwise(joined.offsets.tolist())
+    assert joined.offsets.dtype == np.int64
+    assert [joined.values[a:b].tolist() for a, b in bounds] == [r + [EOS] * ended for r in rows]
+
+
+def test_few_lines_are_encoded_at_once_where_they_are_long():
+    lines = ["a" * 60] * 5 + ["b" * 500] * 5
+    seen = []
+
+    def read(part):
+        seen.append(len(part))
+        return [[len(line)] for line in part]
+
+    with patch.multiple(_encoded, _PART=4, _CHARACTERS=1000):
+        rows = read_lines(read, iter(lines))
+    assert seen == [4, 3, 2, 1]
+    assert rows.values[::2].tolist() == [60] * 5 + [500] * 5

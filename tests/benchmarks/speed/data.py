@@ -33,8 +33,8 @@ STEPS: Final = (
 )
 #: Rows of an epoch.
 EPOCHS: Final = (29_000, 1_000_000, 10_000_000)
-#: Bytes of text on both sides of a corpus whose preparing is watched.
-CORPUS: Final = 60_000_000
+#: Bytes of text on both sides of a corpus whose preparing is watched; UNROLL_CORPUS=1.2e9 for more.
+CORPUS: Final = int(float(os.environ.get("UNROLL_CORPUS", "6e7")))
 _LETTERS: Final = string.ascii_letters
 
 
