@@ -7,16 +7,14 @@ signature is its schema, and the contract tests pick it up.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeVar
 
 from lightning import LightningDataModule
 from torch import Tensor
 
-from datamodules._ahead import ahead
+from datamodules._ahead import Ahead
 from datamodules._batch import Batch
 from datamodules._bucketing import Sizes, evaluation_plan, training_plan
 from datamodules._refusals import Refusal
@@ -89,8 +87,7 @@ class DataModule(LightningDataModule, ABC):
     monitor: tuple[str, Literal["min", "max"]] | None = None
 
     feed: Feed
-    #: The epoch of training whose plan was asked for ahead, and that plan.
-    _ahead: tuple[tuple[Feed, int], Future[Plan]] | None = None
+    _ahead: Ahead[Plan] | None = None
 
     @abstractmethod
     def prepare(self, workspace: Workspace) -> None:
@@ -153,25 +150,24 @@ class DataModule(LightningDataModule, ABC):
 
     def plan_ahead(self, epoch: int) -> None:
         """Begin to plan an epoch of training in the background; `planned` then has it at once."""
-        self._ahead = (self.feed, epoch), ahead(partial(self.plan, "train", epoch))
+        self._ahead = Ahead((self.feed, epoch), lambda: self.plan("train", epoch))
 
     def planned(self, split: str, epoch: int) -> Plan:
         """Return `plan(split, epoch)`, which may have been made ahead."""
-        if split == "train" and self._ahead and self._ahead[0] == (self.feed, epoch):
-            return self._ahead[1].result()
+        if self._ahead and (split, self._ahead.key) == ("train", (self.feed, epoch)):
+            return self._ahead.result()
         return self.plan(split, epoch)
 
     def train_dataloader(self) -> "BatchLoader":
         """Return the batches of the epoch the trainer is in, from where `feed` says.
 
-        The trainer must ask anew each epoch (`reload_dataloaders_every_n_epochs=1`). While it
-        trains on these, the next epoch is planned.
+        The trainer must ask anew each epoch (`reload_dataloaders_every_n_epochs=1`).
         """
         epoch = self.trainer.current_epoch if self.trainer else self.feed.start_epoch
         start = self.feed.start_batch if epoch == self.feed.start_epoch else 0
         loader = BatchLoader(self, "train", epoch, start, alter=True)
         if not self.trainer or epoch + 1 != self.trainer.max_epochs:
-            self.plan_ahead(epoch + 1)
+            self.plan_ahead(epoch + 1)  # while these are trained on
         return loader
 
     def val_dataloader(self) -> "list[BatchLoader]":

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules import _files, _spool
+from datamodules import _files, _rows, _spool
 from datamodules._base import Feed, Workspace
 from datamodules._classes import UNKNOWN_CLASS
 from datamodules._errors import DataError, DataFormatError, DataMissingError, DataPathError
@@ -319,7 +319,7 @@ def test_little_of_a_large_corpus_is_held_while_it_is_prepared(form: str, tmp_pa
     (tmp_path / "val.conll").write_text("a a\n")
     names = {"tokens": "tokens", "tags": "tags"} if form == "jsonl" else {}
     small = patch.multiple(_files, _CHUNK=1 << 14), patch.object(_spool, "_HELD", 1 << 14)
-    with small[0], small[1]:
+    with small[0], small[1], patch.object(_rows, "_HELD", 1 << 12):
         tracemalloc.start()
         data = prepared(tmp_path, characters=False, **names)
         peak = tracemalloc.get_traced_memory()[1]
