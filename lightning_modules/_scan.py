@@ -83,7 +83,7 @@ class Look:
     def backward(self, at: int, grad: Tensor) -> Tensor:
         """Return the gradient of the state (B, H) for dc_i (B, C)."""
         self._of_contexts[at] = grad
-        weights = torch.bmm(self._attended.values, grad[..., None])[..., 0]
+        weights = torch.bmm(grad[:, None], self._attended.values.transpose(1, 2))[:, 0]
         for more in (self._asked, None if self._of_weights is None else self._of_weights[at]):
             if more is not None:
                 weights += more
