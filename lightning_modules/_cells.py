@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
+from lightning_modules._products import Linear, linear
 from lightning_modules._steps import (
     CellStep,
     GRUStep,
@@ -61,11 +62,11 @@ def product_dtype(device: torch.device, default: torch.dtype) -> torch.dtype:
 
 
 def _product(state: Tensor, *, weight: Tensor) -> Tensor:
-    return F.linear(state.to(weight.dtype), weight)
+    return linear(state.to(weight.dtype), weight)
 
 
 def _masked_product(state: Tensor, *, weight: Tensor, mask: Tensor) -> Tensor:
-    return F.linear((state * mask).to(weight.dtype), weight)
+    return linear((state * mask).to(weight.dtype), weight)
 
 
 def rnn_step(drive: Tensor, state: Tensor, *, pull: Pull) -> Tensor:
@@ -155,7 +156,7 @@ class Cell(nn.Module, ABC):
 
     def driven_by(self, input_size: int) -> nn.Linear:
         """Return W and b of the drive, with their first values; layer norm has a b of its own."""
-        drive = nn.Linear(input_size, self.drive_size, bias=self.drive_norm is None)
+        drive = Linear(input_size, self.drive_size, bias=self.drive_norm is None)
         nn.init.xavier_uniform_(drive.weight)
         if self.drive_norm is None:
             drive.bias.data.copy_(self.initial_bias())

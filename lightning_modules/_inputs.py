@@ -10,6 +10,7 @@ from datamodules._batch import Batch
 from datamodules._vocab import UNK
 from lightning_modules._dropout import LockedDropout
 from lightning_modules._errors import ModelError
+from lightning_modules._products import Linear
 
 
 class Inputs(nn.Module):
@@ -70,7 +71,7 @@ def _embedding(symbols: int, width: int, deviation: float) -> nn.Embedding:
 
 
 def _linear(features: int, width: int) -> nn.Linear:
-    linear = nn.Linear(features, width)
+    linear = Linear(features, width)
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from lightning_modules._cells import product_dtype
+from lightning_modules._products import product
 
 #: Bytes that the float32 logits of a chunk take at most: rows enough for products at full speed.
 _CHUNK_BYTES: Final = 32 << 20
@@ -123,17 +124,15 @@ def _chunks(
 ) -> Iterator[_Chunk]:
     """Yield chunks of the rows of x (M, E), a single empty one where M is 0."""
     step = max(1, _CHUNK_BYTES // (4 * len(weight)))
-    logits = x.new_empty(min(step, len(x)), len(weight))
-    narrow = logits.dtype != _wide_dtype(logits)
-    wide = torch.empty_like(logits, dtype=_wide_dtype(logits)) if narrow else logits
+    room = x.new_empty(min(step, len(x)), len(weight))
+    narrow = room.dtype != _wide_dtype(room)
+    wide_room = torch.empty_like(room, dtype=_wide_dtype(room)) if narrow else room
     for start in range(0, max(1, len(x)), step):
         rows = slice(start, start + step)
         some = slice(len(x[rows]))
-        torch.addmm(bias, x[rows], weight.t(), out=logits[some])
-        if narrow:
-            wide[some] = logits[some]
-        costs = _costs_(logits[some], wide[some], targets[rows], smoothing)
-        yield _Chunk(rows, costs, logits[some], wide[some])
+        logits = product(x[rows], weight, bias, room=room[some])
+        wide = wide_room[some].copy_(logits) if narrow else logits
+        yield _Chunk(rows, _costs_(logits, wide, targets[rows], smoothing), logits, wide)
 
 
 class _ReadOut(Function):
@@ -155,7 +154,7 @@ class _ReadOut(Function):
     ) -> tuple[Tensor, ...]:
         x, w, b = _cast(features, weight, bias)
         by_x, by_w, by_b = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
-        found, product = [], torch.empty_like(w)
+        found, room = [], torch.empty_like(w)
         with torch.autocast(x.device.type, enabled=False):
             for rows, costs, logits, probabilities in _chunks(x, w, b, targets, smoothing):
                 found.append(costs)
@@ -164,8 +163,8 @@ class _ReadOut(Function):
                 )
                 by_b += gradient.sum(dim=0)
                 rounded = logits.copy_(gradient)
-                by_w += torch.mm(rounded.t(), x[rows], out=product)
-                torch.mm(rounded, w, out=by_x[rows])
+                by_w += product(rounded.t(), x[rows].t(), room=room)
+                by_x[rows] = product(rounded, w.t())
         loss, nll, right = _joined(found)
         ctx.save_for_backward(by_x, by_w, by_b)
         ctx.mark_non_differentiable(nll, right)

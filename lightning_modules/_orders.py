@@ -13,12 +13,12 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from lightning_modules._cells import Cell
 from lightning_modules._errors import ModelError
 from lightning_modules._graphs import recorded
 from lightning_modules._parts import Advance, LookAgain, Parts
+from lightning_modules._products import Linear, linear, plus_product
 from lightning_modules._recurrence import Chain
 from lightning_modules._scan import Look, ScanAfter, ScanBefore
 from lightning_modules._steps import Product
@@ -49,7 +49,7 @@ class Hops(nn.Module):
         weight = self.weight.to(dtype)
 
         def look_again(query: Tensor, context: Tensor) -> Tensor:
-            return query + F.linear(context.to(dtype), weight)
+            return query + linear(context.to(dtype), weight)
 
         return (look_again,) * (self.looks - 1)
 
@@ -98,7 +98,7 @@ class AttendWithPrevious(WaitingOrder):
         def advance(parts: Parts, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             own, fed, past = parts.split(state)
             context, weights = parts.attend(own, past)
-            drive = torch.addmm(drive, context, weight.t())  # + W_c c_i
+            drive = plus_product(drive, context, weight)  # + W_c c_i
             return parts.join(parts.move(drive, own), fed, past, weights), context, weights
 
         return advance
@@ -126,7 +126,7 @@ class AttendWithNew(WaitingOrder):
         super().__init__()
         self.fed = hidden_size
         self.weight = nn.Parameter(torch.empty(drive_size, hidden_size))
-        self.combine = nn.Linear(value_size + hidden_size, hidden_size)
+        self.combine = Linear(value_size + hidden_size, hidden_size)
         nn.init.xavier_uniform_(self.weight)
         nn.init.xavier_uniform_(self.combine.weight)
         nn.init.zeros_(self.combine.bias)
@@ -138,10 +138,10 @@ class AttendWithNew(WaitingOrder):
 
         def advance(parts: Parts, drive: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             own, fed, past = parts.split(state)
-            own = parts.move(torch.addmm(drive, fed.to(dtype), weight.t()), own)  # + W_f v_{i-1}
+            own = parts.move(plus_product(drive, fed.to(dtype), weight), own)  # + W_f v_{i-1}
             context, weights = parts.attend(own, past)
             both = torch.cat([context, parts.visible(own).to(dtype)], dim=1)
-            fed = torch.tanh(F.linear(both, combine, bias))
+            fed = torch.tanh(linear(both, combine, bias))
             return parts.join(own, fed, past, weights), context, weights
 
         return advance

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
+from lightning_modules._products import linear
 from lightning_modules._steps import Learner, Product
 
 _convolution_backward: Any = torch.ops.aten.convolution_backward
@@ -61,7 +62,7 @@ class DotStep(ScoreStep):
         """Return q · k_j."""
         query = self._project.forward(at, visible) if self._project else visible
         query = self._queries[at].copy_(query)
-        return torch.bmm(self._keys, query[..., None])[..., 0]
+        return torch.bmm(query[:, None], self._keys.transpose(1, 2))[:, 0]
 
     def begin_backward(self) -> None:
         """Make room for the gradients."""
@@ -184,7 +185,7 @@ class LocationStep(ScoreStep):
         return F.conv1d(self._before[at][:, None], self._filters, padding="same").transpose(1, 2)
 
     def _fit(self, at: int, seen: Tensor) -> Tensor:
-        total = F.linear(seen, self._feature).add_(self._keys)
+        total = linear(seen, self._feature).add_(self._keys)
         return total.add_(self._queries[at, :, None]).sigmoid_()
 
     def begin_backward(self) -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 from datamodules._refusals import Refusal
 from lightning_modules._additive import Fits, additive_energies
 from lightning_modules._errors import ModelError
+from lightning_modules._products import Linear, linear
 from lightning_modules._score_steps import (
     AdditiveStep,
     DotStep,
@@ -99,8 +100,8 @@ class AdditiveScore(Score):
         self, query_size: int, value_size: int, size: int, *, coverage: bool = False
     ) -> None:
         super().__init__(size, coverage=coverage)
-        self.query = nn.Linear(query_size, size, bias=False)
-        self.key = nn.Linear(value_size, size)
+        self.query = Linear(query_size, size, bias=False)
+        self.key = Linear(value_size, size)
         self.vector = nn.Parameter(torch.empty(size))
         nn.init.xavier_uniform_(self.query.weight)
         nn.init.xavier_uniform_(self.key.weight)
@@ -109,7 +110,7 @@ class AdditiveScore(Score):
 
     def keys(self, values: Tensor) -> Tensor:
         """Return 2(U h + b)."""
-        return F.linear(values, 2 * self.key.weight, 2 * self.key.bias)
+        return linear(values, 2 * self.key.weight, 2 * self.key.bias)
 
     def bind(self, keys: Tensor, dtype: torch.dtype) -> Energies:
         """Return 2v · σ(2 W s + keys + what the past adds to them)."""
@@ -120,12 +121,12 @@ class AdditiveScore(Score):
         weight, vector = (2 * self.query.weight).to(dtype), (2 * self.vector).to(dtype)
 
         def energies(visible: Tensor, past: Past) -> Tensor:
-            query = F.linear(visible.to(weight.dtype), weight)
+            query = linear(visible.to(weight.dtype), weight)
             query = query.view(keys.shape[0], -1, 1, keys.shape[2])  # (B, k, 1, A)
             fits = query + keys[:, None]
             for add in additions:
                 fits = fits + add(past)
-            return F.linear(torch.sigmoid(fits), vector[None]).squeeze(-1)
+            return linear(torch.sigmoid(fits), vector[None]).squeeze(-1)
 
         return energies
 
@@ -135,7 +136,7 @@ class AdditiveScore(Score):
         decays = decay(keys)
 
         def energies(visible: Tensor, _: Past) -> Tensor:
-            query = F.linear(visible.to(dtype), weight).to(keys.dtype)
+            query = linear(visible.to(dtype), weight).to(keys.dtype)
             return Fits(decay(query).view(len(keys), -1, keys.shape[2]), decays).times(vector)
 
         return energies
@@ -145,7 +146,7 @@ class AdditiveScore(Score):
         weight, vector = (2 * self.query.weight).to(dtype), 2 * self.vector
 
         def energies(visible: Tensor, _: Past) -> Tensor:
-            query = F.linear(visible.to(dtype), weight).to(keys.dtype)
+            query = linear(visible.to(dtype), weight).to(keys.dtype)
             return additive_energies(query.view(len(keys), -1, keys.shape[2]), keys, vector)
 
         return energies
@@ -181,7 +182,7 @@ class LocationScore(AdditiveScore):
         super().__init__(sizes.query, sizes.value, sizes.width, coverage=sizes.coverage)
         size = sizes.width
         self.filters = nn.Parameter(torch.empty(filters, 1, 2 * reach + 1))
-        self.feature = nn.Linear(filters, size, bias=False)
+        self.feature = Linear(filters, size, bias=False)
         nn.init.xavier_uniform_(self.filters)
         nn.init.xavier_uniform_(self.feature.weight)
 
@@ -198,7 +199,7 @@ class LocationScore(AdditiveScore):
 
         def locate(past: Past) -> Tensor:
             seen = F.conv1d(past.newest.to(dtype)[:, None], filters, padding="same")  # (N, K, S)
-            features = F.linear(seen.transpose(1, 2), feature)  # (N, S, A)
+            features = linear(seen.transpose(1, 2), feature)  # (N, S, A)
             return features.view(len(keys), -1, *keys.shape[1:])
 
         return [locate, *super().additions(keys)]
@@ -227,7 +228,7 @@ class DotScore(Score):
         covering = (self.scale * self.covering).to(keys.dtype)
 
         def covered_energies(visible: Tensor, past: Past) -> Tensor:
-            slope = F.linear(visible.to(keys.dtype), covering[None])  # s · w, (N, 1)
+            slope = linear(visible.to(keys.dtype), covering[None])  # s · w, (N, 1)
             more = slope * past.covered.to(keys.dtype)
             return energies(visible, past) + more.view(len(keys), -1, keys.shape[1])
 
@@ -243,12 +244,12 @@ class GeneralScore(DotScore):
 
     def __init__(self, query_size: int, value_size: int, *, coverage: bool = False) -> None:
         super().__init__(query_size, coverage=coverage)
-        self.key = nn.Linear(value_size, query_size, bias=False)
+        self.key = Linear(value_size, query_size, bias=False)
         nn.init.xavier_uniform_(self.key.weight)
 
     def keys(self, values: Tensor) -> Tensor:
         """Return W h."""
-        return F.linear(values, self.key.weight)
+        return linear(values, self.key.weight)
 
 
 class ScaledDotScore(DotScore):
@@ -259,19 +260,19 @@ class ScaledDotScore(DotScore):
     ) -> None:
         super().__init__(size, coverage=coverage)
         self.scale = size**-0.5
-        self.state = nn.Linear(query_size, size, bias=False)
-        self.key = nn.Linear(value_size, size, bias=False)
+        self.state = Linear(query_size, size, bias=False)
+        self.key = Linear(value_size, size, bias=False)
         nn.init.xavier_uniform_(self.state.weight)
         nn.init.xavier_uniform_(self.key.weight)
 
     def keys(self, values: Tensor) -> Tensor:
         """Return U h / √A: scaled here, once a sentence."""
-        return F.linear(values, self.key.weight * self.scale)
+        return linear(values, self.key.weight * self.scale)
 
     def bind(self, keys: Tensor, dtype: torch.dtype) -> Energies:
         """Return (W s) · (keys + w C_ij / √A)."""
         weight, compare = self.state.weight.to(dtype), super().bind(keys, dtype)
-        return lambda visible, past: compare(F.linear(visible.to(dtype), weight), past)
+        return lambda visible, past: compare(linear(visible.to(dtype), weight), past)
 
     def step(self, keys: Tensor, steps: int, dtype: torch.dtype) -> ScoreStep:
         """Return the same for a scan."""

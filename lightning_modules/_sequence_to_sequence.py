@@ -18,6 +18,7 @@ from lightning_modules._dropout import dropout_of
 from lightning_modules._errors import ModelError
 from lightning_modules._inputs import Inputs
 from lightning_modules._losses import SymbolLosses, log_probabilities, readout_losses
+from lightning_modules._products import Linear
 from lightning_modules._text import TextTopology, target_mask, targets_of
 
 #: A number of units, layers or symbols.
@@ -85,8 +86,8 @@ class SequenceToSequence(TextTopology, Generic[M]):
 
     def add_readout(self, features: int, symbols: Vocabularies, width: int) -> None:
         """Make the layers from features to logits; `initialise` gives them their first weights."""
-        self.readout = nn.Linear(features, width)
-        self.output = nn.Linear(width, symbols.target)
+        self.readout = Linear(features, width)
+        self.output = Linear(width, symbols.target)
 
     def initialise(self, *others: nn.Linear, tied: bool) -> None:
         """Make these linear layers and the readout's Xavier-uniform, their biases zero.

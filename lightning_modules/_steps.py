@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor
 
+from lightning_modules._products import product
+
 #: What a step keeps for its backward.
 Saved = tuple[Tensor, ...]
 
@@ -56,7 +58,7 @@ class Product:
 
     def forward(self, at: int, values: Tensor) -> Tensor:
         """Return x W^T for the x of step `at`, cast to W's dtype."""
-        return self.inputs[at].copy_(values) @ self.weight.t()
+        return product(self.inputs[at].copy_(values), self.weight)
 
     def begin_backward(self, grads: Tensor | None = None) -> None:
         """Make room for the gradients, or share those (T, N, O) of what this is only added to."""
@@ -66,11 +68,11 @@ class Product:
 
     def backward(self, at: int, dtype: torch.dtype) -> Tensor:
         """Return the gradient of a step's x, once its row of `grads` is filled."""
-        return (self.grads[at] @ self.weight).to(dtype)
+        return product(self.grads[at], self.weight.t()).to(dtype)
 
     def gradient(self) -> Tensor:
         """Return that of W."""
-        return self.grads.flatten(0, 1).t() @ self.inputs.flatten(0, 1)
+        return product(self.grads.flatten(0, 1).t(), self.inputs.flatten(0, 1).t())
 
 
 class Learner:

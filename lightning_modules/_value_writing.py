@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 from datamodules._batch import Batch
 from datamodules._values import BEFORE
 from lightning_modules._goals import ValueGoal
+from lightning_modules._products import Linear
 from lightning_modules._sequence_to_sequence import SequenceToSequence
 from lightning_modules._text import StepOutput, previous_symbols, targets_of
 
@@ -45,7 +46,7 @@ class SymbolsOrValues(SequenceToSequence[Tensor]):
         self._steps = steps
         self.writes_text = False
         self.monitor, self.monitor_mode = self.goal.monitor, self.goal.monitor_mode
-        linear = nn.Linear(columns, width)
+        linear = Linear(columns, width)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
         # Whatever gives a step's input its vector stands here.

@@ -23,6 +23,7 @@ from lightning_modules._decoding import Search
 from lightning_modules._losses import SymbolLosses, log_probabilities, mean_of
 from lightning_modules._orders import OrderName, make_order
 from lightning_modules._parts import Memory, Parts
+from lightning_modules._products import Linear
 from lightning_modules._recurrent import (
     Choices,
     Drives,
@@ -230,7 +231,7 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
             hidden_size, annotation, attention_size, location_filters, location_reach, coverage
         )
         self.score = make_score(score, sizes)
-        self.drive = nn.Linear(width, self.cell.drive_size, bias=not layer_norm)
+        self.drive = Linear(width, self.cell.drive_size, bias=not layer_norm)
         self.order = make_order(order, self.cell, annotation, hops=hops)
         self.coverage_weight = (1.0 if coverage_weight is None else coverage_weight) * coverage
         self.upper = (
@@ -238,10 +239,10 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
             if layers > 1
             else None
         )
-        self.first_state = nn.Linear(annotation, self._state_size)
+        self.first_state = Linear(annotation, self._state_size)
         features = hidden_size + width + annotation
         self.add_readout(features, symbols, width)
-        self.pointer = nn.Linear(features, 1) if copy else None
+        self.pointer = Linear(features, 1) if copy else None
         linears = (self.drive, self.first_state, *([self.pointer] if self.pointer else []))
         self.initialise(*linears, tied=tie_embeddings)
         if not layer_norm:  # with it the cell has a bias of its own

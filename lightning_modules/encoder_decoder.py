@@ -18,6 +18,7 @@ from datamodules._params import FromData
 from lightning_modules._cells import CellName
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
+from lightning_modules._products import Linear
 from lightning_modules._recurrent import (
     Choices,
     LayerNorm,
@@ -159,10 +160,8 @@ class EncoderDecoder(SymbolsOrValues):
             cell, seen, hidden_size, layers=layers, dropout=dropout, choices=choices
         )
         made = hidden_size if self.every_step else self.writer.state_size
-        self.transform = None if context == "last" else nn.Linear(hidden_size, made)
-        self.first_state = (
-            nn.Linear(hidden_size, self.writer.state_size) if self.every_step else None
-        )
+        self.transform = None if context == "last" else Linear(hidden_size, made)
+        self.first_state = Linear(hidden_size, self.writer.state_size) if self.every_step else None
         self.add_readout(hidden_size + seen, symbols, embedding_size)
         linears = [each for each in (self.transform, self.first_state) if each is not None]
         self.initialise(*linears, tied=tied)

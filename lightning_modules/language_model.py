@@ -23,6 +23,7 @@ from lightning_modules._dropout import dropout_of
 from lightning_modules._goals import GoalTopology, LabelsGoal, SymbolGoal, ValueGoal
 from lightning_modules._inputs import Inputs
 from lightning_modules._next_step import next_step_of
+from lightning_modules._products import Linear
 from lightning_modules._recurrent import (
     Choices,
     LayerNorm,
@@ -153,7 +154,7 @@ class LanguageModel(GoalTopology):
             dropout=dropout,
             choices=Choices(variational, recurrent_dropout, layer_norm, residual),
         )
-        self.output = nn.Linear(hidden_size, self.goal.output_size)
+        self.output = Linear(hidden_size, self.goal.output_size)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         if tie_embeddings:

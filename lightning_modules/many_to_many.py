@@ -24,6 +24,7 @@ from lightning_modules._errors import ModelError
 from lightning_modules._goals import GoalTopology, LabelsGoal, ValueGoal
 from lightning_modules._inputs import Inputs
 from lightning_modules._parts import padding_bias
+from lightning_modules._products import Linear
 from lightning_modules._recurrent import (
     Choices,
     LayerNorm,
@@ -152,8 +153,8 @@ class ManyToMany(GoalTopology):
             choices=choices,
         )
         self.dropout = dropout_of(dropout, variational=variational)
-        self.output = nn.Linear(self.encoder.output_size, self.goal.output_size)
-        self.label_output = nn.Linear(self.encoder.output_size, num_labels) if num_labels else None
+        self.output = Linear(self.encoder.output_size, self.goal.output_size)
+        self.label_output = Linear(self.encoder.output_size, num_labels) if num_labels else None
         for linear in filter(None, (self.output, self.label_output)):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)

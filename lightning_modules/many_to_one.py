@@ -20,6 +20,7 @@ from lightning_modules._cells import CellName
 from lightning_modules._goals import WHOLE_REFUSALS, GoalTopology, goal_of_the_whole
 from lightning_modules._inputs import Inputs
 from lightning_modules._parts import padding_bias
+from lightning_modules._products import Linear
 from lightning_modules._recurrent import (
     Choices,
     LayerNorm,
@@ -123,7 +124,7 @@ class ManyToOne(GoalTopology):
         annotation = self.encoder.output_size
         self.attention = _PoolingScore(annotation) if pooling == "attention" else None
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(annotation, self.goal.output_size)
+        self.output = Linear(annotation, self.goal.output_size)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
@@ -152,8 +153,8 @@ class _PoolingScore(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.key = nn.Linear(size, size)
-        self.vector = nn.Linear(size, 1, bias=False)  # the softmax sees no bias
+        self.key = Linear(size, size)
+        self.vector = Linear(size, 1, bias=False)  # the softmax sees no bias
         nn.init.xavier_uniform_(self.key.weight)
         nn.init.zeros_(self.key.bias)
         nn.init.xavier_uniform_(self.vector.weight)

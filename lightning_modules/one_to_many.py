@@ -16,6 +16,7 @@ from datamodules._batch import Batch
 from datamodules._params import FromData
 from lightning_modules._cells import CellName
 from lightning_modules._decoding import Hypothesis, Search
+from lightning_modules._products import Linear
 from lightning_modules._recurrent import (
     Choices,
     LayerNorm,
@@ -126,7 +127,7 @@ class OneToMany(SequenceToSequence[Tensor]):
         self.writer = recurrent(
             cell, seen, hidden_size, layers=layers, dropout=dropout, choices=choices
         )
-        self.first_state = nn.Linear(embedding_size, self.writer.state_size)
+        self.first_state = Linear(embedding_size, self.writer.state_size)
         self.add_readout(hidden_size + seen, symbols, embedding_size)
         self.initialise(self.first_state, tied=tie_embeddings)
 
