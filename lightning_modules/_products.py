@@ -18,9 +18,11 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
-#: Side and volume from which oneDNN is the faster: a call of it costs some 10 µs before it begins.
+#: Sides and volumes from which oneDNN is the faster. A call of it takes 10 µs before it begins, and one
+#: for a shape that is new half a millisecond: a product done again and again may be smaller.
 _THINNEST: Final = 32
-_SMALLEST: Final = 1 << 20
+_SMALLEST: Final = 64 << 20
+_SMALLEST_AGAIN: Final = 4 << 20
 
 
 @cache
@@ -38,23 +40,30 @@ def onednn_is_faster(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     )
 
 
-def _by_onednn(inputs: Tensor, weight: Tensor) -> bool:
+def _by_onednn(inputs: Tensor, weight: Tensor, *, again: bool = False) -> bool:
     if not (inputs.dtype is weight.dtype is torch.float32 and inputs.device.type == "cpu"):
         return False
     outputs, width = weight.shape
     rows = inputs.numel() // max(1, width)
-    thick = min(rows, outputs, width) >= _THINNEST and rows * outputs * width >= _SMALLEST
+    thick = min(rows, outputs, width) >= _THINNEST and rows * outputs * width >= (
+        _SMALLEST_AGAIN if again else _SMALLEST
+    )
     return thick and onednn_is_faster()
 
 
 def product(
-    inputs: Tensor, weight: Tensor, bias: Tensor | None = None, *, room: Tensor | None = None
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    room: Tensor | None = None,
+    again: bool = False,
 ) -> Tensor:
     """Return x W^T + b for x (..., I), W (O, I) of any layout and b (O,); autograd knows nothing.
 
     For what has a backward by hand, and for what needs none. The result may stand in `room`.
     """
-    if _by_onednn(inputs, weight):
+    if _by_onednn(inputs, weight, again=again):
         if not (weight.is_contiguous() or weight.t().is_contiguous()):
             weight = weight.contiguous()  # columns of a wider matrix take it 400 times as long
         by_onednn: Any = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 (an operator's name)

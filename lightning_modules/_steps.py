@@ -58,7 +58,7 @@ class Product:
 
     def forward(self, at: int, values: Tensor) -> Tensor:
         """Return x W^T for the x of step `at`, cast to W's dtype."""
-        return product(self.inputs[at].copy_(values), self.weight)
+        return product(self.inputs[at].copy_(values), self.weight, again=True)
 
     def begin_backward(self, grads: Tensor | None = None) -> None:
         """Make room for the gradients, or share those (T, N, O) of what this is only added to."""
@@ -68,7 +68,7 @@ class Product:
 
     def backward(self, at: int, dtype: torch.dtype) -> Tensor:
         """Return the gradient of a step's x, once its row of `grads` is filled."""
-        return product(self.grads[at], self.weight.t()).to(dtype)
+        return product(self.grads[at], self.weight.t(), again=True).to(dtype)
 
     def gradient(self) -> Tensor:
         """Return that of W."""

@@ -12,7 +12,7 @@ from lightning_modules import _products
 from lightning_modules._products import Linear, linear, onednn_is_faster, plus_product, product
 
 #: Rows, inputs and outputs: of oneDNN's size, and too small or too thin for it.
-SIZES = ((96, 160, 128), (3, 4, 5), (2048, 8, 300), (0, 128, 128))
+SIZES = ((512, 512, 256), (3, 4, 5), (2048, 8, 300), (0, 128, 128))
 
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["onednn", "mkl"])
@@ -70,7 +70,7 @@ def test_a_linear_layer_has_the_gradients_of_the_librarys(
 
 def test_only_what_is_asked_for_has_a_gradient() -> None:
     """A frozen weight has none."""
-    x, weight = matrix(96, 160).requires_grad_(), matrix(128, 160)
+    x, weight = matrix(512, 512).requires_grad_(), matrix(256, 512)
     linear(x, weight).sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     assert weight.grad is None
@@ -79,7 +79,7 @@ def test_only_what_is_asked_for_has_a_gradient() -> None:
 def test_autocast_goes_before() -> None:
     """What is to be in bfloat16 is."""
     with torch.autocast("cpu", torch.bfloat16):
-        assert linear(matrix(96, 160), matrix(128, 160)).dtype == torch.bfloat16
+        assert linear(matrix(512, 512), matrix(256, 512)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("text", ["vendor_id\t: GenuineIntel\n", None])
