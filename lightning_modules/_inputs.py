@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from datamodules._batch import Batch
 from datamodules._vocab import UNK
-from lightning_modules._dropout import LockedDropout
+from lightning_modules._dropout import Dropout, LockedDropout
 from lightning_modules._errors import ModelError
 from lightning_modules._products import Linear
 
@@ -45,7 +45,7 @@ class Inputs(nn.Module):
             if vocabulary_size
             else _linear(feature_size, width)
         )
-        self.dropout = LockedDropout(dropout) if locked else nn.Dropout(dropout)
+        self.dropout = LockedDropout(dropout) if locked else Dropout(dropout)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return x of every step, (B, S, E); what stands behind a length is not to be read.

@@ -18,8 +18,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
-#: Sides and volumes from which oneDNN is the faster. A call of it takes 10 µs before it begins, and one
-#: for a shape that is new half a millisecond: a product done again and again may be smaller.
+#: Sides and volumes from which oneDNN is the faster. A call of it takes 10 µs before it begins, and
+#: one for a shape that is new half a millisecond: what is done again and again may be smaller.
 _THINNEST: Final = 32
 _SMALLEST: Final = 64 << 20
 _SMALLEST_AGAIN: Final = 4 << 20

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from datamodules._base import Task
 from datamodules._batch import Batch
-from lightning_modules._dropout import dropout_of
+from lightning_modules._dropout import Dropout, dropout_of
 from lightning_modules._errors import ModelError
 from lightning_modules._inputs import Inputs
 from lightning_modules._losses import SymbolLosses, log_probabilities, readout_losses
@@ -59,7 +59,7 @@ class SequenceToSequence(TextTopology, Generic[M]):
     inputs: Inputs
     target_embedding: nn.Embedding
     embedding_dropout: nn.Module
-    dropout: nn.Dropout
+    dropout: Dropout
     readout: nn.Linear
     output: nn.Linear
 

@@ -20,6 +20,7 @@ from lightning_modules._cells import CellName
 from lightning_modules._copying import Mixture, Sources
 from lightning_modules._coverage import attended_again
 from lightning_modules._decoding import Search
+from lightning_modules._dropout import Dropout
 from lightning_modules._losses import SymbolLosses, log_probabilities, mean_of
 from lightning_modules._orders import OrderName, make_order
 from lightning_modules._parts import Memory, Parts
@@ -215,7 +216,7 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
             dropout=embedding_dropout,
             variational=variational,
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.encoder = recurrent(
             cell,
             width,

@@ -10,13 +10,14 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Interval
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from lightning_modules._cells import CellName
 from lightning_modules._decoding import Search
+from lightning_modules._dropout import Dropout
 from lightning_modules._errors import ModelError
 from lightning_modules._products import Linear
 from lightning_modules._recurrent import (
@@ -145,7 +146,7 @@ class EncoderDecoder(SymbolsOrValues):
         )
         if value_size:
             self.write_values(value_size, value_steps, embedding_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.encoder = recurrent(
             cell,
             embedding_size,

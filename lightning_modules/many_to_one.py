@@ -17,6 +17,7 @@ from datamodules._batch import Batch
 from datamodules._params import FromData
 from datamodules._refusals import Refusal
 from lightning_modules._cells import CellName
+from lightning_modules._dropout import Dropout
 from lightning_modules._goals import WHOLE_REFUSALS, GoalTopology, goal_of_the_whole
 from lightning_modules._inputs import Inputs
 from lightning_modules._parts import padding_bias
@@ -123,7 +124,7 @@ class ManyToOne(GoalTopology):
         )
         annotation = self.encoder.output_size
         self.attention = _PoolingScore(annotation) if pooling == "attention" else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output = Linear(annotation, self.goal.output_size)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)

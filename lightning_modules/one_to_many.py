@@ -9,13 +9,14 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Interval
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from lightning_modules._cells import CellName
 from lightning_modules._decoding import Hypothesis, Search
+from lightning_modules._dropout import Dropout
 from lightning_modules._products import Linear
 from lightning_modules._recurrent import (
     Choices,
@@ -122,7 +123,7 @@ class OneToMany(SequenceToSequence[Tensor]):
             dropout=embedding_dropout,
             variational=variational,
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         seen = embedding_size * (2 if self.every_step else 1)
         self.writer = recurrent(
             cell, seen, hidden_size, layers=layers, dropout=dropout, choices=choices

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
 from lightning_modules._attention import remember, scan
 from lightning_modules._cells import Cell, CellName, GateNorm
+from lightning_modules._dropout import Dropout
 from lightning_modules._fused import FusedRNN, Recurrent
 from lightning_modules._orders import OrderName, make_order
 from lightning_modules._recurrent import (
@@ -326,7 +327,7 @@ def test_without_choices_layers_above_are_the_librarys_behind_dropout(name: Cell
     torch.manual_seed(2)
     found = rest(inputs)
     torch.manual_seed(2)
-    for one, other in zip(found, fused(F.dropout(inputs, 0.5)), strict=True):
+    for one, other in zip(found, fused(Dropout(0.5)(inputs)), strict=True):
         assert torch.equal(one, other)
 
 
