@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 from lightning_modules import _losses
 from lightning_modules._losses import (
     _ReadOut,
+    largest,
     readout_losses,
     smoothed_cross_entropy,
     symbol_losses,
@@ -137,3 +138,20 @@ def test_accumulated_steps_scale_the_gradient_alone() -> None:
     mean = readout_losses(x, output, targets, 0.1).mean
     once = torch.autograd.grad(mean, x, retain_graph=True)[0]
     torch.testing.assert_close(torch.autograd.grad(mean / 8, x)[0], once / 8)
+
+
+@given(st.integers(1, 4), st.integers(1020, 1300), st.integers(0, 1000))
+@settings(max_examples=60)
+def test_the_first_of_the_largest_is_found_block_by_block(rows: int, width: int, seed: int) -> None:
+    """Of few different numbers many are the largest."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(100, (rows, width), generator=generator).float()
+    top, place = largest(values)
+    expected = values.max(dim=1)
+    assert torch.equal(top, expected.values)
+    assert place.tolist() == [row.index(max(row)) for row in values.tolist()]
+
+
+def test_rows_that_are_none_have_no_largest() -> None:
+    """As of a batch without symbols."""
+    assert [each.shape for each in largest(torch.empty(0, 2000))] == [(0,), (0,)]
