@@ -40,6 +40,16 @@ class StepOutput(TypedDict):
     correct: NotRequired[Tensor]
 
 
+def learned(costs: SymbolLosses) -> StepOutput:
+    """Return what a training step tells of symbols that cost this."""
+    return {
+        "loss": mean_over_ranks(costs.mean, costs.nll.numel()),
+        "nll_sum": costs.nll.sum(),
+        "tokens": torch.tensor(costs.nll.numel(), device=costs.nll.device),
+        "correct": costs.right.sum(),
+    }
+
+
 @dataclass
 class _Running:
     """What an evaluation gathers of one split."""
@@ -156,13 +166,7 @@ class TextTopology(EvaluatedTopology[_Running]):
 
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # noqa: ARG002 (Lightning)
         """Return the loss of a batch and what its symbols count for."""
-        loss, nll, right = self.losses(batch, self.label_smoothing, self.own_or_true(batch))
-        return {
-            "loss": mean_over_ranks(loss, nll.numel()),
-            "nll_sum": nll.sum(),
-            "tokens": torch.tensor(nll.numel(), device=nll.device),
-            "correct": right.sum(),
-        }
+        return learned(self.losses(batch, self.label_smoothing, self.own_or_true(batch)))
 
     def own_or_true(self, batch: Batch) -> Tensor | None:
         """Return what a training step reads, where some of it is the model's own."""

@@ -6,7 +6,7 @@ the state of all layers, O numbers of an output (V symbols, or the features of a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from annotated_types import Ge, Lt
@@ -20,8 +20,9 @@ from datamodules._refusals import Refusal
 from lightning_modules._carry import Carry
 from lightning_modules._cells import CellName
 from lightning_modules._dropout import dropout_of
-from lightning_modules._goals import GoalTopology, LabelsGoal, SymbolGoal, ValueGoal
+from lightning_modules._goals import GoalTopology, LabelsGoal, SymbolGoal, ValueGoal, counted
 from lightning_modules._inputs import Inputs
+from lightning_modules._losses import readout_losses
 from lightning_modules._next_step import next_step_of
 from lightning_modules._products import Linear
 from lightning_modules._recurrent import (
@@ -33,7 +34,7 @@ from lightning_modules._recurrent import (
     recurrent,
 )
 from lightning_modules._sampling import Sampling
-from lightning_modules._text import StepOutput
+from lightning_modules._text import StepOutput, learned
 
 Size = Annotated[int, Ge(1)]
 Share = Annotated[float, Ge(0), Lt(1)]
@@ -174,16 +175,19 @@ class LanguageModel(GoalTopology):
         tops, end = self.layers(values, lengths, start)
         return self.dropout(tops), end
 
-    def _outputs(self, batch: Batch, carry: Carry) -> Tensor:
-        """Return what is said at every step, (B, S, O); move the carry."""
+    def _tops(self, batch: Batch, carry: Carry) -> Tensor:
+        """Return the top layer's outputs (B, S, H); move the carry."""
         tops, ends = self(batch, carry.before(batch))
         carry.after(batch, ends)
-        outputs: Tensor = self.output(tops)
-        return outputs
+        return cast("Tensor", tops)
 
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:  # noqa: ARG002 (Lightning)
         """Return the loss of a window of each stream and what its steps count for."""
-        return self.goal.learn(self._outputs(batch, self.carry), batch)
+        tops = self._tops(batch, self.carry)
+        if not isinstance(self.goal, SymbolGoal):
+            return self.goal.learn(self.output(tops), batch)
+        features, targets = counted(tops, batch)
+        return learned(readout_losses(features, self.output, targets, 0.0))
 
     # --- use
 
@@ -231,7 +235,7 @@ class LanguageModel(GoalTopology):
 
     def gather(self, gathered: _Running, batch: Batch) -> None:
         """Add the losses of a window, read on from where the last one ended."""
-        self.count(gathered.scores, self._outputs(batch, gathered.carry), batch)
+        self.count(gathered.scores, self.output(self._tops(batch, gathered.carry)), batch)
 
     def scores(self, gathered: _Running, split: str) -> dict[str, float]:
         """Return the goal's scores."""
