@@ -20,6 +20,7 @@ from torch import Tensor
 from datamodules._vocab import BOS, EOS, PAD
 from lightning_modules._coverage import AttendingDecoder, Covered
 from lightning_modules._errors import ModelError
+from lightning_modules._largest import first_largest, largest
 from lightning_modules._rules import forbid
 from lightning_modules._sampling import Sampling
 
@@ -162,7 +163,7 @@ _Choose = Callable[[Tensor, Tensor, int], Tensor]
 
 def greedy(decoder: StepDecoder, lengths: Tensor, how: Search) -> list[Hypothesis]:
     """Follow the most probable symbol at each step."""
-    return _follow(decoder, how.limits(lengths), how, lambda allowed, *_: allowed.max(-1).indices)
+    return _follow(decoder, how.limits(lengths), how, lambda allowed, *_: first_largest(allowed)[1])
 
 
 def sample(
@@ -319,36 +320,38 @@ def _pick(table: Tensor, choice: Tensor) -> Tensor:
     return table.gather(1, choice[..., None].expand(-1, -1, table.shape[2]))
 
 
-#: Rows of the table in which `largest` looks.
-_ROWS: Final = 32
-
-
-def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the largest of values (B, n) and where they stand, (B, count) each, as `topk` does.
-
-    Each stands in one of the `count` columns with the largest maxima, if the values are laid out
-    as a table: one quick pass over all, and `topk`, ten times as slow, on what is left.
-    """
-    columns = values.shape[1] // _ROWS
-    if columns <= count:
-        best = values.topk(count, dim=1)
-        return best.values, best.indices
-    maxima = values[:, : columns * _ROWS].view(-1, _ROWS, columns).amax(dim=1)
-    column = maxima.topk(count, dim=1).indices
-    starts = torch.arange(0, columns * _ROWS, columns, device=values.device)
-    inside = (column[:, None] + starts[:, None]).flatten(1)  # (B, _ROWS * count)
-    rest = torch.arange(columns * _ROWS, values.shape[1], device=values.device)
-    places = torch.cat([inside, rest.expand(len(values), -1)], dim=1)
-    best = values.gather(1, places).topk(count, dim=1)
-    return best.values, places.gather(1, best.indices)
+#: Bytes that the log-probabilities of a step take at most, where that is a choice.
+_CACHED_BYTES: Final = 16 << 20
 
 
 @torch.no_grad()
 def beam_search(decoder: StepDecoder, lengths: Tensor, how: Search) -> list[list[Hypothesis]]:
-    """Keep the `beam` most probable prefixes of each sentence at every step."""
-    results: list[list[Hypothesis]] = [[] for _ in range(len(lengths))]
+    """Keep the `beam` most probable prefixes of each sentence at every step.
+
+    On CPUs as many sentences go together as have log-probabilities that stay in the cache.
+    """
     symbols = torch.full((len(lengths),), BOS, device=lengths.device)
     log_probs, state = decoder.step(symbols, decoder.start())
+    together = len(lengths)
+    if not lengths.is_cuda:
+        a_sentence = how.beam * log_probs[:1].numel() * log_probs.element_size()
+        together = max(1, _CACHED_BYTES // max(1, a_sentence))
+    if len(lengths) <= together:
+        return _beam_search(decoder, lengths, how, log_probs, state)
+    return [
+        found
+        for rows in torch.split(torch.arange(len(lengths), device=lengths.device), together)
+        for found in _beam_search(
+            decoder.keep(rows), lengths[rows], how, log_probs[rows], state[rows]
+        )
+    ]
+
+
+def _beam_search(
+    decoder: StepDecoder, lengths: Tensor, how: Search, log_probs: Tensor, state: Tensor
+) -> list[list[Hypothesis]]:
+    """Search on from the first step's log-probabilities (B, V) and state (B, W)."""
+    results: list[list[Hypothesis]] = [[] for _ in range(len(lengths))]
     beam = _Beam.start(how.limits(lengths).tolist(), how, log_probs)
     log_probs = log_probs.repeat_interleave(how.beam, dim=0)
     state = state.repeat_interleave(how.beam, dim=0)

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from lightning_modules._cells import product_dtype
+from lightning_modules._largest import first_largest
 from lightning_modules._products import product
 
 #: Bytes that the float32 logits of a chunk take at most: rows enough for products at full speed.
 _CHUNK_BYTES: Final = 32 << 20
-#: Symbols from which rows are searched block by block, and those of a block.
-_LONG_ROW: Final = 1024
-_BLOCK: Final = 64
 
 
 class SymbolLosses(NamedTuple):
@@ -43,30 +41,12 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits, dim=-1, dtype=wide)
 
 
-def largest(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest of each row of values (M, V), and where it stands first, (M,) each.
-
-    On CPUs to ask where takes six times as long as to ask what: where rows are long it is asked
-    only of the block that has it. The last block overlaps the one before.
-    """
-    width = values.shape[1]
-    if values.is_cuda or width < _LONG_ROW:
-        top, place = values.max(dim=-1)
-        return top, place
-    blocks = values[:, : width - width % _BLOCK].view(len(values), width // _BLOCK, _BLOCK)
-    last = values[:, -_BLOCK:].amax(dim=-1, keepdim=True)
-    top, block = torch.cat([blocks.amax(dim=-1), last], dim=1).max(dim=-1)
-    start = (block * _BLOCK).clamp_(max=width - _BLOCK)
-    inside = values.gather(1, start[:, None] + torch.arange(_BLOCK, device=values.device))
-    return top, start + inside.max(dim=-1).indices
-
-
 def _costs_(logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, -log p(y) and rightness (M,); turn logits, in place, into the probabilities.
 
     They are in float32 or wider.
     """
-    highest, best = largest(logits)
+    highest, best = first_largest(logits)
     below = highest - logits.gather(-1, targets[:, None])[:, 0]
     below_mean = highest - logits.mean(-1)
     torch.softmax(logits, dim=-1, out=logits)

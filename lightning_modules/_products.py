@@ -80,7 +80,7 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     if torch.is_autocast_enabled("cpu") or not _by_onednn(inputs, weight):
         return F.linear(inputs, weight, bias)
     if not torch.is_grad_enabled():
-        return product(inputs, weight, bias)
+        return product(inputs, weight, bias, again=True)  # a step of a search, mostly
     return cast("Tensor", _Linear.apply(inputs, weight, bias))  # type: ignore[no-untyped-call]
 
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from datamodules._vocab import BOS, EOS, PAD
-from lightning_modules._decoding import Search, beam_search, greedy, largest, search
+from lightning_modules import _decoding
+from lightning_modules._decoding import Search, beam_search, greedy, search
 from lightning_modules._errors import ModelError
+from lightning_modules._largest import largest
 from lightning_modules._sampling import Sampling
 
 VOCABULARY = 6
@@ -68,6 +70,21 @@ def every_output(limit: int, min_length: int = 0, ngram: int = 0) -> list[tuple[
 def repeats(ids: tuple[int, ...], size: int) -> bool:
     grams = [ids[at : at + size] for at in range(len(ids) - size + 1)] if size else []
     return len(set(grams)) < len(grams)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_sentences_that_are_searched_apart_find_the_same(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of them have room in the cache."""
+    how = Search(beam=3, n_best=2, max_length_extra=6)
+    chain, lengths = Chain(torch.tensor([3, 14, 15, 92, 65])), torch.tensor([3, 2, 5, 1, 4])
+    expected = beam_search(chain, lengths, how)
+    monkeypatch.setattr(_decoding, "_CACHED_BYTES", together * 3 * VOCABULARY * 8)
+    apart = beam_search(chain, lengths, how)
+    assert [[each.ids for each in found] for found in apart] == [
+        [each.ids for each in found] for found in expected
+    ]
 
 
 @given(

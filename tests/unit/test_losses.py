@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody reads
 
 from lightning_modules import _losses
+from lightning_modules._largest import first_largest
 from lightning_modules._losses import (
     _ReadOut,
-    largest,
     readout_losses,
     smoothed_cross_entropy,
     symbol_losses,
@@ -146,7 +146,7 @@ def test_the_first_of_the_largest_is_found_block_by_block(rows: int, width: int,
     """Of few different numbers many are the largest."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(100, (rows, width), generator=generator).float()
-    top, place = largest(values)
+    top, place = first_largest(values)
     expected = values.max(dim=1)
     assert torch.equal(top, expected.values)
     assert place.tolist() == [row.index(max(row)) for row in values.tolist()]
@@ -154,4 +154,4 @@ def test_the_first_of_the_largest_is_found_block_by_block(rows: int, width: int,
 
 def test_rows_that_are_none_have_no_largest() -> None:
     """As of a batch without symbols."""
-    assert [each.shape for each in largest(torch.empty(0, 2000))] == [(0,), (0,)]
+    assert [each.shape for each in first_largest(torch.empty(0, 2000))] == [(0,), (0,)]
