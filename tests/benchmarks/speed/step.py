@@ -51,7 +51,11 @@ _PRODUCTS: Final = frozenset(
     getattr(getattr(torch.ops.aten, name), overload)
     for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv")
     for overload in ("default", "out")
-) | {torch.ops.aten.mkldnn_rnn_layer.default, torch.ops.aten.mkldnn_rnn_layer_backward.default}
+) | {
+    torch.ops.mkldnn._linear_pointwise.default,
+    torch.ops.aten.mkldnn_rnn_layer.default,
+    torch.ops.aten.mkldnn_rnn_layer_backward.default,
+}
 
 
 def batches(size: Size) -> list[Batch]:
@@ -145,6 +149,8 @@ def _alike(value: Any) -> Any:
 def _operations(function: Any, args: Sequence[Any]) -> int:
     """Return the multiplications and additions of a call."""
     tensors = [each for each in args if isinstance(each, Tensor)]
+    if "linear" in function.name():
+        return 2 * tensors[0].numel() * len(tensors[1])
     if "mkldnn" in function.name():
         values, weight, recurrent = tensors[:3]
         forward = 2 * values.shape[0] * values.shape[1] * (weight.numel() + recurrent.numel())
