@@ -4,6 +4,12 @@ Bahdanau et al. 2015 with the library's own modules: a packed bidirectional enco
 projected once a sentence, a cell a step, the readout over all steps at once. It learns the same
 function as our model at the same size, and is what a training step is held against.
 
+It is written as the better ones are: JoeyNMT (`joeynmt/decoders.py`) projects keys and reads out
+once for all steps, too, while tutorials project the keys anew at every step and read out inside the
+loop (PyTorch's on translation, "Dive into deep learning" for the keys). A cell in place of a
+library's loop over one step, embeddings of all words at once, and the optimiser, which is ours,
+are faster than in any of these. It multiplies by whatever library torch chooses.
+
 Shapes: B sentences, S source positions, T target positions, E embedding, H hidden, V symbols.
 """
 
