@@ -7,12 +7,12 @@ so that a frozen Redis blocks nobody for ever. `visibility_timeout` plays no par
 acknowledged when it arrives, and a lost one need not come back.
 """
 
+import base64
+import json
 import logging
-from functools import lru_cache
+import uuid
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
-
-import redis
 
 from jobs.connection import CONNECT_TIMEOUT, SOCKET_TIMEOUT
 from jobs.errors import ServiceUnreachable
@@ -47,19 +47,14 @@ def _with_option(url: str, option: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{option}"
 
 
-def celery_settings(
-    url: str, namespace: str = "default", *, patient: bool = True
-) -> dict[str, Any]:
-    """Return Celery's configuration; what is not `patient` gives up soon where nobody answers."""
+def celery_settings(url: str, namespace: str = "default") -> dict[str, Any]:
+    """Return Celery's configuration."""
     transport: dict[str, Any] = {
         "global_keyprefix": Keys(namespace).celery,
         "socket_timeout": SOCKET_TIMEOUT * 2,
         "socket_connect_timeout": CONNECT_TIMEOUT,
         "socket_keepalive": True,
     }
-    if not patient:
-        transport |= {"max_retries": 1, "connect_retries_timeout": 1, "interval_start": 0}
-        transport |= {"socket_timeout": 1, "socket_connect_timeout": 1}
     return {
         "broker_url": broker_url(url),
         "broker_transport_options": transport,
@@ -84,30 +79,64 @@ def celery_settings(
     }
 
 
-def make_app(url: str, namespace: str = "default", *, patient: bool = True) -> "Celery":
+def make_app(url: str, namespace: str = "default") -> "Celery":
     """Return the Celery application; a queue of Celery is a `resources.queue` by name."""
-    from celery import Celery  # noqa: PLC0415 - a fifth of a second that only ringing needs
+    from celery import Celery  # noqa: PLC0415 - a fifth of a second that only hearing needs
 
     app = Celery("unroll", set_as_current=False)
-    app.config_from_object(celery_settings(url, namespace, patient=patient))
+    app.config_from_object(celery_settings(url, namespace))
     return app
 
 
-@lru_cache(maxsize=8)
-def _ringer(url: str, namespace: str) -> "Celery":
-    return make_app(url, namespace, patient=False)
-
-
-def ring(where: "Celery | str", queue: str, store: Submitter) -> None:
+def ring(queue: str, store: Submitter) -> None:
     """Tell the workers of a queue that there is work, unless it was just told.
 
     That nobody can be told is no error: the job is found without it.
     """
-    from kombu.exceptions import KombuError  # noqa: PLC0415 - as above
-
-    app = _ringer(where, store.keys.namespace) if isinstance(where, str) else where
     try:
         if store.bell(queue):
-            app.send_task(TASK, args=(queue,), queue=queue, retry=False, ignore_result=True)
-    except (ServiceUnreachable, KombuError, redis.RedisError, OSError) as error:
+            store.hang_bell(queue, message(queue))
+    except ServiceUnreachable as error:
         _log.debug("no bell for queue %r: %s", queue, error)
+
+
+def message(queue: str) -> str:
+    """Return a ring as Celery's protocol 2 has it in Redis, of which importing Celery is no part.
+
+    https://docs.celeryq.dev/en/stable/internals/protocol.html
+    """
+    task = str(uuid.uuid4())
+    embedded = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))
+    body = json.dumps([[queue], {}, embedded]).encode()
+    headers = {
+        "lang": "py",
+        "task": TASK,
+        "id": task,
+        "root_id": task,
+        "parent_id": None,
+        "group": None,
+        "retries": 0,
+        "eta": None,
+        "expires": None,
+        "timelimit": [None, None],
+        "argsrepr": repr((queue,)),
+        "kwargsrepr": "{}",
+        "ignore_result": True,
+    }
+    properties = {
+        "correlation_id": task,
+        "delivery_mode": 2,
+        "delivery_tag": str(uuid.uuid4()),
+        "delivery_info": {"exchange": "", "routing_key": queue},
+        "priority": 0,
+        "body_encoding": "base64",
+    }
+    return json.dumps(
+        {
+            "body": base64.b64encode(body).decode(),
+            "headers": headers,
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "properties": properties,
+        }
+    )

@@ -22,20 +22,7 @@ from jobs.errors import (
     UnrollError,
     WaitTimeout,
 )
-from jobs.verbs import (
-    comparing,
-    exporting,
-    looking,
-    models,
-    notifying,
-    pausing,
-    schedules,
-    service,
-    submitting,
-    sweeping,
-    using,
-)
-from jobs.verbs.common import Verbs
+from jobs.verbs.common import OnDemand, Verbs
 from jobs.wording import printable
 
 _REFUSED, _FAULT, _INTERRUPTED, _NOBODY_READS = 2, 70, 130, 141
@@ -47,29 +34,34 @@ _STATUS: Final = (
 _COMPLETE: Final = "_UNROLL_COMPLETE"
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+#: The verbs in the order of a job's life, by the modules of `jobs.verbs` that hold them.
+_VERBS: Final = (
+    ("service", ("up", "down", "worker", "workers")),
+    ("looking", ("catalog",)),
+    ("submitting", ("submit",)),
+    ("looking", ("ls", "show", "why", "watch", "metrics", "logs", "wait")),
+    ("pausing", ("pause", "resume")),
+    ("sweeping", ("sweep",)),
+    ("submitting", ("cancel", "retry", "clone", "rm")),
+    ("using", ("evaluate",)),
+    ("comparing", ("compare", "leaderboard")),
+    ("models", ("models",)),
+    ("schedules", ("schedule",)),
+    ("using", ("predict", "generate")),
+    ("exporting", ("export",)),
+    ("notifying", ("notify",)),
+    ("using", ("demo",)),
+)
+
+
+@click.group(
+    cls=Verbs,
+    commands=OnDemand({name: module for module, names in _VERBS for name in names}),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="unroll")
 def cli() -> None:
     """Train recurrent networks as jobs: describe a run, submit it, watch it, use the model."""
-
-
-for verb in (
-    *(service.up, service.down, service.worker, service.workers),
-    *(looking.catalog, submitting.submit, looking.ls, looking.show, looking.why),
-    *(looking.watch, looking.metrics, looking.logs, looking.wait),
-    *(pausing.pause, pausing.resume),
-    *(sweeping.sweep, submitting.cancel, submitting.retry, submitting.clone, submitting.rm),
-    *(using.evaluate, comparing.compare, comparing.leaderboard, models.models),
-    *(
-        schedules.schedule,
-        using.predict,
-        using.generate,
-        exporting.export,
-        notifying.notify,
-        using.demo,
-    ),
-):
-    cli.add_command(verb)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

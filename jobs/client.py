@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
-from jobs.errors import ServiceUnreachable
 from jobs.handle import JobHandle, Scoring
 from jobs.intake import (
     absolute_root,
@@ -305,20 +304,20 @@ class Client:
         return False
 
     def _check(self, spec: AnySpec) -> str:
-        catalog = self.store.catalog(spec.resources.queue)
         if isinstance(spec, TrainSpec):
             if origin := spec.resume_from or spec.warm_from:
                 require_model(self.store.get(origin), later=origin in spec.after)
-            return check_training(spec, catalog)
+            return check_training(spec, self.store.catalog(spec.resources.queue))
         if isinstance(spec, CompareSpec):
             require_evaluations(spec, self.store.get(spec.first), self.store.get(spec.second))
             return ""
         trained = self.store.get(spec.job)
         require_model(trained, later=spec.job in spec.after)
-        return check_evaluation(spec, trained, catalog) if isinstance(spec, EvaluateSpec) else ""
+        if not isinstance(spec, EvaluateSpec):
+            return ""
+        return check_evaluation(spec, trained, self.store.catalog(spec.resources.queue))
 
     def _ring(self, queue: str) -> None:
-        from jobs.broker import ring  # noqa: PLC0415 - imports Celery
+        from jobs.broker import ring  # noqa: PLC0415 - imports Redis
 
-        with contextlib.suppress(ServiceUnreachable):  # the job is queued; a bell is only faster
-            ring(self.url, queue, self.store)
+        ring(queue, self.store)

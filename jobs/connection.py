@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import redis
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
+from jobs.lean import postpone_asyncio
 
-from jobs.errors import Forbidden, ServiceFull, ServiceUnreachable, SetupError
+postpone_asyncio()
+
+import redis  # noqa: E402 - as the line above says
+from redis.backoff import ExponentialBackoff  # noqa: E402
+from redis.retry import Retry  # noqa: E402
+
+from jobs.errors import Forbidden, ServiceFull, ServiceUnreachable, SetupError  # noqa: E402
 
 #: Seconds after which an unanswered call counts as unreachable.
 SOCKET_TIMEOUT: Final = 5.0

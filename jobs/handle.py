@@ -38,8 +38,9 @@ T = TypeVar("T")
 
 #: Seconds for which somebody who waits or follows sits out a service that does not answer.
 _PATIENCE: Final = 120.0
-#: Seconds between looks at a job, at first and at most; in between, a tenth of what has passed.
+#: Seconds between looks at a job, at first and at most; in between, that share of what has passed.
 _FIRST_LOOK, _LAST_LOOK = 0.01, 0.5
+_LOOK_SHARE: Final = 0.03
 #: Predictions go before trainings of the same queue: somebody sits and waits for them.
 PREDICT_PRIORITY: Final = 10
 PREDICTIONS_FILE: Final = "predictions.json"
@@ -203,7 +204,7 @@ class JobHandle:
             if job.state.ended:
                 return job
             now = time.monotonic()
-            pause = min(max(_FIRST_LOOK, (now - began) / 10), _LAST_LOOK)
+            pause = min(max(_FIRST_LOOK, _LOOK_SHARE * (now - began)), _LAST_LOOK)
             left = pause if deadline is None else deadline - now
             if left <= 0:
                 raise WaitTimeout(

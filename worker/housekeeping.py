@@ -49,7 +49,7 @@ class Housekeeping:
         ServiceUnreachable.
         """
         for queue in self._store.sweep(self._settings.clocks.lease).bells:
-            ring(self._settings.url, queue, self._store)
+            ring(queue, self._store)
         cleared, since = self._store.cleared(self._since)
         for job in cleared:
             with contextlib.suppress(ArtifactError, OSError):  # what is not ours to remove stays

@@ -84,6 +84,11 @@ class Submitter(Looker):
             rung = self.keys("rung", queue)
             return bool(self._client.set(rung, 1, nx=True, px=_BELL_MS))
 
+    def hang_bell(self, queue: str, message: str) -> None:
+        """Leave a bell where Celery hears those of a queue."""
+        with self._reaching():
+            self._client.lpush(self.keys.celery + queue, message)
+
 
 def asked_with(spec: AnySpec, key: str | None = None, note: str = "") -> dict[str, str | int]:
     """Return the arguments of a transition that queues a job, all but its id. Raise SpecError."""

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +26,30 @@ def common(function: F) -> F:
         type=click.Path(path_type=Path),
         help="Home of the service; by default UNROLL_HOME.",
     )(function)
+
+
+class OnDemand(UserDict[str, click.Command]):
+    """Verbs by their names, each imported when it is asked for: naming one costs importing one."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        super().__init__()
+        #: Name of a verb -> the module of `jobs.verbs` that holds it.
+        self._places = dict(places)
+
+    def __getitem__(self, name: str) -> click.Command:
+        """Return the verb. Raise KeyError."""
+        if name not in self.data and name in self._places:
+            self.data[name] = getattr(import_module(f"jobs.verbs.{self._places[name]}"), name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places or name in self.data
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._places, **self.data})
+
+    def __len__(self) -> int:
+        return len({**self._places, **self.data})
 
 
 class Verbs(click.Group):

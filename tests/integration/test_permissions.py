@@ -250,7 +250,7 @@ def test_a_submitter_rings_and_a_worker_hears_it(house: House) -> None:
     app = make_app(house.url("worker"))
     heard: Queue[str] = Queue()
     app.task(name=TASK, shared=False)(heard.put)
-    ring(house.url("submitter"), "default", submitter)
+    ring("default", submitter)
     options = {"pool": "threads", "concurrency": 1, "perform_ping_check": False}
     with start_worker(app, queues=["default"], **options):
         assert heard.get(timeout=20) == "default"

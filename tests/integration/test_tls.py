@@ -58,7 +58,7 @@ def test_jobs_and_bells_travel_by_tls(address: str, certificates: Certificates) 
         app = make_app(url)
         heard: Queue[str] = Queue()
         app.task(name=TASK, shared=False)(heard.put)
-        ring(url, "default", store)
+        ring("default", store)
         options = {"pool": "threads", "concurrency": 1, "perform_ping_check": False}
         with start_worker(app, queues=["default"], **options):
             assert heard.get(timeout=20) == "default"

@@ -60,6 +60,38 @@ def test_naming_things_and_asking_for_help_load_nothing_heavy(code: str) -> None
     assert loaded(code) == set()
 
 
+def run_alone(code: str) -> str:
+    """Return what a new interpreter prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+def test_a_verb_that_is_asked_for_is_alone_imported() -> None:
+    code = (
+        "import sys; from jobs.cli import main; assert main(['predict', '--help']) == 0\n"
+        "print(sorted(each for each in sys.modules if each.startswith('jobs.verbs.')))"
+    )
+    said = run_alone(code).splitlines()[-1]
+    assert "jobs.verbs.using" in said
+    assert "jobs.verbs.schedules" not in said
+    assert "jobs.verbs.comparing" not in said
+
+
+def test_reaching_redis_leaves_its_asyncio_half_for_who_asks_for_it() -> None:
+    code = (
+        "import sys, jobs.connection, jobs.broker, jobs.store\n"
+        "print('redis.asyncio.client' in sys.modules, 'celery' in sys.modules)\n"
+        "import redis.asyncio\n"
+        "print(redis.asyncio.Redis.__module__, redis.asyncio.client.Redis is redis.asyncio.Redis)\n"
+        "from redis.asyncio import NoSuchName"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert ended.stdout.split() == ["False", "False", "redis.asyncio.client", "True"]
+    assert "cannot import name 'NoSuchName'" in ended.stderr
+
+
 def test_using_the_client_loads_no_torch(tmp_path: Path) -> None:
     code = (
         f"import os; os.environ['UNROLL_HOME'] = {str(tmp_path)!r}\n"
@@ -96,6 +128,7 @@ def test_the_light_client_does_with_what_it_asks_for() -> None:
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({missing!r}))\n"  # importing these now fails
         "import jobs.cli, jobs.client, jobs.demo, jobs.store, jobs.watching\n"
+        "assert all(jobs.cli.cli.commands.values())\n"  # imports each verb
         "from jobs.broker import make_app\n"
         "make_app('redis://nowhere').connection().transport"  # what the first bell loads
     )

@@ -133,7 +133,7 @@ def no_ops(home: Path, url: str, start: str) -> float:
 
 def see_through(store: JobStore, url: str, jobs: list[Job]) -> None:
     """Ring, and wait until all of the jobs have ended."""
-    ring(url, "default", store)
+    ring("default", store)
     for job in jobs:
         while not store.get(job.id).state.ended:
             time.sleep(0.01)
