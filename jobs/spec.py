@@ -304,6 +304,9 @@ class ExportSpec(JobSpec):
 
 
 AnySpec = TrainSpec | EvaluateSpec | PredictSpec | GenerateSpec | CompareSpec | ExportSpec
+
+#: Kinds of jobs for whose answers somebody sits and waits.
+ANSWERS: Final = frozenset({PredictSpec.kind, GenerateSpec.kind})
 S = TypeVar("S", bound=JobSpec)
 
 _KINDS: Final[dict[str, type[AnySpec]]] = {

@@ -21,6 +21,9 @@ class Worker:
     #: Jobs that run side by side.
     slots: int = 1
     free_slots: int = 1
+    #: Slots beside these for jobs that answer, so that they wait behind no training.
+    answer_slots: int = 0
+    free_answer_slots: int = 0
     gpus: int = 0
     free_gpus: int = 0
     queues: tuple[str, ...] = ("default",)

@@ -39,6 +39,9 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--queues", type=_names, default=("default",), help="whose jobs to take")
     parser.add_argument("--labels", type=_names, default=(), help="what jobs may ask for")
     parser.add_argument("--slots", type=_slots, default=1, help="jobs that run side by side")
+    parser.add_argument(
+        "--answer-slots", type=_answer_slots, default=1, help="beside these, for predictions"
+    )
     parser.add_argument("--home", type=Path, help="where everything is kept")
     parser.add_argument("--name", default="", help="unique among all workers")
     given = parser.parse_args(arguments)
@@ -50,6 +53,7 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         url=redis_url(home),
         name=given.name,
         slots=given.slots,
+        answer_slots=given.answer_slots,
         queues=given.queues,
         labels=given.labels,
         start=how_to_start(),
@@ -71,10 +75,14 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
-def _slots(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_SLOTS:
-        raise argparse.ArgumentTypeError(f"a number from 1 to {MAX_SLOTS}, not {text!r}")
+def _slots(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or not least <= int(text) <= MAX_SLOTS:
+        raise argparse.ArgumentTypeError(f"a number from {least} to {MAX_SLOTS}, not {text!r}")
     return int(text)
+
+
+def _answer_slots(text: str) -> int:
+    return _slots(text, 0)
 
 
 if __name__ == "__main__":

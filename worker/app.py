@@ -77,7 +77,7 @@ class WorkerProcess:
         artifacts.ensure_writable()
         self._launcher = parts.launcher
         self._tools = Tools(self._store, artifacts, parts.launcher, settings, threading.Event())
-        devices = Devices(settings.slots, visible_gpus())
+        devices = Devices(settings.slots, visible_gpus(), answer_slots=settings.answer_slots)
         self._crew = Crew(self._tools, describe(settings, devices, artifacts.id), devices)
         self._routines = self._make_routines(artifacts, parts.catalog)
 
@@ -182,6 +182,8 @@ def describe(settings: Settings, devices: Devices, store: str) -> Worker:
         pid=os.getpid(),
         slots=settings.slots,
         free_slots=settings.slots,
+        answer_slots=settings.answer_slots,
+        free_answer_slots=settings.answer_slots,
         gpus=len(devices.gpus),
         free_gpus=len(devices.gpus),
         queues=settings.queues,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from jobs.errors import ServiceUnreachable, SpecError
 from jobs.job import Job
-from jobs.spec import Resources
+from jobs.spec import ANSWERS, Resources
 from jobs.store import new_nonce
 from jobs.workers import Worker
 from worker.devices import Devices
@@ -44,6 +44,7 @@ class Crew:
         return replace(
             self._worker,
             free_slots=0 if trouble else self._devices.free_slots,
+            free_answer_slots=0 if trouble else self._devices.free_answer_slots,
             free_gpus=self._devices.free_gpus,
             trouble=trouble,
         )
@@ -65,7 +66,7 @@ class Crew:
         """Take the best job that fits what is free, or None. Raise ServiceUnreachable."""
         with self._taking:  # one at a time: what is free must not change between look and take
             worker = self.worker
-            if not worker.free_slots:
+            if not worker.free_slots and not worker.free_answer_slots:
                 return None
             ttl = self._tools.settings.clocks.lease
             found = self._tools.store.acquire(worker, ttl, self._nonce)
@@ -73,7 +74,8 @@ class Crew:
             if found is None:
                 return None
             job, lease = found
-            return Assignment(job, lease, self._devices.take(_wanted(job)))
+            share = self._devices.take(_wanted(job), answers=job.kind in ANSWERS)
+            return Assignment(job, lease, share)
 
     def work(self, first: Assignment | None = None) -> None:
         """Supervise one job after the other in this thread, until nothing fits."""

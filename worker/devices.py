@@ -22,16 +22,28 @@ class Share:
     processes: int = 1
     #: Threads of each process.
     threads: int = 1
+    #: Whether its slot is one of those for answers.
+    answers: bool = False
 
 
 class Devices:
     """Hand out shares; usable from several threads."""
 
-    def __init__(self, slots: int, gpus: Sequence[int] = (), cores: int | None = None) -> None:
+    def __init__(
+        self,
+        slots: int,
+        gpus: Sequence[int] = (),
+        cores: int | None = None,
+        *,
+        answer_slots: int = 0,
+    ) -> None:
         self.slots = slots
+        #: Slots beside these for jobs that answer.
+        self.answer_slots = answer_slots
         self.gpus = tuple(gpus)
         self._cores = cores or count_cores()
         self._free_slots = slots
+        self._free_answer_slots = answer_slots
         self._free_gpus = set(gpus)
         self._lock = threading.Lock()
 
@@ -41,33 +53,46 @@ class Devices:
         return self._free_slots
 
     @property
+    def free_answer_slots(self) -> int:
+        """Return how many more attempts that answer may run beside."""
+        return self._free_answer_slots
+
+    @property
     def free_gpus(self) -> int:
         """Return how many GPUs no attempt has."""
         return len(self._free_gpus)
 
-    def take(self, wanted: Resources) -> Share:
-        """Give a slot and GPUs to an attempt. Raise SetupError where they are not free."""
+    def take(self, wanted: Resources, *, answers: bool = False) -> Share:
+        """Give a slot and GPUs to an attempt; one that answers gets a slot for answers if it can.
+
+        Raise SetupError where they are not free.
+        """
         count = min(1, len(self.gpus)) if wanted.gpus is None else wanted.gpus
         with self._lock:
-            if self._free_slots < 1 or len(self._free_gpus) < count:
+            beside = answers and self._free_answer_slots > 0
+            if not (beside or self._free_slots > 0) or len(self._free_gpus) < count:
                 raise SetupError(
                     f"{count} GPUs and a slot were asked for; free are {len(self._free_gpus)} "
                     f"and {self._free_slots}"
                 )
             gpus = tuple(sorted(self._free_gpus)[:count])
             self._free_gpus.difference_update(gpus)
-            self._free_slots -= 1
+            self._free_answer_slots -= beside
+            self._free_slots -= not beside
         processes = count or wanted.devices
-        return Share(gpus, processes, wanted.threads or self._threads(processes))
+        # Answers that run side by side must not take more than there is; trainings may.
+        slots = self.slots + self.answer_slots * answers
+        return Share(gpus, processes, wanted.threads or self._threads(processes, slots), beside)
 
     def give_back(self, share: Share) -> None:
         """Take back what an attempt had."""
         with self._lock:
             self._free_gpus.update(share.gpus)
-            self._free_slots += 1
+            self._free_answer_slots += share.answers
+            self._free_slots += not share.answers
 
-    def _threads(self, processes: int) -> int:
-        return max(1, self._cores // self.slots // processes)
+    def _threads(self, processes: int, slots: int) -> int:
+        return max(1, self._cores // slots // processes)
 
 
 def count_cores() -> int:

@@ -65,6 +65,8 @@ class Settings:
     namespace: str = "default"
     name: str = ""
     slots: int = 1
+    #: Slots beside these for predictions and generations; 0 for none.
+    answer_slots: int = 1
     queues: tuple[str, ...] = ("default",)
     labels: tuple[str, ...] = ()
     #: How runners start: forked from a preloaded parent, or each in an interpreter of its own.

@@ -25,10 +25,17 @@ class Service:
     """Run Redis (unless `url` names one) and one worker, for the length of a block."""
 
     def __init__(
-        self, home: Path, *, slots: int = 1, url: str | None = None, log: Path | None = None
+        self,
+        home: Path,
+        *,
+        slots: int = 1,
+        answer_slots: int = 1,
+        url: str | None = None,
+        log: Path | None = None,
     ) -> None:
         self.home = home.absolute()
         self._slots = slots
+        self._answer_slots = answer_slots
         self._url = url
         self._log = log
         self._lock = HomeLock(self.home)
@@ -103,7 +110,7 @@ class Service:
 
     def _start_worker(self) -> None:
         command = [sys.executable, "-P", "-m", "worker", "--home", str(self.home)]
-        command += ["--slots", str(self._slots)]
+        command += ["--slots", str(self._slots), "--answer-slots", str(self._answer_slots)]
         # Credentials go by environment: a command line is open to every user of the machine.
         environment = {**os.environ, "UNROLL_REDIS_URL": self.url, "UNROLL_HOME": str(self.home)}
         try:

@@ -39,6 +39,9 @@ from jobs.workers import Worker
 #: and those of one look for a bell, which may be missed.
 LOOK: Final = 1_000
 BELL_LOOK: Final = 100
+#: Likewise of a worker with room for answers alone, which look so often as long as it is busy; they
+#: stand at the head, as their priority is higher.
+ANSWER_LOOK: Final = 100
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Holder(StoreBase):
             worker=plain(worker.to_dict()),
             nonce=nonce or new_nonce(),
             ttl=_ms(ttl),
-            look=LOOK,
+            look=LOOK if worker.free_slots else ANSWER_LOOK,
             further=random.random(),  # noqa: S311 - a place in a queue, no secret
         )
         if not found:

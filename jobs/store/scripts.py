@@ -35,6 +35,7 @@ from jobs.errors import (
 from jobs.evidence import MAX_ENDS
 from jobs.job import COUNTED_RETRIES, ENDED, FREE_BACKOFF_MS, FREE_RETRIES, MAX_FREE_RETRIES
 from jobs.keys import Keys
+from jobs.spec import ANSWERS
 
 #: Milliseconds since 1970.
 Clock = Callable[[], int]
@@ -78,6 +79,7 @@ def load(name: str) -> Source:
         _table("ENDED", ENDED),
         _table("FREE_RETRIES", FREE_RETRIES),
         _table("COUNTED_RETRIES", COUNTED_RETRIES),
+        _table("ANSWERS", ANSWERS),
         f"local MAX_ENDS = {MAX_ENDS}",
         f"local MAX_FREE_RETRIES, FREE_BACKOFF_MS = {MAX_FREE_RETRIES}, {FREE_BACKOFF_MS}",
         _read("common"),

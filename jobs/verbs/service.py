@@ -29,18 +29,31 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _slots = click.option(
     "--slots", type=click.IntRange(1, MAX_SLOTS), default=1, help="Jobs at the same time."
 )
+_answer_slots = click.option(
+    "--answer-slots",
+    type=click.IntRange(0, MAX_SLOTS),
+    default=1,
+    show_default=True,
+    help="Beside these, for predictions and generations alone.",
+)
 
 
 @click.command()
 @_slots
+@_answer_slots
 @common
-def up(slots: int, home: Path | None, as_json: bool) -> None:
+def up(slots: int, answer_slots: int, home: Path | None, as_json: bool) -> None:
     """Run Redis and a worker in front; Ctrl-C drains.
 
     Redis is embedded unless UNROLL_REDIS_URL names one. A worker that is drained takes checkpoints
     and hands its jobs back.
     """
-    service = Service(home or _home(), slots=slots, url=os.environ.get("UNROLL_REDIS_URL"))
+    service = Service(
+        home or _home(),
+        slots=slots,
+        answer_slots=answer_slots,
+        url=os.environ.get("UNROLL_REDIS_URL"),
+    )
     stop = threading.Event()
     with _told_by_signals(stop), service:
         _say_where(service, slots, as_json)
@@ -120,15 +133,16 @@ def _await_end(lock: HomeLock, pid: int, timeout: float) -> None:
 @click.option("--queues", metavar="Q,..", help="Queues whose jobs it takes; by default `default`.")
 @click.option("--labels", metavar="L,..", help="Labels that jobs may ask for.")
 @_slots
+@_answer_slots
 @click.option("--name", metavar="NAME", help="Name of the worker, unique among all.")
 @common
 def worker(
     queues: str | None,
     labels: str | None,
-    slots: int,
     name: str | None,
     home: Path | None,
     as_json: bool,
+    **slots: int,
 ) -> None:
     """Run one worker in front; Ctrl-C drains.
 
@@ -143,7 +157,8 @@ def worker(
     refuse_control_characters("--name", [name or ""])
     home = (home or _home()).absolute()
     url = redis_url(home)
-    options = {"queues": queues, "labels": labels, "slots": str(slots), "name": name}
+    options = {"queues": queues, "labels": labels, "name": name}
+    options |= {option.replace("_", "-"): str(count) for option, count in slots.items()}
     command = [sys.executable, "-P", "-m", "worker", "--home", str(home)]
     command += [word for key, value in options.items() if value for word in (f"--{key}", value)]
     if as_json:
@@ -170,7 +185,17 @@ def workers(home: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(living)
     elif living:
-        headers = ["WORKER", "HOST", "SLOTS", "GPUS", "QUEUES", "LABELS", "VERSION", "SEEN"]
+        headers = [
+            "WORKER",
+            "HOST",
+            "SLOTS",
+            "ANSWERS",
+            "GPUS",
+            "QUEUES",
+            "LABELS",
+            "VERSION",
+            "SEEN",
+        ]
         print_table(headers, _rows(living))
     else:
         click.echo("no worker runs; start one with `unroll worker` or `unroll up`")
@@ -183,6 +208,7 @@ def _rows(living: Sequence[Worker]) -> list[list[str]]:
             each.id,
             each.host,
             f"{each.slots - each.free_slots}/{each.slots}",
+            f"{each.answer_slots - each.free_answer_slots}/{each.answer_slots}",
             f"{each.gpus - each.free_gpus}/{each.gpus}",
             ",".join(each.queues),
             ",".join(each.labels) or "-",

@@ -114,11 +114,12 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
 
 
 def test_up_says_where_things_are_and_down_ends_all(up: Callable[..., Up]) -> None:
-    service = up("--slots", "2")
+    service = up("--slots", "2", "--answer-slots", "3")
     assert service.said["home"] == str(service.home)
     assert service.said["pid"] == service.process.pid
     (worker,) = service.client.workers()
     assert (worker.pid, worker.slots) == (service.said["worker_pid"], 2)
+    assert worker.answer_slots == 3
     children = descendants(service.process.pid)
 
     status, _, err = service.run("up")

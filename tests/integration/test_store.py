@@ -21,8 +21,18 @@ from jobs.errors import (
     StaleToken,
     UnknownJob,
 )
+from jobs.handle import PREDICT_PRIORITY
 from jobs.job import Checkpoint, Job, JobState, Lease, Progress, Reason
-from jobs.spec import Component, EvaluateSpec, Policy, PredictSpec, Resources, TrainSpec
+from jobs.spec import (
+    AnySpec,
+    Component,
+    EvaluateSpec,
+    GenerateSpec,
+    Policy,
+    PredictSpec,
+    Resources,
+    TrainSpec,
+)
 from jobs.store import JobStore, holding, looking
 from jobs.store.feed import LOG_LINES, STREAM_POINTS
 from jobs.workers import Worker
@@ -222,6 +232,37 @@ def test_labels_all_must_be_there(store: JobStore) -> None:
 def test_no_free_slot_no_job(store: JobStore) -> None:
     store.create(SPEC)
     assert taken(store, replace(WORKER, free_slots=0)) is None
+
+
+@pytest.mark.parametrize(
+    "spec", [PredictSpec(job="trained", lines=("a",)), GenerateSpec(job="trained", prompt="a")]
+)
+def test_a_slot_for_answers_is_for_these_alone(store: JobStore, spec: AnySpec) -> None:
+    busy = replace(WORKER, free_slots=0, answer_slots=1, free_answer_slots=1)
+    training = store.create(SPEC).id
+    store.announce(busy, TTL)
+    assert taken(store, busy) is None
+    assert store.why(training) == "queued: all slots are in use on w"
+    answer = store.create(spec).id
+    assert "all slots" not in store.why(answer)
+    full = replace(busy, free_answer_slots=0)
+    assert taken(store, full) is None
+    store.announce(full, TTL)
+    assert store.why(answer) == "queued: all slots are in use on w; behind 1 job"
+    assert taken(store, busy) == answer
+
+
+def test_without_slots_of_their_own_answers_take_any(store: JobStore) -> None:
+    answer = store.create(PredictSpec(job="trained", lines=("a",))).id
+    assert taken(store, replace(WORKER, free_slots=0)) is None  # also of a version without these
+    assert taken(store, replace(WORKER, free_slots=1)) == answer
+
+
+def test_a_busy_worker_finds_a_prediction_before_hundreds_of_trainings(store: JobStore) -> None:
+    for _ in range(2 * holding.ANSWER_LOOK):
+        store.create(SPEC)
+    answer = store.create(PredictSpec(job="x", lines=("a",), priority=PREDICT_PRIORITY)).id
+    assert taken(store, replace(WORKER, free_slots=0, free_answer_slots=1)) == answer
 
 
 def test_a_job_that_says_nothing_of_gpus_takes_one_where_there_is_one(store: JobStore) -> None:

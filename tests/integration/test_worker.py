@@ -16,7 +16,7 @@ from jobs.artifacts import ArtifactStore
 from jobs.connection import connect
 from jobs.errors import ServiceUnreachable
 from jobs.job import Job, JobState, Reason
-from jobs.spec import Component, EvaluateSpec, TrainSpec
+from jobs.spec import Component, EvaluateSpec, PredictSpec, TrainSpec
 from jobs.store import JobStore
 from tests.doubles.service import Workers
 from tests.doubles.waiting import PATIENCE, eventually
@@ -332,6 +332,22 @@ def test_two_slots_run_two_jobs_and_one_waits(workers: Workers, store: JobStore)
     store.cancel(first.id)
     wait(store, third, at_step(1))
     assert store.get(second.id).attempt == 1
+
+
+def test_a_prediction_runs_beside_a_training_on_the_only_slot(
+    workers: Workers, store: JobStore
+) -> None:
+    workers.start()
+    trained = wait(store, store.create(train(checkpoint_every=1)), ended)
+    training = store.create(endless())
+    wait(store, training, at_step(1))
+    waiting = store.create(train())
+    answer = wait(store, store.create(PredictSpec(job=trained.id, lines=("a",))), ended)
+    assert answer.state is JobState.SUCCEEDED
+    assert store.get(training.id).state is JobState.RUNNING
+    assert store.get(waiting.id).state is JobState.QUEUED
+    store.cancel(training.id)
+    assert wait(store, waiting, ended).state is JobState.SUCCEEDED
 
 
 def test_a_job_goes_on_while_redis_is_away(make_server: Callable[..., Any], tmp_path: Path) -> None:

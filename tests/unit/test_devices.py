@@ -64,6 +64,30 @@ def test_processes_share_the_threads_of_a_slot(
     assert (share.processes, share.threads) == (processes, threads)
 
 
+def test_an_answer_takes_a_slot_of_its_own_before_any_other() -> None:
+    devices = Devices(1, cores=8, answer_slots=1)
+    answer = devices.take(Resources(), answers=True)
+    assert (devices.free_slots, devices.free_answer_slots) == (1, 0)
+    training = devices.take(Resources())
+    assert (answer.threads, training.threads) == (4, 8)
+    with pytest.raises(SetupError, match="asked for"):
+        devices.take(Resources(), answers=True)
+    devices.give_back(training)
+    second = devices.take(Resources(), answers=True)
+    assert (devices.free_slots, devices.free_answer_slots) == (0, 0)
+    devices.give_back(second)
+    assert (devices.free_slots, devices.free_answer_slots) == (1, 0)
+    devices.give_back(answer)
+    assert (devices.free_slots, devices.free_answer_slots) == (1, 1)
+
+
+def test_a_training_takes_no_slot_of_answers() -> None:
+    devices = Devices(1, answer_slots=2)
+    devices.take(Resources())
+    with pytest.raises(SetupError, match="asked for"):
+        devices.take(Resources())
+
+
 def test_threads_that_take_at_once_get_different_devices() -> None:
     devices, got = Devices(8, range(8)), []
     go = threading.Barrier(8)

@@ -114,6 +114,8 @@ def test_the_command_line_says_what_the_worker_takes(
         ["--home", str(tmp_path), "--queues", "a, b", "--labels=x", "--slots", "3"]
     )
     assert (given.queues, given.labels, given.slots) == (("a", "b"), ("x",), 3)
+    assert given.answer_slots == 1
+    assert read_settings(["--answer-slots", "0"]).answer_slots == 0
     assert (given.home, given.url) == (tmp_path, "redis://somewhere")
 
 
@@ -122,6 +124,7 @@ def test_the_command_line_says_what_the_worker_takes(
     [
         ["--slots", "0"],
         ["--slots", "257"],
+        ["--answer-slots", "-1"],
         ["--slots", "x"],
         ["--queues", ","],
         ["--labels", "\udcff"],
@@ -161,7 +164,9 @@ class Shop:
             self.seen.append(worker)
             if not self._specs:
                 return None
-            job = Job(f"job {len(self._specs)}", "train", JobState.RUNNING, self._specs.pop(0))
+            spec = self._specs.pop(0)
+            kind = spec.get("kind", "train")
+            job = Job(f"job {len(self._specs)}", kind, JobState.RUNNING, spec)
             return job, Lease(job.id, 1, worker.id, 0)
 
 
@@ -201,6 +206,20 @@ def test_a_crew_takes_what_fits_and_then_the_rest(settings: Settings) -> None:
     assert hall.most == 2
     assert hall.crew.take() is None
     assert hall.crew.worker.free_slots == 2
+
+
+def test_a_crew_answers_beside_its_slots(settings: Settings) -> None:
+    shop = Shop({}, {"kind": "predict"}, {"kind": "predict"})
+    hall = Hall(shop, settings, Devices(1, answer_slots=1))
+    hall.crew.fill()
+    eventually(lambda: len(hall.running) == 2)
+    assert [(each.free_slots, each.free_answer_slots) for each in shop.seen] == [(1, 1), (0, 1)]
+    assert (hall.crew.worker.free_slots, hall.crew.worker.free_answer_slots) == (0, 0)
+    assert hall.crew.take() is None
+    hall.crew._tools.draining.set()
+    hall.go.set()
+    assert hall.crew.wait(PATIENCE)
+    assert hall.crew.worker.free_answer_slots == 0
 
 
 def test_a_supervisor_that_fails_gives_its_devices_back(settings: Settings) -> None:

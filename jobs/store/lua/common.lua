@@ -232,7 +232,7 @@ end
 -- Why a worker cannot take a job: nil if it can, else a word and whether it may yet come to it. A
 -- long queue is looked through a job at a time, so that no more of each is read than decides it.
 local function misfit(id, worker)
-  local needs = redis.call('HMGET', K.request .. id, 'labels', 'gpus', 'origin', 'version')
+  local needs = redis.call('HMGET', K.request .. id, 'labels', 'gpus', 'origin', 'version', 'kind')
   if not needs[1] then return 'request', false end
   if needs[1] ~= '[]' then
     for _, label in ipairs(cjson.decode(needs[1])) do
@@ -247,7 +247,9 @@ local function misfit(id, worker)
   if needed > worker.gpus then return 'gpus ' .. needed .. ' ' .. worker.gpus, false end
   local store = bound_to(id, needs[3])
   if store and store ~= worker.store then return 'store ' .. store, false end
-  if worker.free_slots < 1 then
+  local free = worker.free_slots
+  if ANSWERS[needs[5]] then free = free + (worker.free_answer_slots or 0) end
+  if free < 1 then
     local trouble = worker.trouble or ''
     return trouble == '' and 'slots' or 'trouble ' .. trouble, true
   end

@@ -147,6 +147,7 @@ local function bells()
     local worker = read_worker(string.match(said, '^%d+ (.*)$'))
     worker.serves = {}
     for _, queue in ipairs(worker.queues) do worker.serves[queue] = true end
+    -- Slots for answers alone get no bell: every queue would be looked through for each busy worker.
     if worker.free_slots > 0 then workers[#workers + 1] = worker end
   end
   for _, queue in ipairs(redis.call('SMEMBERS', K.queues)) do
