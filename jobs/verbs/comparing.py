@@ -12,7 +12,7 @@ from jobs.leaderboard import Group, Leaderboard
 from jobs.spec import SearchOptions
 from jobs.verbs.common import common, print_json, print_table
 from jobs.verbs.searching import search_options, searching
-from jobs.verbs.using import data_of, say_if_it_takes_long
+from jobs.verbs.using import Asking, data_of, say_if_it_takes_long
 from jobs.wording import one_line, printable
 
 _METHODS: Final = ("bootstrap", "approximate_randomisation", "mcnemar")
@@ -52,7 +52,7 @@ def compare(
         chosen["resamples"] = options["resamples"]
     if options["across"]:
         chosen["across"] = (options["across"],)
-    with Client(home=home) as client:
+    with Asking(home) as client:
         found = client.compare(
             first,
             second,

@@ -9,8 +9,9 @@ from typing import Any, Final
 import click
 
 from jobs.client import Client
-from jobs.errors import ArtifactError, NotAllowed, SpecError, WaitTimeout
+from jobs.errors import ArtifactError, NotAllowed, SpecError, UnrollError, WaitTimeout
 from jobs.handle import GENERATED_FILE, Hypothesis, JobHandle
+from jobs.spec import AnySpec
 from jobs.specfile import apply_overrides
 from jobs.verbs.common import common, job_id, print_json
 from jobs.verbs.results import print_result
@@ -19,6 +20,37 @@ from jobs.wording import printable
 
 #: Seconds that a verb waits for a job before it says what for.
 _SILENCE: Final = 5.0
+
+
+class Asking(Client):
+    """A client for the length of a block; a Ctrl-C in it says which of its jobs go on."""
+
+    def __init__(self, home: Path | None) -> None:
+        super().__init__(home=home)
+        self._submitted: list[JobHandle] = []
+
+    def submit(
+        self, spec: AnySpec, key: str | None = None, *, base: Path | None = None
+    ) -> JobHandle:
+        """Queue a job; see `Client.submit`."""
+        job = super().submit(spec, key, base=base)
+        self._submitted.append(job)
+        return job
+
+    def __exit__(self, kind: object = None, *rest: object) -> None:
+        if kind is KeyboardInterrupt:
+            with contextlib.suppress(UnrollError):
+                self._say_what_goes_on()
+        super().__exit__(kind, *rest)
+
+    def _say_what_goes_on(self) -> None:
+        if left := [job.id for job in self._submitted if not job.state.ended]:
+            ways = " and ".join(f"`unroll cancel {each}`" for each in left)
+            click.echo(
+                f"interrupted; job {' and job '.join(left)} {'go' if left[1:] else 'goes'} on: "
+                f"{ways} {'end them' if left[1:] else 'ends it'}",
+                err=True,
+            )
 
 
 @click.command()
@@ -46,7 +78,7 @@ def evaluate(
 ) -> None:
     """Score a job's or a named model: BLEU, chrF, accuracy, loss, with 95 % intervals."""
     data, search = data_of(overrides), search_options(options)
-    with Client(home=home) as client:
+    with Asking(home) as client:
         evaluation = client.models.trained(id).evaluate(
             data,
             split=options["split"],

@@ -18,7 +18,7 @@ import pytest
 from jobs.catalog import Catalog, Entry
 from jobs.cli import main
 from jobs.connection import connect
-from jobs.job import Reason
+from jobs.job import JobState, Reason
 from jobs.schema import Parameter
 from jobs.store import JobStore
 
@@ -258,6 +258,31 @@ def test_who_waits_long_is_told_what_for(
     assert said.json["test/bleu"] == 31.5
     assert said.err.startswith(f"waiting for job {said.json['id']}: ")
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare"])
+def test_who_interrupts_a_wait_is_told_what_goes_on_and_how_to_end_it(
+    unroll: Unroll, player: Any, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    trained = []
+    for _ in range(1 + (verb == "compare")):
+        trained.append(unroll("submit", "spec.toml", "--json").json["id"])
+        player.train()
+    monkeypatch.setattr("jobs.handle.JobHandle.wait", interrupt)
+    said = unroll(verb, *trained)
+    queued = [each.id for each in reversed(player.store.list(JobState.QUEUED))]
+    assert (said.status, len(queued)) == (130, len(trained))
+    if verb == "evaluate":
+        (one,) = queued
+        expected = f"interrupted; job {one} goes on: `unroll cancel {one}` ends it\n"
+    else:
+        one, other = queued
+        ways = f"`unroll cancel {one}` and `unroll cancel {other}`"
+        expected = f"interrupted; job {one} and job {other} go on: {ways} end them\n"
+    assert said.err == expected
 
 
 def test_predict_answers_line_by_line(unroll: Unroll, player: Any, meanwhile: Meanwhile) -> None:
