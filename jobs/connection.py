@@ -130,8 +130,14 @@ def _sentence(error: redis.RedisError) -> str:
         if isinstance(error, kind):
             return sentence
     if isinstance(error, redis.ConnectionError):
-        return f"no service answers ({text.rstrip('.')}); start one with `unroll up`"
+        return f"no service answers ({text.rstrip('.')}); {_mend()}"
     return f"the service answers with an error: {text}"
+
+
+def _mend() -> str:
+    if os.environ.get("UNROLL_REDIS_URL"):
+        return "UNROLL_REDIS_URL names it: start it there, name another, or unset it"
+    return "start one with `unroll up`"
 
 
 _LOGIN: Final = "the service refuses the password; put the right one into UNROLL_REDIS_URL"

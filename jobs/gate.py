@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 
 from jobs.comparing import less_is_better
 from jobs.errors import SpecError, did_you_mean
+from jobs.schema import check_fields
 
 #: What evaluations report that follows from rows, so that two can be compared; by what models give.
 _REPORTED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -60,6 +61,7 @@ class Gate:
     floor: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "a gate", ("metric", "margin", "confidence", "max_drop", "floor"))
         if self.metric not in METRICS:
             raise SpecError(
                 f"no model reports the metric {self.metric!r}{did_you_mean(self.metric, METRICS)} "
@@ -69,10 +71,8 @@ class Gate:
             raise SpecError(f"a gate's confidence is from .5 to below 1, not {self.confidence}")
         for name in ("margin", "max_drop"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if value is not None and value < 0:
                 raise SpecError(f"a gate's {name} is a number from 0, not {value}")
-        if self.floor is not None and not math.isfinite(self.floor):
-            raise SpecError(f"a gate's floor is a number, not {self.floor}")
 
     @property
     def more_is_better(self) -> bool:

@@ -89,9 +89,9 @@ class Model:
 
     def version(self, number: int) -> Version:
         """Return a version by its number. Raise UnknownModel."""
-        if not 1 <= number <= len(self.versions):
+        if type(number) is not int or not 1 <= number <= len(self.versions):
             raise UnknownModel(
-                f"{self.name} has no version {number}: they are 1 to {len(self.versions)}"
+                f"{self.name} has no version {number!r}: they are 1 to {len(self.versions)}"
             )
         return self.versions[number - 1]
 

@@ -13,10 +13,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Literal, Self
 
 from jobs.errors import SpecError, did_you_mean
 from jobs.gate import Gate
+from jobs.schema import check_fields
 from jobs.slicing import PROPERTIES, expanded, is_row_slice, row_slice
 from jobs.spec import TrainSpec, spec_from_dict
 from jobs.specfile import apply_overrides
@@ -35,6 +36,13 @@ DAY: Final = 86_400
 _OVERRIDE: Final = "data."
 #: What no split has in its name, and rows by a property have.
 _OF_ROWS: Final = frozenset("<>")
+
+
+#: Fields of a schedule that are plain values.
+_PLAIN: Final = (
+    *("name", "model", "on_data", "spacing", "missed", "catch_up", "grace", "overlap", "warm"),
+    *("split", "by", "created"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +82,7 @@ class Schedule:
     created: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self, "a schedule", _PLAIN)
         object.__setattr__(self, "slices", expanded(self.slices))
         for what, name in (("schedule", self.name), ("model", self.model)):
             if not _NAME.fullmatch(name):
@@ -82,8 +91,6 @@ class Schedule:
                     "letters, digits, '_', '.', '-'"
                 )
         self._check_triggers()
-        _one_of("missed", self.missed, get_args(Missed))
-        _one_of("overlap", self.overlap, get_args(Overlap))
         if self.missed == "all" and self.overlap != "queue":
             raise SpecError(
                 f"missed=all needs overlap=queue: with overlap={self.overlap} only one of the "
@@ -174,13 +181,6 @@ def set_of(name: str, split: str) -> tuple[str, dict[str, Any]]:
         near = did_you_mean(name.partition("=")[0], PROPERTIES)
         raise SpecError(f"the slice {name!r} is no split and no data.key=value{near}")
     return split, dict(apply_overrides({"data": {}}, [name])["data"])
-
-
-def _one_of(what: str, given: str, allowed: Sequence[str]) -> None:
-    if given not in allowed:
-        raise SpecError(
-            f"{what} is one of {', '.join(allowed)}, not {given!r}{did_you_mean(given, allowed)}"
-        )
 
 
 class Stage(StrEnum):

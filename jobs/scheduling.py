@@ -1,6 +1,7 @@
 """Schedules in a person's hands: `client.schedules["nightly"].history()`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -108,11 +109,9 @@ class Schedules:
         from jobs.registry import whoami  # noqa: PLC0415 - imports Redis
 
         gate = Gate(**_taken(options, _GATE))
-        times = _taken(options, _TIMES)
-        now = self._store.now()
-        if times.get("every") is not None and times.get("start") is None:
-            times["start"] = now + times["every"] * 1000
-        timetable = Timetable(**times)
+        timetable, now = Timetable(**_taken(options, _TIMES)), self._store.now()
+        if timetable.every is not None and timetable.start is None:
+            timetable = replace(timetable, start=now + timetable.every * 1000)
         whole = self._client.made_whole(spec, base)
         try:
             schedule = Schedule(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
 
@@ -131,6 +131,13 @@ class Parameter:
         return SpecError(
             f"{owner}: {self.name!r} must be {self.describe()}, not {_shown(value)}{hint}"
         )
+
+
+def check_fields(given: Any, owner: str, names: Iterable[str]) -> None:
+    """Check fields of a dataclass by their annotations, as parameters are. Raise SpecError."""
+    hints = get_type_hints(type(given), include_extras=True)
+    for name in names:
+        Parameter.from_annotation(name, hints[name]).check(getattr(given, name), owner)
 
 
 def check_all(

@@ -22,6 +22,7 @@ from typing import Final
 from cronsim import CronSim, CronSimError
 
 from jobs.errors import SpecError, did_you_mean
+from jobs.schema import check_fields
 
 #: Shortest interval, in seconds: a generation takes far longer, and each leaves a record.
 MIN_INTERVAL: Final = 60
@@ -51,6 +52,7 @@ class Timetable:
     end: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "a timetable", ("cron", "every", "zone", "start", "end"))
         time_zone(self.zone)
         if self.cron and self.every is not None:
             raise SpecError("a schedule has a cron line or an interval, not both")

@@ -198,6 +198,8 @@ class Inputs:
                     return self._link(checkpoint, folder)
                 except ArtifactError as error:
                     failure = error
+        if isinstance(failure, Unusable):  # the store is there, and will be no better next time
+            raise Unusable(f"{failure}: train it again, `unroll clone {job}`")
         raise failure
 
     def _link(self, checkpoint: Checkpoint, folder: AttemptFolder) -> Checkpoint:

@@ -23,7 +23,7 @@ from worker.evidence import gather, tail
 from worker.folder import AttemptFolder, is_full
 from worker.handback import by_guard
 from worker.hangs import HangWatch
-from worker.inputs import Inputs
+from worker.inputs import Inputs, Unusable
 from worker.leavings import Leavings
 from worker.process import Exit, Launcher, Running
 from worker.pulse import Pulse
@@ -104,6 +104,8 @@ class Supervisor:
             folder, relay, running = self._start()
         except SpecError as error:
             return self._finish(Ending(Reason.USER_ERROR, str(error)))
+        except Unusable as error:
+            return self._finish(Ending(Reason.BAD_DATA, str(error)))
         except (StaleToken, _GaveUp):
             raise
         except Exception as error:

@@ -70,6 +70,13 @@ def test_a_version_whose_training_is_gone_says_so(person: Client, hand: Any) -> 
         person.models.trained("de-en@1")
 
 
+def test_a_version_is_a_number(person: Client, hand: Any) -> None:
+    person.models.register("de-en", train(person, hand))
+    for wrong in ("1", True, 1.0):
+        with pytest.raises(UnknownModel, match=rf"de-en has no version {wrong!r}: they are 1 to 1"):
+            person.models["de-en"].promote(wrong)  # type: ignore[arg-type]
+
+
 def test_a_name_that_is_neither_job_nor_model_says_so(person: Client, hand: Any) -> None:
     person.models.register("de-en", train(person, hand))
     with pytest.raises(UnknownModel, match=r"'de-em'.*no model is called so either"):

@@ -299,6 +299,17 @@ def test_a_full_artifact_store_does_not_hide_why_a_job_failed(stage: Stage) -> N
     assert (reason, said["message"]) == (Reason.USER_ERROR, "no such thing")
 
 
+def test_a_model_that_is_gone_from_its_store_is_not_looked_for_again(stage: Stage) -> None:
+    lost = Checkpoint("jobs/old/checkpoints/7.ckpt", "0" * 64, 7, 0)
+    spec = TrainSpec(model=Component("double"), data=Component("none"), warm_from="old")
+    old = Job("old", "train", JobState.SUCCEEDED, spec.to_dict(), checkpoint=lost)
+    stage.store.get = lambda _: old  # type: ignore[attr-defined]
+    over(stage.supervise_spec(spec))
+    ((reason, said),) = stage.store.told
+    assert reason is Reason.BAD_DATA
+    assert said["message"].endswith("is gone: train it again, `unroll clone old`")
+
+
 def test_what_another_rank_has_said_is_the_reason_where_the_first_could_not_speak(
     stage: Stage,
 ) -> None:

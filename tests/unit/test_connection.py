@@ -85,13 +85,24 @@ def test_a_client_knows_where_it_goes(url: str, where: str) -> None:
         assert address(client) == where
 
 
-def test_nobody_there_is_one_line(tmp_path: Path) -> None:
+def test_nobody_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"unix://{tmp_path}/none"
+    monkeypatch.delenv("UNROLL_REDIS_URL", raising=False)
     with connect(url) as client, pytest.raises(ServiceUnreachable) as caught, reaching(url):
         client.ping()
     assert str(caught.value).startswith(f"{url}: no service answers (")
     assert str(caught.value).endswith("; start one with `unroll up`")
     assert "\n" not in str(caught.value)
+
+
+def test_of_an_address_that_was_named_the_mend_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "redis://127.0.0.1:1/0"
+    monkeypatch.setenv("UNROLL_REDIS_URL", url)
+    with connect(url) as client, pytest.raises(ServiceUnreachable) as caught, reaching(url):
+        client.ping()
+    assert str(caught.value).endswith(
+        "; UNROLL_REDIS_URL names it: start it there, name another, or unset it"
+    )
 
 
 @pytest.mark.parametrize(

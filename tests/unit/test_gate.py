@@ -90,8 +90,12 @@ def test_what_is_let_in_is_a_significant_gain_without_a_large_loss(
         ({"metric": "step_loss"}, "no model reports the metric 'step_loss'"),
         ({"metric": "bleu", "confidence": 1.0}, "from .5 to below 1, not 1.0"),
         ({"metric": "bleu", "margin": -1.0}, "a gate's margin is a number from 0, not -1.0"),
-        ({"metric": "bleu", "max_drop": math.nan}, "a gate's max_drop"),
-        ({"metric": "bleu", "floor": math.inf}, "a gate's floor is a number"),
+        (
+            {"metric": "bleu", "max_drop": math.nan},
+            "a gate: 'max_drop' must be float, or none, not nan",
+        ),
+        ({"metric": "bleu", "floor": math.inf}, "a gate: 'floor' must be float, or none, not inf"),
+        ({"metric": "bleu", "margin": "1"}, "a gate: 'margin' must be float, not '1'"),
     ],
 )
 def test_a_gate_that_cannot_be_is_refused(gate: dict[str, object], said: str) -> None:

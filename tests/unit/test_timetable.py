@@ -113,6 +113,7 @@ def test_nothing_is_due_before_the_start_or_from_the_end_on() -> None:
         ({"zone": ""}, "no time zone is called ''"),
         ({"every": 5}, "an interval has at least 60 seconds, not 5"),
         ({"every": 60, "cron": "0 3 * * *"}, "not both"),
+        ({"every": "6h"}, "a timetable: 'every' must be int, or none, not '6h'"),
         ({"every": 60, "start": 5, "end": 5}, "the end of a schedule must be after its start"),
     ],
 )
