@@ -114,9 +114,12 @@ class Hooks(StoreBase):
         """Turn words that were left into deliveries; return how many words there were."""
         return int(self._run("hook_fan", limit=_FAN))
 
-    def claim(self, hold: float) -> Delivery | None:
-        """Take a delivery that is due; in `hold` seconds another worker may take it, too."""
-        found = self._run("hook_claim", hold=round(hold * 1000))
+    def claim(self, hold: float, busy: Sequence[str] = ()) -> Delivery | None:
+        """Take a delivery that is due; in `hold` seconds another worker may take it, too.
+
+        Those of the `busy` webhooks, by id, are left.
+        """
+        found = self._run("hook_claim", hold=round(hold * 1000), busy=plain(list(busy)))
         if not found:
             return None
         delivery, hook, content, event, tries = found

@@ -17,11 +17,13 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 from urllib.parse import urlsplit
 
+from jobs.errors import ServiceUnreachable
 from jobs.notify import Delivery, Hooks, key_of
 
 logger = logging.getLogger(__name__)
@@ -36,8 +38,9 @@ _HOLD: Final = 60.0
 _FIRST_PAUSE: Final = 5.0
 _LONGEST_PAUSE: Final = 6 * 3_600.0
 _TRIES: Final = 16
-#: Deliveries in one round, so that one that hangs holds up few others.
+#: Deliveries under way at once, and of one webhook.
 _AT_ONCE: Final = 20
+_OF_ONE: Final = 4
 _ANSWER_BYTES: Final = 4_096
 #: Lets webhooks reach private addresses, for receivers on the workers' own network.
 PRIVATE: Final = "UNROLL_NOTIFY_PRIVATE"
@@ -48,19 +51,49 @@ class Undelivered(Exception):
 
 
 class Notifier:
-    """Tell webhooks what happened."""
+    """Tell webhooks what happened, several at a time: one that hangs holds up itself alone."""
 
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
+        self._lock = threading.Lock()
+        #: How many deliveries of each webhook are under way.
+        self._under_way: Counter[str] = Counter()
+        self._threads: list[threading.Thread] = []
 
     def deliver(self) -> None:
-        """Deliver what is due. Raise ServiceUnreachable."""
+        """Begin to deliver what is due. Raise ServiceUnreachable."""
         while self._hooks.fan_out():
             pass
-        for _ in range(_AT_ONCE):
-            if (delivery := self._hooks.claim(_HOLD)) is None:
-                return
-            self._try(delivery)
+        self._threads = [each for each in self._threads if each.is_alive()]
+        while len(self._threads) < _AT_ONCE and (delivery := self._claim()):
+            # Not waited for when the worker ends: what it had claimed, another delivers.
+            thread = threading.Thread(target=self._work, args=(delivery,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def wait(self) -> None:
+        """Wait until nothing that was begun is under way."""
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, delivery: Delivery | None) -> None:
+        try:
+            while delivery:
+                try:
+                    self._try(delivery)
+                finally:
+                    with self._lock:
+                        self._under_way[delivery.hook.id] -= 1
+                delivery = self._claim()
+        except ServiceUnreachable as error:
+            logger.warning("notifying: %s", error)
+
+    def _claim(self) -> Delivery | None:
+        with self._lock:
+            busy = [hook for hook, count in self._under_way.items() if count >= _OF_ONE]
+            if delivery := self._hooks.claim(_HOLD, busy):
+                self._under_way[delivery.hook.id] += 1
+            return delivery
 
     def _try(self, delivery: Delivery) -> None:
         try:

@@ -18,6 +18,7 @@ from jobs.errors import NotAllowed, SpecError
 from jobs.job import Reason
 from jobs.notify import Delivery, Hook, Hooks, key_of
 from jobs.spec import Component, TrainSpec
+from tests.doubles.waiting import eventually
 from worker import notifying
 from worker.notifying import Notifier, Undelivered, is_public, pause, send, signed
 
@@ -71,7 +72,13 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 @pytest.fixture
 def deliver(person: Client) -> Callable[[], None]:
     """Return what a worker does again and again."""
-    return Notifier(person.store.beside(Hooks)).deliver
+    notifier = Notifier(person.store.beside(Hooks))
+
+    def once() -> None:
+        notifier.deliver()
+        notifier.wait()
+
+    return once
 
 
 def fail(person: Client, hand: "Hand", message: str = "no such thing") -> str:
@@ -247,6 +254,24 @@ def test_nobody_there_is_said_and_not_raised(
     person.hooks.test(hook.id)
     deliver()
     assert "refused" in person.hooks.list()[0].error
+
+
+def test_a_webhook_that_hangs_holds_up_itself_alone(
+    person: Client, hand: "Hand", receiver: Receiver
+) -> None:
+    notifier = Notifier(person.store.beside(Hooks))
+    with socket.create_server(("127.0.0.1", 0)) as hanging:  # connects, and never answers
+        slow = person.hooks.add(f"http://127.0.0.1:{hanging.getsockname()[1]}/", ["failed"])
+        quick = person.hooks.add(receiver.url, ["failed"])
+        for _ in range(30):
+            fail(person, hand)
+        notifier.deliver()
+        eventually(lambda: len(receiver.told) == 30)
+        times = {each.id: each.told for each in person.hooks.list()}
+        assert times[quick.id]
+        assert not times[slow.id], "it is waited for still"
+        person.hooks.remove(slow.id)
+    notifier.wait()  # the closed server resets what hangs
 
 
 def test_a_worker_that_dies_over_a_delivery_leaves_it_to_the_next(
