@@ -67,6 +67,9 @@ def is_row_slice(name: str) -> bool:
 def row_slice(name: str) -> RowSlice:
     """Read a slice. Raise SpecError for what is none."""
     found = _WRITTEN.fullmatch(name)
+    if name == "length":
+        thirds = ", ".join(f"length={each}" for each in THIRDS)
+        raise SpecError(f"'length' alone is three slices: say one of {thirds}")
     if found is None or found[1] not in PROPERTIES:
         near = did_you_mean(found[1] if found else name, PROPERTIES)
         raise SpecError(f"{name[:100]!r} says no rows{near or _EXAMPLES}")

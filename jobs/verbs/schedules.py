@@ -170,7 +170,7 @@ def show(name: str, home: Path | None, as_json: bool) -> None:
     bounds = {"margin": gate.margin, "confidence": gate.confidence, "max_drop": gate.drop}
     lines = {
         "when": _times(plan),
-        "next": _next(standing),
+        "next": _next(standing).removeprefix("next "),
         "model": plan.model,
         "training": f"{spec.model.name} on {spec.data.name}{', warm' if plan.warm else ''}",
         "gate": f"{gate.metric}, " + ", ".join(f"{key} {each:g}" for key, each in bounds.items()),
@@ -210,8 +210,11 @@ def resume(name: str, home: Path | None, as_json: bool) -> None:
 def run_now(name: str, home: Path | None, as_json: bool) -> None:
     """Ask for a generation now, whatever the timetable says; also of a paused schedule."""
     with Client(home=home) as client:
-        moment = client.schedules[name].run_now()
-    print_json({"name": name, "asked": moment}) if as_json else click.echo(f"{name}: asked for")
+        schedule = client.schedules[name]
+        already = schedule.standing.asked is not None
+        moment = schedule.run_now()
+    said = "was asked for already; a worker has not heard of it yet" if already else "asked for"
+    print_json({"name": name, "asked": moment}) if as_json else click.echo(f"{name}: {said}")
 
 
 @schedule.command()
@@ -232,13 +235,14 @@ def history(name: str, last: int, home: Path | None, as_json: bool) -> None:
     """Show what became of each due time, and why."""
     with Client(home=home) as client:
         found = client.schedules[name].history(last)
+        asked = client.schedules[name].standing.asked is not None
     if as_json:
         print_json(found)
         return
     for generation in found:
         click.echo(printable(_line(generation)))
     if not found:
-        click.echo(f"{name} was not fired yet")
+        click.echo(f"{name} was {'asked for' if asked else 'not fired yet'}")
 
 
 def _line(generation: Generation) -> str:

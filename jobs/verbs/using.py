@@ -200,7 +200,10 @@ def generate(
     new frame, its features with blanks between; its prompt is the path of a file of frames, as a
     line of `predict` is.
     """
-    with Client(home=home) as client, client.get(id).generating(prompt, **options) as generation:
+    with (
+        Client(home=home) as client,
+        client.models.trained(id).generating(prompt, **options) as generation,
+    ):
         say_if_it_takes_long(generation)
         generation.result()
         ((answer,),) = generation.predictions()

@@ -315,6 +315,7 @@ def test_generate_tells_the_job_how_to_draw(
 ) -> None:
     job = unroll("submit", "spec.toml", "--json").json["id"]
     player.train()
+    assert unroll("models", "register", "bard", job).status == 0
 
     def work() -> None:
         lease = player.take()
@@ -328,7 +329,7 @@ def test_generate_tells_the_job_how_to_draw(
 
     options = ["--prompt", "To be", "--length", "9", "--temperature", "0.5", "--top-k", "3"]
     with meanwhile(work):
-        said = unroll("generate", job, *options, "--seed", "7")
+        said = unroll("generate", "bard@1", *options, "--seed", "7")
     assert (said.status, said.out) == (0, "To be or\nnot\n")
     refused = unroll("generate", job, "--top-p", "2")
     assert refused.status == 2

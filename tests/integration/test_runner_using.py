@@ -158,6 +158,15 @@ def test_predictions_keep_the_order_of_the_lines_and_carry_the_n_best(
         )
 
 
+def test_a_line_without_an_end_is_refused_with_its_number(
+    lay: Lay, trained: dict[str, Any]
+) -> None:
+    spec = {"kind": "predict", "job": "job-1", "first": 64, "lines": ["abc", "a" * 300_000]}
+    end = run(lay("endless", spec, **trained), Commands())
+    assert end.reason is Reason.BAD_DATA
+    assert end.message.startswith("line 66 has 300,000 symbols, more than 10,000: put a line end")
+
+
 def test_samples_of_a_line_do_not_depend_on_the_lines_it_came_with(
     lay: Lay, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

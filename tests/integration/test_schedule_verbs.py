@@ -96,6 +96,8 @@ def test_the_life_of_a_schedule(unroll: Unroll, store: JobStore) -> None:
     assert unroll("schedule", "history", "nightly").out == "nightly was not fired yet\n"
 
     assert unroll("schedule", "run-now", "nightly").out == "nightly: asked for\n"
+    assert "asked for already" in unroll("schedule", "run-now", "nightly").out
+    assert unroll("schedule", "history", "nightly").out == "nightly was asked for\n"
     assert "now, as asked for" in unroll("schedule", "ls").out
     scheduler, mill = Scheduler(store), Mill(store, lambda *_: system(0.5))
     for _ in range(4):

@@ -61,7 +61,7 @@ def test_length_alone_is_its_thirds() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("length", "'length' says no rows"),
+        ("length", "'length' alone is three slices: say one of length=short, "),
         ("lenght<3", "did you mean 'length'"),
         ("length=shrt", "did you mean 'short'"),
         ("length<", "says no length: write length<10"),

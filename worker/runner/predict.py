@@ -25,6 +25,9 @@ from worker.runner.trained import load
 
 #: Symbols or frames (`line_length`), padding counted, times the beam, that are searched at once.
 _AT_ONCE: Final = 50_000
+#: Symbols of a line that text is written from. An output grows with its input, and each of its
+#: steps looks at all of that: without a bound, a file without line ends keeps a worker for hours.
+_LONGEST: Final = 10_000
 
 
 def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
@@ -37,6 +40,8 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     found: list[Any] = [None] * len(spec.lines)
     done = 0
     lengths = [data.line_length(line) for line in spec.lines]
+    if writes_text(model):
+        _refuse_endless(lengths, spec.first)
     for rows in batches_by_length(lengths, _AT_ONCE // width):
         with autocast, torch.no_grad():
             batch = _encode(data, spec, rows).to(task.device)
@@ -55,6 +60,15 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
             stem = task.folder.files / f"attention-{spec.first + row:04d}"
             _write_attention(stem, data, line, best)
     return {"lines": len(spec.lines)}
+
+
+def _refuse_endless(lengths: Sequence[int], first: int) -> None:
+    for row, length in enumerate(lengths):
+        if length > _LONGEST:
+            raise DataError(
+                f"line {first + row + 1} has {length:,} symbols, more than {_LONGEST:,}: put a "
+                "line end after each text"
+            )
 
 
 def widen(model: Topology, data: LineData) -> int:
