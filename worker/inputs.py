@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -170,9 +170,7 @@ class Inputs:
 
     def _fetch_own(self, folder: AttemptFolder) -> Checkpoint | None:
         """Fetch the newest of this job's checkpoints that is whole; note those that are not."""
-        job = self._job
-        known = {each.artifact: each for each in (job.checkpoint, job.previous, job.best) if each}
-        for checkpoint in sorted(known.values(), key=lambda each: each.step, reverse=True):
+        for checkpoint in self._own():
             try:
                 fetched = self._link(checkpoint, folder)
             except Unusable as error:
@@ -185,6 +183,29 @@ class Inputs:
         if self.unusable:
             self.notes.append("no checkpoint is left: going on from the start")
         return None
+
+    def _own(self) -> Sequence[Checkpoint]:
+        """Return this job's checkpoints that may be gone on from, the newest first."""
+        newest, best = self._job.checkpoint, self._job.best
+        known = {each.artifact: each for each in (newest, self._job.previous, best) if each}
+        found = sorted(known.values(), key=lambda each: each.step, reverse=True)
+        if best is None or newest is None or best.artifact == newest.artifact:
+            return found
+        try:
+            self._require_whole(best)
+        except Unusable as error:
+            # Those after it remember it as the best: who went on from one of them would end with a
+            # model that is nowhere.
+            self.unusable += [each for each in found if each.step >= best.step]
+            self.notes.append(f"{error}: it was the best, and what came after it is passed over")
+        return [each for each in found if each not in self.unusable]
+
+    def _require_whole(self, checkpoint: Checkpoint) -> None:
+        try:
+            self._artifacts.check(checkpoint.artifact, checkpoint.digest)
+        except (FileNotFoundError, ArtifactError):
+            self._artifacts.require()  # else it is the store that is gone, and may come back
+            raise Unusable(f"{_named(checkpoint)} is gone or damaged") from None
 
     def _fetch_model(self, job: str, folder: AttemptFolder, *, best: bool) -> Checkpoint:
         failure = ArtifactError(f"job {job} has no checkpoint")
@@ -205,7 +226,7 @@ class Inputs:
     def _link(self, checkpoint: Checkpoint, folder: AttemptFolder) -> Checkpoint:
         """Link the checkpoint into the folder: there it stays whatever its job keeps."""
         folder.start_checkpoint.unlink(missing_ok=True)
-        named = f"the checkpoint of step {checkpoint.step} ({checkpoint.artifact})"
+        named = _named(checkpoint)
         try:
             link_or_copy(self._artifacts.path(checkpoint.artifact), folder.start_checkpoint)
         except (FileNotFoundError, ArtifactError):
@@ -223,6 +244,10 @@ class Inputs:
         if not self._answers_with:
             return ""
         return hashlib.sha256(f"{checkpoint.digest} {self._answers_with}".encode()).hexdigest()
+
+
+def _named(checkpoint: Checkpoint) -> str:
+    return f"the checkpoint of step {checkpoint.step} ({checkpoint.artifact})"
 
 
 def _order(source: Job, *, best: bool) -> Iterable[Checkpoint]:

@@ -82,8 +82,8 @@ class Relay:
             pass
 
     def settle(self) -> str:
-        """Return why the best model cannot be kept, or an empty string: it is."""
-        return self._shelf.settle()
+        """Return why the best model is not kept whole, or an empty string: it is."""
+        return self._shelf.settle() or self._shelf.look_at_the_best()
 
     def _read_ahead(self) -> None:
         if not self._lines:
@@ -171,6 +171,15 @@ class Shelf:
         if self._owed and (said := self._publish(self._owed)):
             return said
         self._owed = None
+        return ""
+
+    def look_at_the_best(self) -> str:
+        """Return what is wrong with the best checkpoint in the artifact store, or nothing."""
+        if self._best:
+            try:
+                self._artifacts.check(self._best.artifact, self._best.digest)
+            except (OSError, ArtifactError) as error:
+                return str(error)
         return ""
 
     def _publish(self, event: CheckpointEvent) -> str:

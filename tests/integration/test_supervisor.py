@@ -292,6 +292,23 @@ def test_a_success_that_a_full_service_has_no_room_for_can_be_cancelled(stage: S
     assert (reason, said["result"]) == (Reason.CANCELLED, {})
 
 
+def test_a_success_whose_best_model_was_damaged_meanwhile_is_none(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = stage.store.publish
+
+    def damage(lease: Lease, checkpoint: Checkpoint, *, best: bool) -> None:
+        publish(lease, checkpoint, best=best)
+        path = ArtifactStore(stage.settings.home / "store").path(checkpoint.artifact)
+        path.write_bytes(path.read_bytes()[:-1])
+
+    monkeypatch.setattr(stage.store, "publish", damage)
+    stage.run(steps=2, checkpoint_every=2)
+    (_, (reason, said)) = stage.store.told
+    assert reason is Reason.INFRASTRUCTURE
+    assert "is torn: its digest is another" in said["message"]
+
+
 @pytest.mark.usefixtures("full_store")
 def test_a_full_artifact_store_does_not_hide_why_a_job_failed(stage: Stage) -> None:
     stage.run(fail="error", fail_at=1)

@@ -14,7 +14,7 @@ from jobs.job import Checkpoint, Job, JobState
 from jobs.spec import AnySpec, CompareSpec, Component, EvaluateSpec, PredictSpec, TrainSpec
 from worker.devices import Share
 from worker.folder import Attempt, AttemptFolder
-from worker.inputs import Inputs
+from worker.inputs import Inputs, Unusable
 from worker.settings import Settings
 
 TRAIN = TrainSpec(model=Component("m"), data=Component("d", {"root": "here", "test": "one"}))
@@ -120,11 +120,34 @@ def test_a_damaged_checkpoint_is_told_of_and_an_older_one_serves(bench: Bench, h
     assert notes[1] == "going on from the checkpoint of step 3"
 
 
-def test_a_store_that_is_away_costs_no_checkpoint(bench: Bench) -> None:
-    newest = bench.checkpoint(2)
+@pytest.mark.parametrize("how", ["torn", "gone"])
+def test_what_remembers_a_best_model_that_is_damaged_is_not_gone_on_from(
+    bench: Bench, how: str
+) -> None:
+    before, best = bench.checkpoint(1), bench.checkpoint(3, torn=how == "torn")
+    if how == "gone":
+        bench.artifacts.remove(best.artifact)
+    newest = bench.checkpoint(4)
+    inputs = Inputs(
+        bench.job(TRAIN, best=best, previous=before, checkpoint=newest),
+        3,
+        get=bench.get,
+        artifacts=bench.artifacts,
+    )
+    _, attempt = inputs.lay(bench.settings, Share((2,), 1, 4))
+    assert start_of(attempt) == "step 1"
+    assert inputs.unusable == [newest, best]
+    assert "step 3 (jobs/any/step-3.ckpt) is gone or damaged: it was the best" in inputs.notes[0]
+
+
+@pytest.mark.parametrize("with_best", [False, True])
+def test_a_store_that_is_away_costs_no_checkpoint(bench: Bench, with_best: bool) -> None:
+    newest, best = bench.checkpoint(2), bench.checkpoint(1)
     bench.artifacts.root.rename(bench.path / "unmounted")
-    with pytest.raises(ArtifactError, match="the store is not there"):
-        bench.lay(bench.job(TRAIN, checkpoint=newest))
+    job = bench.job(TRAIN, checkpoint=newest, best=best if with_best else None)
+    with pytest.raises(ArtifactError, match="the store is not there") as error:
+        bench.lay(job)
+    assert not isinstance(error.value, Unusable)
 
 
 def test_with_all_of_its_checkpoints_damaged_a_job_starts_anew(bench: Bench) -> None:
