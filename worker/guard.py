@@ -98,6 +98,8 @@ class Guard:
         self._ranks: list[int] = []
         #: How ranks have ended, by rank, in the order in which they did.
         self._statuses: dict[int, int] = {}
+        #: Whose end is told: of several, the first that failed.
+        self._first = 0
         #: The most memory that one of them had at once, in bytes.
         self._peak_memory = 0
         self._done = False
@@ -150,6 +152,7 @@ class Guard:
                 os.read(self._wakeup, 4096)
                 self._reap()
             if self._has_ended:
+                self._first = self._who_failed()
                 return "exited"
             if 0 in ready and (cause := self._listen()):
                 return cause
@@ -206,9 +209,14 @@ class Guard:
             time.sleep(pause)
             pause = min(0.2, pause * 1.5)
 
+    def _who_failed(self) -> int:
+        # Of ends at one moment the kernel tells in no order: who was killed did not miss another.
+        failed = [rank for rank, status in self._statuses.items() if status]
+        killed = [rank for rank in failed if os.WIFSIGNALED(self._statuses[rank])]
+        return next(iter(killed or failed), 0)
+
     def _report(self, cause: str) -> None:
-        # The first that failed: how the others ended follows from it.
-        rank = next((rank for rank, status in self._statuses.items() if status), 0)
+        rank = self._first  # how the others ended follows from it
         status = os.waitstatus_to_exitcode(self._statuses.get(rank, 0))
         said = {
             "cause": cause,

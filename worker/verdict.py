@@ -47,8 +47,8 @@ def conclude(
 
     A success that was written before an order could take effect is one. Where nothing was said, the
     process died of something outside its program, and the tail of its log is all that is known. A
-    rank that only misses another knows less than the kernel that killed it. `why` says what led to
-    the order where that is not plain.
+    rank that only misses another knows less than the kernel, which says how that one ended. `why`
+    says what led to the order where that is not plain.
     """
     if end and end.reason is Reason.SUCCEEDED:
         return Ending(end.reason, end.message, result=end.result)
@@ -58,10 +58,15 @@ def conclude(
         return Ending(Reason.TIMED_OUT, "the job ran for as long as its timeout allows")
     if order is Order.HAND_BACK and (end is None or end.reason is Reason.PREEMPTED):
         return HANDED_BACK
-    if end and not (end.reason is Reason.INFRASTRUCTURE and _killed_for_memory(exited)):
+    if end and not (end.reason is Reason.INFRASTRUCTURE and _knows_more(exited)):
         return Ending(end.reason, end.message, end.traceback, end.result)
     hung = why if order is Order.HUNG and exited.cause != "exited" else ""
     return Ending(Reason.HUNG, hung, log_tail) if hung else _unsaid(exited, log_tail)
+
+
+def _knows_more(exited: Exit) -> bool:
+    missed = exited.cause == "exited" and exited.rank > 0 and exited.signal is not None
+    return missed or _killed_for_memory(exited)
 
 
 def _killed_for_memory(exited: Exit) -> bool:

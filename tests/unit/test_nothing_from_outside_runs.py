@@ -26,6 +26,8 @@ RUNNING = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml
 #: Files that may import by a name, and why.
 IMPORTERS = {
     "jobs/__init__.py",  # public names, from a table of its own
+    "jobs/lean.py",  # Redis's asyncio half, where that package lies
+    "jobs/verbs/common.py",  # the module of a verb, from a table of the command's
     "worker/runner/__init__.py",  # what torchmetrics would look for
     "worker/runner/catalog.py",  # a file that was found in a folder
     "worker/runner/exported_load.py",  # of a model's export, which brings its own sources along

@@ -3,6 +3,7 @@
 import math
 import random
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -229,7 +230,13 @@ def test_a_step_that_chose_nothing_was_neither_right_nor_wrong() -> None:
 class Fit:
     """Just enough of a trainer for the callbacks that choose models."""
 
-    def __init__(self, values: list[float], mode: str = "max", **options: Any) -> None:
+    def __init__(
+        self,
+        values: list[float],
+        mode: str = "max",
+        losses: Sequence[float] = (),
+        **options: Any,
+    ) -> None:
         self.at = Continuation(None, {})
         resolved = TrainerOptions(max_epochs=99, **options).resolved()
         self.selection = Selection(self.at, resolved, "val/x", mode)  # type: ignore[arg-type]
@@ -240,6 +247,8 @@ class Fit:
         for step, value in enumerate(values, 1):
             self.at._step = step
             self.trainer.callback_metrics = {"val/x": torch.tensor(value), "train/y": 1}
+            if losses:
+                self.trainer.callback_metrics["val/loss"] = torch.tensor(losses[step - 1])
             self.selection.on_validation_end(self.trainer, None)  # type: ignore[arg-type]
             self.best.append(self.selection.is_best)
 
@@ -250,6 +259,12 @@ def test_the_best_model_is_strictly_better_in_the_topologys_sense() -> None:
     nan = Fit([float("nan"), 1.0])
     assert nan.best == [False, True]
     assert nan.selection.metrics == {"val/x": 1.0}
+
+
+def test_of_equal_scores_the_lower_loss_is_better() -> None:
+    found = Fit([1.0, 1.0, 1.0, 1.0, 0.5], losses=[3.0, 2.0, 2.0, float("nan"), 0.1])
+    assert found.best == [True, True, False, False, False]
+    assert found.selection.step == 2
 
 
 def test_patience_counts_validations_since_the_best() -> None:

@@ -49,6 +49,9 @@ def test_the_kernel_knows_better_than_a_rank_that_misses_the_one_it_killed() -> 
     killed = Exit("exited", None, "SIGKILL", 1)
     assert conclude(None, end, killed, "").reason is Reason.OUT_OF_MEMORY
     assert conclude(None, EndEvent(Reason.NAN), killed, "").reason is Reason.NAN
+    second = Exit("exited", None, "SIGKILL", rank=1)
+    assert "SIGKILL" in conclude(None, end, second, "").message
+    assert conclude(None, end, Exit("exited", 1), "").message == end.message
 
 
 @pytest.mark.parametrize(

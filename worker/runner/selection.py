@@ -1,7 +1,8 @@
 """When to validate, which model is the best, and when to stop."""
 
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
 from lightning import Callback, Trainer
 
@@ -9,6 +10,9 @@ from jobs.errors import SpecError
 from jobs.spec import TrainerOptions
 from worker.runner.metrics import scoring_facts, validation_metrics
 from worker.runner.resume import Continuation
+
+#: Decides between models of one score.
+_LOSS: Final = "val/loss"
 
 
 class Selection(Callback):
@@ -79,7 +83,7 @@ class Selection(Callback):
                 f"(it gave: {known})"
             )
         value = metrics[self._monitor]
-        if math.isfinite(value) and self._is_better(value):
+        if math.isfinite(value) and self._is_better(value, metrics):
             self.score, self.step, self.metrics, self.waited = value, self._at.step, metrics, 0
             self.facts = scoring_facts(trainer.lightning_module)
         else:
@@ -87,5 +91,8 @@ class Selection(Callback):
         if self.finished:
             trainer.should_stop = True
 
-    def _is_better(self, value: float) -> bool:
-        return self.score is None or self._sign * value > self._sign * self.score
+    def _is_better(self, value: float, metrics: Mapping[str, float]) -> bool:
+        """Return whether the score is better, or as good at a lower loss: few rows often tie."""
+        if self.score is None or value != self.score:
+            return self.score is None or self._sign * value > self._sign * self.score
+        return metrics.get(_LOSS, math.inf) < self.metrics.get(_LOSS, math.inf)
