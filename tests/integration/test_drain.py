@@ -19,6 +19,7 @@ from jobs.handle import JobHandle
 from jobs.job import Job, JobState, Reason
 from jobs.spec import TrainSpec, spec_from_dict
 from jobs.store.records import write_checkpoint
+from tests.benchmarks.chaos.specs import PLUGINS
 from tests.doubles.waiting import is_alive
 from tests.integration.conftest import TINY
 from tests.integration.test_ranks_service import wait_until
@@ -29,16 +30,15 @@ Points = dict[tuple[str, int], float]
 class Service:
     """A Redis, a home, and one worker after the other."""
 
-    def __init__(self, url: str, home: Path, root: Path) -> None:
+    def __init__(self, url: str, home: Path) -> None:
         self.home = home
         self._environment = {
             **os.environ,
             "UNROLL_REDIS_URL": url,
-            "UNROLL_DATA_ROOTS": str(root),
+            "UNROLL_PLUGINS": str(PLUGINS),
             "OMP_NUM_THREADS": "1",
         }
         self.client = Client(url, home)
-        self._root = root
         self._worker: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,12 +56,13 @@ class Service:
         return self._worker
 
     def submit(self, devices: int = 1, **more: Any) -> JobHandle:
-        """Submit a training of some hundred short steps."""
+        """Submit a training of some hundred steps that wait, so that no machine ends it at once."""
         assert self.worker
-        trainer = {**TINY["trainer"], "max_epochs": 30, **more.pop("trainer", {})}
+        trainer = {**TINY["trainer"], "max_epochs": 8, "batch_tokens": 500}
+        trainer |= more.pop("trainer", {})
         plain = {
-            "model": {**TINY["model"], "hidden_size": 256},  # steps of some milliseconds
-            "data": {**TINY["data"], "root": str(self._root / "corpus")},
+            "model": TINY["model"],
+            "data": {"name": "paced_dates", "pause": 0.04},
             "trainer": trainer,
             "resources": {"devices": devices},
             "policy": {"checkpoint_seconds": 0.1},
@@ -90,10 +91,10 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(
-    make_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory, data_root: Path
+    make_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
     server = make_server()
-    started = Service(server.url, tmp_path_factory.mktemp("drain") / "home", data_root)
+    started = Service(server.url, tmp_path_factory.mktemp("drain") / "home")
     yield started
     started.kill()
     started.client.close()
