@@ -1,11 +1,15 @@
-"""Whole recurrent layers, and the library's loops over them.
+"""Whole recurrent layers, by the faster of the library's loop and ours.
 
-Shapes: N rows, S positions, I inputs, H hidden units, D directions, W the width of a state, L
-positions of a piece, n rows of it.
+Shapes: N rows, S positions, I inputs, H hidden units, D directions, W the width of a state, G*H a
+cell's drive, L positions of a piece, n rows of it.
 
-On CPUs the library runs rows of equal length up to twice as fast as packed ones. Rows of unequal
-length are therefore read in pieces in which none ends: sorted by length, the rows that are left
-read on together to where the next one ends. In batches of like lengths there are two or three.
+On GPUs the library's loop is one kernel. On CPUs only its LSTM is (oneDNN's): a tanh RNN or a GRU
+goes by operations there too, and adds up a small product a step for the gradient of each weight, so
+that our loop (`_recurrence.py`) is the faster one.
+
+Packed rows are slow on CPUs. The library reads rows of unequal length in pieces in which none ends:
+sorted by length, the rows that are left read on together to where the next one ends. In batches of
+like lengths there are two or three. Our loop takes such rows as they are.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +21,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lightning_modules._cells import CELLS, Cell, CellName, orthogonal_blocks_
+from lightning_modules._cells import (
+    CELLS,
+    Cell,
+    CellName,
+    orthogonal_blocks_,
+    product_dtype,
+)
+from lightning_modules._products import linear
+from lightning_modules._recurrence import Motion, Reading
+from lightning_modules._steps import CellStep, GRUStep, TanhStep
 
 _MODULES: Final[dict[CellName, type[nn.RNN | nn.GRU | nn.LSTM]]] = {
     "rnn": nn.RNN,
@@ -110,20 +123,23 @@ class FusedRNN(Recurrent):
         self, inputs: Tensor, lengths: Tensor | None = None, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Do what `Recurrent.forward` says."""
-        if lengths is None or bool((lengths == inputs.shape[1]).all()):
+        by_library = inputs.is_cuda or self.rnn.mode == "LSTM"
+        whole = lengths is None or bool((lengths == inputs.shape[1]).all())
+        if by_library and whole:
             outputs, last = self.rnn(inputs, None if state is None else self._to_library(state))
             return outputs, self._from_library(last)
-        if inputs.is_cuda:
+        if lengths is not None and inputs.is_cuda:
             return self._packed(inputs, lengths, state)
+        if lengths is None or whole:
+            outputs, last = self._sorted(inputs.transpose(0, 1), None, state)
+            return outputs.transpose(0, 1), last
         order = lengths.argsort(descending=True, stable=True)
         place = order.argsort()
-        longest = int(lengths.max())
-        values = inputs[:, :longest].transpose(0, 1).index_select(1, order)  # (S, N, I)
-        start = self._starts(values, None if state is None else state[order])
-        values, ends = self._in_pieces(values, pieces_of(lengths[order].tolist()), start)
-        outputs = values.index_select(1, place).transpose(0, 1)
-        last = torch.stack(ends, dim=1).permute(2, 0, 1, 3).flatten(1)
-        return F.pad(outputs, (0, 0, 0, inputs.shape[1] - longest)), last[place]
+        ends = lengths[order].tolist()
+        values = inputs[:, : ends[0]].transpose(0, 1).index_select(1, order)  # (S, N, I)
+        outputs, last = self._sorted(values, ends, None if state is None else state[order])
+        outputs = outputs.index_select(1, place).transpose(0, 1)
+        return F.pad(outputs, (0, 0, 0, inputs.shape[1] - ends[0])), last[place]
 
     def _packed(
         self, inputs: Tensor, lengths: Tensor, state: Tensor | None
@@ -133,36 +149,83 @@ class FusedRNN(Recurrent):
         padded, _ = pad_packed_sequence(outputs, batch_first=True, total_length=inputs.shape[1])
         return padded, self._from_library(last)
 
-    def _starts(self, values: Tensor, state: Tensor | None) -> Sequence[Tensor]:
-        """Return s_0 of each layer and direction, (blocks, N, H)."""
-        parts = self.layers * self.directions
-        if state is None:
-            blank = values.new_zeros(self.blocks, values.shape[1], self.hidden_size)
-            return [blank] * parts
-        return state.view(-1, self.blocks, parts, self.hidden_size).permute(2, 1, 0, 3).unbind(0)
+    def _sorted(
+        self, values: Tensor, ends: Sequence[int] | None, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return outputs (S, N, D * H) and the last state for (S, N, I), layer by layer.
 
-    def _in_pieces(
-        self, values: Tensor, pieces: Sequence[Piece], starts: Sequence[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Return outputs (S, N, D * H) for (S, N, I), and the last state of each part."""
-        ends: list[Tensor] = []
+        Rows end at `ends`, the longest first; at S where these are not given.
+        """
+        read = self._in_pieces if self.rnn.mode == "LSTM" else self._by_steps
+        starts, last = self._starts(values, state), []
         for layer in range(self.layers):
             if layer:
                 values = F.dropout(values, self.rnn.dropout, self.training)
             outputs = []
-            for backwards in range(self.directions):
+            for backwards in (False, True)[: self.directions]:
                 part = layer * self.directions + backwards
-                read = self._read_backwards if backwards else self._read
-                output, end = read(values, pieces, starts[part], self.rnn.all_weights[part])
+                weights = self.rnn.all_weights[part]
+                output, end = read(values, ends, starts[part], weights, backwards=backwards)
                 outputs.append(output)
-                ends.append(end)
+                last.append(end)
             values = torch.cat(outputs, dim=-1)
-        return values, ends
+        return values, torch.stack(last, dim=1).permute(2, 0, 1, 3).flatten(1)
+
+    def _starts(self, values: Tensor, state: Tensor | None) -> Sequence[Tensor]:
+        """Return s_0 of each layer and direction, (blocks, N, H), in float32 or wider."""
+        parts = self.layers * self.directions
+        wide = torch.promote_types(values.dtype, torch.float32)
+        if state is None:
+            blank = values.new_zeros(self.blocks, values.shape[1], self.hidden_size, dtype=wide)
+            return [blank] * parts
+        apart = state.to(wide).view(-1, self.blocks, parts, self.hidden_size)
+        return apart.permute(2, 1, 0, 3).unbind(0)
+
+    def _by_steps(
+        self,
+        values: Tensor,
+        ends: Sequence[int] | None,
+        start: Tensor,
+        weights: Sequence[Tensor],
+        *,
+        backwards: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Run one part of a layer by our loop."""
+        weight, recurrent, bias, product_bias = weights
+        step, added = self._step(product_bias)
+        counts = [values.shape[1]] * len(values) if ends is None else _counts(ends)
+        dtype = product_dtype(values.device, values.dtype)
+        motion = Motion(step, recurrent.to(dtype), counts)
+        drives = linear(values, weight, bias + added)
+        states, last = Reading(motion, start[0], drives, backwards=backwards).run()
+        return states, last[None]
+
+    def _step(self, product_bias: Tensor) -> tuple[CellStep, Tensor]:
+        """Return the step of a cell whose products have this bias, and what a drive has of it."""
+        if self.rnn.mode != "GRU":
+            return TanhStep(), product_bias
+        hidden = self.hidden_size
+        gates, candidate = product_bias.split_with_sizes([2 * hidden, hidden])
+        return GRUStep(candidate), F.pad(gates, (0, hidden))
+
+    def _in_pieces(
+        self,
+        values: Tensor,
+        ends: Sequence[int] | None,
+        start: Tensor,
+        weights: Sequence[Tensor],
+        *,
+        backwards: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Run one part of a layer by the library's loop."""
+        pieces = pieces_of(ends or [len(values)] * values.shape[1])
+        read = self._read_backwards if backwards else self._read
+        return read(values, pieces, start, weights)
 
     def _read(
         self, values: Tensor, pieces: Iterable[Piece], state: Tensor, weights: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Run one part of a layer from the first position to the last of each row."""
+        """Run it from the first position to the last of each row."""
         outputs, ended = [], []
         for begin, end, rows in pieces:
             ended.append(state[:, rows:])
@@ -173,7 +236,7 @@ class FusedRNN(Recurrent):
     def _read_backwards(
         self, values: Tensor, pieces: Sequence[Piece], start: Tensor, weights: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Run one part of a layer from the last position of each row to the first."""
+        """Run it from the last position of each row to the first."""
         outputs, state = [], start[:, :0]
         for begin, end, rows in reversed(pieces):
             state = torch.cat([state, start[:, state.shape[1] : rows]], dim=1)
@@ -223,6 +286,12 @@ def pieces_of(lengths: Sequence[int]) -> list[Piece]:
         (begin, end, sum(length >= end for length in lengths))
         for begin, end in zip(begins, ends, strict=False)
     ]
+
+
+def _counts(ends: Sequence[int]) -> list[int]:
+    """Return how many rows that end there, the longest first, have a symbol at each position."""
+    counts: list[int] = (torch.tensor(ends)[:, None] > torch.arange(ends[0])).sum(dim=0).tolist()
+    return counts
 
 
 def _as_wide(values: Tensor, rows: int) -> Tensor:

@@ -51,6 +51,24 @@ def _by_onednn(inputs: Tensor, weight: Tensor, *, again: bool = False) -> bool:
     return thick and onednn_is_faster()
 
 
+def _is_cheaper_turned(inputs: Tensor, weight: Tensor) -> bool:
+    """Whether W x^T, turned, costs fewer copies than x W^T: oneDNN's rows must be rows in memory.
+
+    That of a gradient of weights, where x and W^T are columns: of those the narrower are copied.
+    """
+    if inputs.ndim != 2 or inputs.is_contiguous():
+        return False
+    copied = 0 if weight.is_contiguous() else weight.numel()
+    return copied + len(inputs) * len(weight) < inputs.numel()
+
+
+def _onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()  # columns of a wider matrix take it 400 times as long
+    by_onednn: Any = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 (an operator's name)
+    return cast("Tensor", by_onednn(inputs, weight, bias, "none", [], ""))
+
+
 def product(
     inputs: Tensor,
     weight: Tensor,
@@ -64,10 +82,9 @@ def product(
     For what has a backward by hand, and for what needs none. The result may stand in `room`.
     """
     if _by_onednn(inputs, weight, again=again):
-        if not (weight.is_contiguous() or weight.t().is_contiguous()):
-            weight = weight.contiguous()  # columns of a wider matrix take it 400 times as long
-        by_onednn: Any = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 (an operator's name)
-        return cast("Tensor", by_onednn(inputs, weight, bias, "none", [], ""))
+        if bias is None and _is_cheaper_turned(inputs, weight):
+            return _onednn(weight, inputs, None).t().contiguous()
+        return _onednn(inputs, weight, bias)
     if room is None:
         return F.linear(inputs, weight, bias)
     if bias is None:

@@ -10,9 +10,10 @@ What is chosen (`Choices`), for a stack whose layers give y_1 ... y_L at each st
     residual           y_l = f_l(drop(y_{l-1})) + y_{l-1} for every layer but the first; He et al.
                        2016, and in stacked recurrent networks Wu et al. 2016, section 3.1
 
-Where none is chosen the library runs all layers in one loop of its own. Where layers must be told
-apart it runs them one by one, and where it has no loop that could do it, our own does: a step of
-`_cells.py` after the other, over everything that can be computed without the state.
+Where none is chosen all layers run together, by the library's loop or ours, whichever is faster
+(`_fused.py`). Where they must be told apart they run one by one, and what the library has no loop
+for goes by ours: a step of `_cells.py` after the other, over everything that can be computed
+without the state.
 
 Shapes: N rows, S positions, I inputs, H hidden units, D directions, G*H a cell's drive, W the width
 of a state.
@@ -31,7 +32,7 @@ from lightning_modules._cells import CELLS, Cell, CellName, product_dtype
 from lightning_modules._dropout import dropout_of
 from lightning_modules._fused import FusedRNN, Recurrent, run_library
 from lightning_modules._graphs import recorded, roomy, widened
-from lightning_modules._recurrence import Chain, Recurrence
+from lightning_modules._recurrence import Motion, Reading
 
 Variational = Annotated[
     bool,
@@ -260,11 +261,11 @@ def run(cell: Cell, drives: Tensor, state: Tensor) -> Tensor:
     device, (count, length) = drives.device, drives.shape[:2]
     rows, steps = roomy(count, device), roomy(length, device)
     dtype = product_dtype(device, drives.dtype)
-    ready = widened(cell.ready(drives).transpose(0, 1).to(state.dtype), steps, rows)
+    ready = widened(cell.ready(drives).transpose(0, 1), steps, rows)
     mask, step = cell.mask(count), cell.step(raw=False)  # all is cast and drawn here, once
     mask = None if mask is None else widened(mask, rows)
-    chain = Chain(step, cell.weight.to(dtype), widened(state, rows), steps, mask)
-    (states,) = recorded(Recurrence(chain, ready), cell).run()
+    motion = Motion(step, cell.weight.to(dtype), [rows] * steps, mask)
+    states, _ = recorded(Reading(motion, widened(state, rows), ready), cell).run()
     return states[:length, :count].transpose(0, 1)
 
 

@@ -75,6 +75,39 @@ class Product:
         return product(self.grads.flatten(0, 1).t(), self.inputs.flatten(0, 1).t())
 
 
+#: Products of fewer rows are made for a multiple of so many: oneDNN makes a kernel for each number.
+_FEWER_BY: Final = 16
+
+
+class RaggedProduct(Product):
+    """The same, where step `at` has the first counts[at] rows alone."""
+
+    def __init__(self, weight: Tensor, counts: Sequence[int]) -> None:
+        rows = max(counts)
+        super().__init__(weight, len(counts), rows)
+        self._counts = counts
+        self._made = [min(rows, -(-count // _FEWER_BY) * _FEWER_BY) for count in counts]
+
+    def begin_forward(self) -> None:
+        """Make room for what goes in; rows that a step does not have are zero."""
+        self.inputs = self.weight.new_zeros(*self._sizes, self.weight.shape[1])
+
+    def forward(self, at: int, values: Tensor) -> Tensor:
+        """Return x W^T for the rows that step `at` has."""
+        self.inputs[at, : len(values)] = values
+        return product(self.inputs[at, : self._made[at]], self.weight, again=True)[: len(values)]
+
+    def begin_backward(self, grads: Tensor | None = None) -> None:
+        """Make room for the gradients; those of rows that a step does not have are to be zero."""
+        shape = *self._sizes, self.weight.shape[0]
+        self.grads = self.weight.new_zeros(shape) if grads is None else grads
+
+    def backward(self, at: int, dtype: torch.dtype) -> Tensor:
+        """Return the gradient of the x of the rows that step `at` has."""
+        grads = self.grads[at, : self._made[at]]
+        return product(grads, self.weight.t(), again=True)[: self._counts[at]].to(dtype)
+
+
 class Learner:
     """What learns in a loop: the gradients of its parameters add up from step to step."""
 

@@ -142,12 +142,13 @@ def test_pieces_hold_every_position_of_every_row_once(lengths: list[int]) -> Non
     assert read == lengths
 
 
+@pytest.mark.parametrize("rows", [1, 4, 50])
 @pytest.mark.parametrize("name", NAMES)
-def test_pieces_give_what_packed_rows_give(name: CellName) -> None:
+def test_unequal_rows_give_what_packed_rows_give(name: CellName, rows: int) -> None:
     torch.manual_seed(7)
     fused = FusedRNN(name, 3, HIDDEN, layers=2, bidirectional=True).double()
-    inputs, state = torch.randn(4, 6, 3).double(), torch.randn(4, fused.state_size).double()
-    lengths = torch.tensor([2, 5, 1, 5])
+    inputs, state = torch.randn(rows, 6, 3).double(), torch.randn(rows, fused.state_size).double()
+    lengths = torch.randint(1, 6, (rows,))
     found = []
     for run in (fused, fused._packed):
         given = inputs.clone().requires_grad_(), state.clone().requires_grad_()
