@@ -2,12 +2,12 @@
 
     p(v) = p_gen P(v) + (1 - p_gen) Σ_{j: x_j = v} α_ij,  P = softmax(logits),
 
-after the copying of Gu, Lu, Li & Li 2016. All of it is computed from log-probabilities, and the
-loss without a second tensor of (M, V): only symbols that the input holds gain anything over
-log p_gen + log P(v).
+after the copying of Gu, Lu, Li & Li 2016. All of it is computed from log-probabilities, and only
+symbols that the input holds gain anything over log p_gen + log P(v): so the loss reads those off
+the logits, chunk by chunk, and never has p of all symbols.
 
-Shapes: B sentences, N = B * k rows, M symbols to be written, S source positions, U different
-symbols of an input at most, V symbols.
+Shapes: B sentences, N = B * k rows, M symbols to be written, m those of a chunk, S source
+positions, U different symbols of an input at most, V symbols.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 
-from lightning_modules._losses import (
-    SymbolLosses,
-    log_probabilities,
-    mean_of,
-    picked_log_probabilities,
-)
+from lightning_modules._losses import Cost, Costs, Gradients, Picked, log_probabilities, pick_
 
 
 @dataclass(frozen=True)
@@ -55,46 +50,74 @@ class Sources:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Hold what M symbols are written from."""
+    """Hold what M symbols are written from beside the logits of the vocabulary, (M, V)."""
 
-    #: Of the vocabulary, (M, V).
-    logits: Tensor
     #: The logit of p_gen, (M,) in float32 or wider.
     gate: Tensor
     #: The different symbols of each one's input, (M, U), and the attention on them, (M, U).
     symbols: Tensor
     shares: Tensor
 
-    def log_probabilities(self) -> Tensor:
+    def log_probabilities(self, logits: Tensor) -> Tensor:
         """Return log p(v), (M, V), in float32 or wider."""
-        generated = log_probabilities(self.logits) + F.logsigmoid(self.gate)[:, None]
+        generated = log_probabilities(logits) + F.logsigmoid(self.gate)[:, None]
         at = generated.gather(1, self.symbols)
-        return generated.scatter_add(1, self.symbols, self._gain(at, self.shares))
+        return generated.scatter_add(1, self.symbols, _gain(self.gate, at, self.shares))
 
-    def losses(self, targets: Tensor, smoothing: float) -> SymbolLosses:
-        """Return -(1 - ε) log p(y) - ε/V Σ_v log p(v) of targets y (M,), and what it is made of.
+    def cost(self, targets: Tensor, smoothing: float) -> Cost:
+        """Return -(1 - ε) log p(y) - ε/V Σ_v log p(v) of targets y (M,), for logits to come.
 
         Smoothing is that of `smoothed_cross_entropy`, of p itself: the gate has its part in it.
         """
-        best = self.logits.detach().max(dim=-1).indices
-        index = torch.cat([targets[:, None], best[:, None], self.symbols], dim=1)
-        picked, mean = picked_log_probabilities(self.logits, index)
-        gate = F.logsigmoid(self.gate)
-        generated = picked + gate[:, None]
-        at_target, at_best, at = generated.tensor_split([1, 2], dim=1)
-        share = self.shares.where(self.symbols == targets[:, None], 0).sum(dim=1, keepdim=True)
-        nll = -(at_target + self._gain(at_target, share)).squeeze(1)
-        gains = self._gain(at, self.shares)
-        everywhere = -(mean + gate + gains.sum(dim=1) / self.logits.shape[1])
-        top, place = (at + gains).detach().max(dim=1)
-        copied = self.symbols.gather(1, place[:, None]).squeeze(1)
-        chosen = torch.where(at_best.detach().squeeze(1) > top, best, copied)
-        loss = torch.lerp(nll, everywhere, smoothing)
-        return SymbolLosses(mean_of(loss), nll.detach(), chosen == targets)
+        return _MixtureCost(self, targets, smoothing)
 
-    def _gain(self, generated: Tensor, shares: Tensor) -> Tensor:
-        """Return log(1 + (1 - p_gen) share / exp(generated)), (M, n): what copying adds."""
-        held = shares > 0
-        copied = F.logsigmoid(-self.gate)[:, None] + shares.where(held, 1).log()
-        gain = torch.logaddexp(copied - generated, torch.zeros_like(generated))
-        return gain.where(held, 0)
+
+class _MixtureCost(Cost):
+    def __init__(self, mixture: Mixture, targets: Tensor, smoothing: float) -> None:
+        self._symbols, self._targets, self._smoothing = mixture.symbols, targets, smoothing
+        self.parameters = mixture.gate, mixture.shares
+
+    def of(self, logits: Tensor, rows: slice) -> Costs:
+        """Read off what it takes, and mix."""
+        picked = pick_(logits, self._asked(rows))
+        gate, shares = (each[rows] for each in self.parameters)
+        return self._mixed(picked, gate, shares, rows, logits.shape[1])
+
+    def with_gradients(self, logits: Tensor, rows: slice, share: float) -> tuple[Costs, Gradients]:
+        """Let autograd go back over the mixing, (m, U) numbers, and go on to the logits by hand."""
+        picked = pick_(logits, asked := self._asked(rows))
+        given = picked.asked, picked.mean, *(each[rows] for each in self.parameters)
+        leaves = [each.detach().requires_grad_() for each in given]
+        with torch.enable_grad():
+            at, mean, gate, shares = leaves
+            mixed = picked._replace(asked=at, mean=mean)
+            loss, nll, right = self._mixed(mixed, gate, shares, rows, logits.shape[1])
+            by_asked, by_mean, *others = torch.autograd.grad(share * loss.sum(), leaves)
+        gradient = logits.mul_(-(by_asked.sum(dim=1) + by_mean)[:, None])
+        gradient.add_((by_mean / logits.shape[1])[:, None]).scatter_add_(1, asked, by_asked)
+        return (loss.detach(), nll.detach(), right), (gradient, *others)
+
+    def _asked(self, rows: slice) -> Tensor:
+        return torch.cat([self._targets[rows, None], self._symbols[rows]], dim=1)
+
+    def _mixed(
+        self, picked: Picked, gate: Tensor, shares: Tensor, rows: slice, vocabulary: int
+    ) -> Costs:
+        symbols, targets, written = self._symbols[rows], self._targets[rows], F.logsigmoid(gate)
+        at_target, at = (picked.asked + written[:, None]).tensor_split([1], dim=1)
+        share = shares.where(symbols == targets[:, None], 0).sum(dim=1, keepdim=True)
+        nll = -(at_target + _gain(gate, at_target, share)).squeeze(1)
+        gains = _gain(gate, at, shares)
+        everywhere = -(picked.mean + written + gains.sum(dim=1) / vocabulary)
+        top, place = (at + gains).detach().max(dim=1)
+        copied = symbols.gather(1, place[:, None]).squeeze(1)
+        chosen = torch.where(picked.highest + written.detach() > top, picked.best, copied)
+        return torch.lerp(nll, everywhere, self._smoothing), nll, chosen == targets
+
+
+def _gain(gate: Tensor, generated: Tensor, shares: Tensor) -> Tensor:
+    """Return log(1 + (1 - p_gen) share / exp(generated)), (M, n): what copying adds."""
+    held = shares > 0
+    copied = F.logsigmoid(-gate)[:, None] + shares.where(held, 1).log()
+    gain = torch.logaddexp(copied - generated, torch.zeros_like(generated))
+    return gain.where(held, 0)

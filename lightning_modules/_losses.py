@@ -1,9 +1,10 @@
 """Cross-entropy with label smoothing, in float32 whatever the logits are.
 
 Shapes: M symbols that count (no padding), m those of a chunk, E width of a feature, V size of the
-vocabulary, K symbols asked for.
+vocabulary.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -41,19 +42,37 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return torch.log_softmax(logits, dim=-1, dtype=wide)
 
 
+class Picked(NamedTuple):
+    """What is read off the logits of M symbols, K of each and more, in float32 or wider."""
+
+    #: The log-probabilities of the symbols that were asked for, (M, K).
+    asked: Tensor
+    #: (1/V) Σ_v log p(v), (M,).
+    mean: Tensor
+    #: The likeliest symbol, (M,), and its log-probability.
+    best: Tensor
+    highest: Tensor
+
+
+def pick_(logits: Tensor, index: Tensor) -> Picked:
+    """Read off what index (M, K) asks for; turn logits (M, V), in place, into probabilities."""
+    highest, best = first_largest(logits)
+    above, above_mean = logits.gather(-1, index), logits.mean(-1)
+    torch.softmax(logits, dim=-1, out=logits)
+    # log Σ exp(o - max o), from the largest probability: that one never underflows.
+    top = logits.gather(-1, best[:, None])[:, 0].log()
+    asked = above.sub_(highest[:, None]).add_(top[:, None])
+    return Picked(asked, above_mean - highest + top, best, top)
+
+
 def _costs_(logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, -log p(y) and rightness (M,); turn logits, in place, into the probabilities.
 
     They are in float32 or wider.
     """
-    highest, best = first_largest(logits)
-    below = highest - logits.gather(-1, targets[:, None])[:, 0]
-    below_mean = highest - logits.mean(-1)
-    torch.softmax(logits, dim=-1, out=logits)
-    # log Σ exp(o - max o), from the largest probability: that one never underflows.
-    total = -logits.gather(-1, best[:, None])[:, 0].log()
-    nll = below + total
-    return torch.lerp(nll, below_mean + total, smoothing), nll, best == targets
+    picked = pick_(logits, targets[:, None])
+    nll = -picked.asked[:, 0]
+    return torch.lerp(nll, -picked.mean, smoothing), nll, picked.best == targets
 
 
 def _wide_dtype(tensor: Tensor) -> torch.dtype:
@@ -107,19 +126,57 @@ def symbol_losses(logits: Tensor, targets: Tensor, smoothing: float) -> SymbolLo
     return SymbolLosses(mean_of(loss), nll, right)
 
 
+#: Loss, -log p(y) and whether the model would have chosen it, (m,) each.
+Costs = tuple[Tensor, Tensor, Tensor]
+#: By the logits (m, V), and by each parameter of a cost.
+Gradients = tuple[Tensor, ...]
+
+
+class Cost(ABC):
+    """What symbols cost whose logits come in chunks, m rows of them at a time.
+
+    Logits are in float32 or wider, and may be overwritten.
+    """
+
+    #: What has a gradient beside the logits, a row for each symbol, (M, ...).
+    parameters: tuple[Tensor, ...] = ()
+
+    @abstractmethod
+    def of(self, logits: Tensor, rows: slice) -> Costs:
+        """Return what the symbols of these rows cost."""
+
+    @abstractmethod
+    def with_gradients(self, logits: Tensor, rows: slice, share: float) -> tuple[Costs, Gradients]:
+        """Return the same, and the gradients of share * Σ loss; those by the logits in place."""
+
+
+class _SmoothedCost(Cost):
+    """What `smoothed_cross_entropy` is."""
+
+    def __init__(self, targets: Tensor, smoothing: float) -> None:
+        self._targets, self._smoothing = targets, smoothing
+
+    def of(self, logits: Tensor, rows: slice) -> Costs:
+        """Leave the probabilities where the logits were."""
+        return _costs_(logits, self._targets[rows], self._smoothing)
+
+    def with_gradients(self, logits: Tensor, rows: slice, share: float) -> tuple[Costs, Gradients]:
+        """Make them of the probabilities."""
+        costs = self.of(logits, rows)
+        return costs, (_differentiate_(logits, self._targets[rows], self._smoothing, share),)
+
+
 class _Chunk(NamedTuple):
-    """Some rows, what they cost, and the tensors (m, V) that the next chunk will use again."""
+    """Some rows, and tensors (m, V) that the next chunk will use again."""
 
     rows: slice
-    #: Loss, -log p(y) and whether the model would have chosen it, (m,) each.
-    costs: tuple[Tensor, Tensor, Tensor]
+    #: In the dtype of the products.
     logits: Tensor
-    probabilities: Tensor
+    #: In float32 or wider: the same tensor where products are.
+    wide: Tensor
 
 
-def _chunks(
-    x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float
-) -> Iterator[_Chunk]:
+def _chunks(x: Tensor, weight: Tensor, bias: Tensor) -> Iterator[_Chunk]:
     """Yield chunks of the rows of x (M, E), a single empty one where M is 0."""
     step = max(1, _CHUNK_BYTES // (4 * len(weight)))
     room = x.new_empty(min(step, len(x)), len(weight))
@@ -129,48 +186,43 @@ def _chunks(
         rows = slice(start, start + step)
         some = slice(len(x[rows]))
         logits = product(x[rows], weight, bias, room=room[some])
-        wide = wide_room[some].copy_(logits) if narrow else logits
-        yield _Chunk(rows, _costs_(wide, targets[rows], smoothing), logits, wide)
+        yield _Chunk(rows, logits, wide_room[some].copy_(logits) if narrow else logits)
 
 
 class _ReadOut(Function):
     """The mean loss of logits W x + b, chunk by chunk; its gradients are made on the way.
 
-    A loss that is one number has one number upstream: its gradients by x, W and b are known but for
-    that factor as soon as the probabilities are, and no logits need be kept, or made again. The
-    mean's 1/M is in the gradient of the logits before that is rounded for the products.
+    A loss that is one number has one number upstream: its gradients are known but for that factor
+    as soon as the probabilities are, and no logits need be kept, or made again. The mean's 1/M is
+    in the gradient of the logits before that is rounded for the products.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        targets: Tensor,
-        smoothing: float,
+        ctx: Any, cost: Cost, features: Tensor, weight: Tensor, bias: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, ...]:
         x, w, b = _cast(features, weight, bias)
         by_x, by_w, by_b = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
+        by_parameters = [torch.empty_like(each) for each in parameters]
         found, room = [], torch.empty_like(w)
         with torch.autocast(x.device.type, enabled=False):
-            for rows, costs, logits, probabilities in _chunks(x, w, b, targets, smoothing):
+            for rows, logits, wide in _chunks(x, w, b):
+                costs, (gradient, *others) = cost.with_gradients(wide, rows, 1 / max(1, len(x)))
                 found.append(costs)
-                gradient = _differentiate_(
-                    probabilities, targets[rows], smoothing, 1 / max(1, len(x))
-                )
                 by_b += gradient.sum(dim=0)
                 rounded = logits.copy_(gradient)
                 by_w += product(rounded.t(), x[rows].t(), room=room)
                 by_x[rows] = product(rounded, w.t())
+                for of_all, of_rows in zip(by_parameters, others, strict=True):
+                    of_all[rows] = of_rows
         loss, nll, right = _joined(found)
-        ctx.save_for_backward(by_x, by_w, by_b)
+        ctx.save_for_backward(by_x, by_w, by_b, *by_parameters)
         ctx.mark_non_differentiable(nll, right)
         return mean_of(loss), nll, right
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(upstream[0] * gradient for gradient in ctx.saved_tensors), None, None)
+        return (None, *(upstream[0] * gradient for gradient in ctx.saved_tensors))
 
 
 def _cast(features: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -183,52 +235,24 @@ def _joined(found: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
     return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
-def readout_losses(
-    features: Tensor, output: nn.Linear, targets: Tensor, smoothing: float
-) -> SymbolLosses:
-    """Return what `symbol_losses` does of the logits that `output` gives for features (M, E).
+def read_out(features: Tensor, output: nn.Linear, cost: Cost) -> SymbolLosses:
+    """Return what symbols cost by the logits that `output` gives for features (M, E).
 
     The logits are never whole in memory. The sum over chunks that is the weight's gradient is in
     the weight's own dtype, whatever that of the products.
     """
     if torch.is_grad_enabled():
-        read_out: Any = _ReadOut.apply
-        return SymbolLosses(*read_out(features, output.weight, output.bias, targets, smoothing))
+        run: Any = _ReadOut.apply
+        return SymbolLosses(*run(cost, features, output.weight, output.bias, *cost.parameters))
     x, weight, bias = _cast(features, output.weight, output.bias)
     with torch.autocast(x.device.type, enabled=False):
-        chunks = _chunks(x, weight, bias, targets, smoothing)
-        loss, nll, right = _joined([chunk.costs for chunk in chunks])
+        chunks = _chunks(x, weight, bias)
+        loss, nll, right = _joined([cost.of(chunk.wide, chunk.rows) for chunk in chunks])
     return SymbolLosses(mean_of(loss), nll, right)
 
 
-class _Picked(Function):
-    """Some log-probabilities and the mean of all; the probabilities are all that is kept."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, index: Tensor) -> tuple[Tensor, ...]:
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        shifted = wide - wide.amax(dim=-1, keepdim=True)
-        picked, mean = shifted.gather(-1, index), shifted.mean(dim=-1)
-        probabilities = shifted.exp_()
-        total = probabilities.sum(dim=-1)
-        probabilities.div_(total[:, None])
-        ctx.save_for_backward(probabilities, index)
-        ctx.dtype = logits.dtype
-        return picked - total.log()[:, None], mean - total.log()
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        probabilities, index = ctx.saved_tensors
-        picked, mean = upstream
-        gradient = probabilities * -(picked.sum(dim=-1) + mean)[:, None]
-        gradient.add_((mean / probabilities.shape[-1])[:, None])
-        return gradient.scatter_add_(-1, index, picked).to(ctx.dtype), None
-
-
-def picked_log_probabilities(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log p of the symbols of index (M, K), (M, K), and (1/V) Σ_v log p(v), (M,).
-
-    p = softmax(logits (M, V)); in float32 or wider.
-    """
-    picked, mean = _Picked.apply(logits, index)  # type: ignore[no-untyped-call]
-    return picked, mean
+def readout_losses(
+    features: Tensor, output: nn.Linear, targets: Tensor, smoothing: float
+) -> SymbolLosses:
+    """Return what `symbol_losses` does of the logits that `output` gives for features (M, E)."""
+    return read_out(features, output, _SmoothedCost(targets, smoothing))

@@ -21,7 +21,7 @@ from lightning_modules._copying import Mixture, Sources
 from lightning_modules._coverage import attended_again
 from lightning_modules._decoding import Search
 from lightning_modules._dropout import Dropout
-from lightning_modules._losses import SymbolLosses, log_probabilities, mean_of
+from lightning_modules._losses import SymbolLosses, log_probabilities, mean_of, read_out
 from lightning_modules._orders import OrderName, make_order
 from lightning_modules._parts import Memory, Parts
 from lightning_modules._products import Linear
@@ -260,7 +260,9 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
         """
         if self.pointer is None:
             return super().forward(batch, previous)
-        return self._mixture(batch, self._write(batch, previous), self.pointer).log_probabilities()
+        written = self._write(batch, previous)
+        mixture = self._mixture(batch, written, self.pointer)
+        return mixture.log_probabilities(self.logits(written.features))
 
     def features(self, batch: Batch, previous: Tensor | None = None) -> Tensor:
         """Return [s_i; y_{i-1}; c_i] of every target symbol, (M, H + E + C)."""
@@ -275,7 +277,8 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
         if self.pointer is None:
             costs = self.costs(written.features, targets, smoothing)
         else:
-            costs = self._mixture(batch, written, self.pointer).losses(targets, smoothing)
+            cost = self._mixture(batch, written, self.pointer).cost(targets, smoothing)
+            costs = read_out(self.hidden(written.features), self.output, cost)
         if not self.coverage_weight:
             return costs
         again = mean_of(written.of_counted(attended_again(written.scanned.weights)))
@@ -286,7 +289,6 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
         sources = Sources.of(batch.inputs)
         rows = written.counted // written.scanned.weights.shape[1]
         return Mixture(
-            logits=self.logits(written.features),
             gate=_gate(pointer, written.features),
             symbols=sources.symbols.index_select(0, rows),
             shares=written.of_counted(sources.shares(written.scanned.weights)),
@@ -374,7 +376,7 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
         shares = sources.shares(weights)
         symbols = sources.symbols[:, None].expand_as(shares)
         both = symbols.flatten(0, 1), shares.flatten(0, 1)
-        return Mixture(logits, _gate(self.pointer, features), *both).log_probabilities()
+        return Mixture(_gate(self.pointer, features), *both).log_probabilities(logits)
 
     def keep(self, kept: Read, index: Tensor) -> Read:
         """Return what is kept of some of the sentences."""

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from datamodules._batch import Batch
 from datamodules._vocab import BOS, EOS, PAD, SPECIALS
 from lightning_modules._cells import CellName
-from lightning_modules._copying import Mixture, Sources
+from lightning_modules._copying import Sources
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
 from lightning_modules._orders import OrderName
@@ -380,21 +380,6 @@ def test_attention_on_a_symbol_is_the_sum_over_its_positions(rows: list[list[int
         for v in range(9):
             at = [w for x, w in zip(rows[b], weights[b, k].tolist(), strict=True) if x == v]
             assert found[v] == pytest.approx(sum(at))
-
-
-@pytest.mark.parametrize("gate", [-200.0, 0.0, 200.0])
-def test_probabilities_too_small_for_a_float_have_finite_losses(gate: float) -> None:
-    logits = torch.tensor([[0.0, 400.0, -400.0, 0.0]] * 3, requires_grad=True)
-    gates = torch.full((3,), gate, requires_grad=True)
-    symbols, shares = torch.tensor([[0, 2, 0]] * 3), torch.tensor([[0.0, 1.0, 0.0]] * 3)
-    mixture = Mixture(logits, gates, symbols, shares)
-    loss = mixture.losses(torch.tensor([0, 1, 2]), 0.1).mean
-    log_probs = mixture.log_probabilities()
-    (loss + log_probs.sum()).backward()
-    for tensor in (loss, log_probs, logits.grad, gates.grad):
-        assert tensor is not None
-        assert tensor.isfinite().all()
-    torch.testing.assert_close(log_probs.exp().sum(dim=1), torch.ones(3), atol=1e-4, rtol=0)
 
 
 @some_ways

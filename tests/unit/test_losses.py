@@ -11,6 +11,7 @@ from lightning_modules import _losses
 from lightning_modules._largest import first_largest
 from lightning_modules._losses import (
     _ReadOut,
+    _SmoothedCost,
     readout_losses,
     smoothed_cross_entropy,
     symbol_losses,
@@ -106,7 +107,8 @@ def test_chunks_cost_what_the_whole_costs(rows: int, smoothing: float) -> None:
 @pytest.mark.usefixtures("chunks")
 def test_gradients_of_chunks_agree_with_finite_differences() -> None:
     *leaves, targets = layer(5)
-    assert torch.autograd.gradcheck(lambda *each: _ReadOut.apply(*each, targets, 0.2)[0], leaves)
+    cost = _SmoothedCost(targets, 0.2)
+    assert torch.autograd.gradcheck(lambda *each: _ReadOut.apply(cost, *each)[0], leaves)
 
 
 def test_products_are_autocasts_and_sums_of_chunks_the_weights_own(

@@ -1,7 +1,9 @@
-"""How much memory the last layer and its loss need: `python -m ... SYMBOLS WIDTH VOCABULARY TYPE`.
+"""How much memory the last layer and its loss need.
 
-Prints the megabytes by which forward and backward pass raise what the process holds at most, above
-features, parameters, gradients and optimiser state. A process of its own: peaks never fall.
+`python -m ... SYMBOLS WIDTH VOCABULARY HELD TYPE`: where HELD is not 0 each symbol may be copied
+from an input that holds so many. Prints the megabytes by which forward and backward pass raise what
+the process holds at most, above features, parameters, gradients and optimiser state. A process of
+its own: peaks never fall.
 """
 
 import subprocess
@@ -11,12 +13,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lightning_modules._losses import readout_losses
+from lightning_modules._copying import Mixture
+from lightning_modules._losses import read_out, readout_losses
 
 
-def extra_megabytes(symbols: int, width: int, vocabulary: int, dtype: str = "float32") -> float:
+def extra_megabytes(
+    symbols: int, width: int, vocabulary: int, dtype: str = "float32", *, held: int = 0
+) -> float:
     """Return what a fresh process measures."""
-    command = [sys.executable, "-m", __name__, str(symbols), str(width), str(vocabulary), dtype]
+    sizes = (str(size) for size in (symbols, width, vocabulary, held))
+    command = [sys.executable, "-m", __name__, *sizes, dtype]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
@@ -28,15 +34,24 @@ def _status(name: str) -> float:
     return int(found.split()[1]) * 1024 / 1e6
 
 
-def _measure(symbols: int, width: int, vocabulary: int, dtype: torch.dtype) -> float:
+def _measure(symbols: int, width: int, vocabulary: int, held: int, dtype: torch.dtype) -> float:
     output = nn.Linear(width, vocabulary)
     optimiser = torch.optim.AdamW(output.parameters(), fused=True)
     features = torch.randn(symbols, width, dtype=dtype, requires_grad=True)
     targets = torch.randint(vocabulary, (symbols,))
+    gate = torch.zeros(symbols, requires_grad=True)
+    copied = torch.randint(vocabulary, (symbols, held))
+    shares = torch.full((symbols, held), 1 / max(1, held), requires_grad=True)
 
     def step(rows: int) -> None:
+        asked = targets[:rows]
         with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
-            readout_losses(features[:rows], output, targets[:rows], 0.1).mean.backward()
+            if held:
+                cost = Mixture(gate[:rows], copied[:rows], shares[:rows]).cost(asked, 0.1)
+                losses = read_out(features[:rows], output, cost)
+            else:
+                losses = readout_losses(features[:rows], output, asked, 0.1)
+            losses.mean.backward()
 
     step(8)  # loads the libraries, and makes the gradients
     optimiser.step()
