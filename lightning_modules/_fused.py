@@ -123,16 +123,16 @@ class FusedRNN(Recurrent):
         self, inputs: Tensor, lengths: Tensor | None = None, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Do what `Recurrent.forward` says."""
-        by_library = inputs.is_cuda or self.rnn.mode == "LSTM"
-        whole = lengths is None or bool((lengths == inputs.shape[1]).all())
-        if by_library and whole:
+        if lengths is not None and bool((lengths == inputs.shape[1]).all()):
+            lengths = None
+        if lengths is None and (inputs.is_cuda or self.rnn.mode == "LSTM"):
             outputs, last = self.rnn(inputs, None if state is None else self._to_library(state))
             return outputs, self._from_library(last)
-        if lengths is not None and inputs.is_cuda:
-            return self._packed(inputs, lengths, state)
-        if lengths is None or whole:
+        if lengths is None:
             outputs, last = self._sorted(inputs.transpose(0, 1), None, state)
             return outputs.transpose(0, 1), last
+        if inputs.is_cuda:
+            return self._packed(inputs, lengths, state)
         order = lengths.argsort(descending=True, stable=True)
         place = order.argsort()
         ends = lengths[order].tolist()
