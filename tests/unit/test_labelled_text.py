@@ -5,9 +5,7 @@ import gzip
 import json
 import logging
 import re
-import tracemalloc
 from collections import Counter
-from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
@@ -16,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from datamodules import _cache, _encoded, _files, _spool
+from datamodules import _cache
 from datamodules._base import Feed, Workspace
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._labelled import Example, cut_off
@@ -239,24 +237,6 @@ def test_a_cut_stays_what_it_was():
         "10",
     ]
     assert [each.text for each in cut["test"]] == ["12", "21", "22", "28", "56", "28"]
-
-
-@pytest.mark.parametrize("suffix", ["tsv", "txt"])
-def test_little_of_a_large_corpus_is_held_while_it_is_prepared(suffix, root, workspace):
-    rows = [f"{number % 7} {number:090}\n" for number in range(30_000)]
-    if suffix == "tsv":
-        rows = ["label\ttext\n", *(row.replace(" ", "\t") for row in rows)]
-    path = root / f"train.{suffix}"
-    path.write_text("".join(rows))
-    del rows
-    small = patch.multiple(_files, _CHUNK=1 << 14), patch.object(_spool, "_HELD", 1 << 14)
-    with small[0], small[1], patch.object(_encoded, "_PART", 100):
-        tracemalloc.start()
-        data = make(workspace)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert len(data.sizes("train")) > 23_900
-    assert peak < path.stat().st_size, peak
 
 
 # --- labels that training does not have
