@@ -7,7 +7,7 @@ FAULTS ?= 200
 BIN := .venv/bin
 # Tests that share servers stay in one process; those that take longest come first.
 TEST_PROCESSES ?= 2
-SPREAD = --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test unit check lint types contracts format clean results chaos fault-table
 .PHONY: bench bench-quality bench-precision bench-gate bench-schedulers bench-generations
@@ -29,10 +29,10 @@ demo: install  ## start an embedded service, train an attention model on dates, 
 	@$(BIN)/unroll demo
 
 test: install  ## the whole test suite
-	$(BIN)/pytest $(SPREAD)
+	$(PYTEST)
 
 unit: install  ## the quick tests: no service, no process
-	$(BIN)/pytest $(SPREAD) tests/unit
+	$(PYTEST) tests/unit
 
 results: install  ## measure the table of README.md: DATA=folder, ROWS="trec names", ARGS=--list; resumable
 	$(BIN)/python -m tests.benchmarks.results --data "$(DATA)" --rows "$(ROWS)" $(ARGS)

@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Fewer examples than the usual 100: what one run does not find, a later one does. Tests that need
+# more say so, and take the machine's time as it comes.
+settings.register_profile("quick", max_examples=40, deadline=None)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

@@ -137,3 +137,14 @@ def test_the_light_client_does_with_what_it_asks_for() -> None:
     )
     assert {"torch", "lightning"} <= set(missing)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", ["worker.app", "worker.__main__", "worker.handback"])
+def test_the_control_side_loads_no_torch(module: str) -> None:
+    code = (
+        f"import {module}, sys\n"
+        "heavy = {'torch', 'lightning', 'numpy', 'worker.runner', 'lightning_modules'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert ended.stderr == b""

@@ -1,10 +1,8 @@
 """Captions are read from what people have on disk, and scored by all who say the same."""
 
 import json
-import tracemalloc
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +10,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from datamodules import _hub, _spool, _values
+from datamodules import _hub
 from datamodules._base import Feed, Workspace
 from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules.captions import Captions
@@ -304,21 +302,3 @@ def test_words_for_slots_are_of_meanings_only() -> None:
 def test_words_of_a_slot_are_given_behind_its_name(mention: str) -> None:
     with pytest.raises(DataError, match="'mentions' holds"):
         Captions(root=".", mentions=[mention])
-
-
-def test_little_of_many_vectors_is_held_while_they_are_prepared(tmp_path: Path) -> None:
-    rows, width = 5000, 256
-    vectors = np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
-    for split in ("train", "val"):
-        np.save(tmp_path / f"{split}.npy", vectors)
-        (tmp_path / f"{split}.txt").write_text("a b\n" * rows)
-    data = Captions(root=".", inputs="vectors")
-    with patch.object(_spool, "_HELD", 1 << 14), patch.object(_values, "_PART", 256):
-        tracemalloc.start()
-        data.prepare(Workspace((tmp_path,), tmp_path / "cache"))
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < vectors.nbytes / 2
-    seen = data.collate("val", [3, 4999, 0]).inputs[:, 0].numpy()
-    expected = (vectors - vectors.mean(axis=0)) / vectors.std(axis=0)
-    np.testing.assert_allclose(seen, expected[[3, 4999, 0]], atol=1e-4)

@@ -4,6 +4,7 @@ import ast
 import os
 import pickle
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,12 @@ IMPORTERS = {
 }
 
 
-def trees() -> Iterator[tuple[str, ast.Module]]:
-    for file in FILES:
-        yield file.relative_to(ROOT).as_posix(), ast.parse(file.read_text(encoding="utf-8"))
+@cache
+def trees() -> list[tuple[str, ast.Module]]:
+    return [
+        (file.relative_to(ROOT).as_posix(), ast.parse(file.read_text(encoding="utf-8")))
+        for file in FILES
+    ]
 
 
 def calls() -> Iterator[tuple[str, str, dict[str, Any]]]:

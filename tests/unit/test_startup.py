@@ -62,7 +62,7 @@ def said(seen: float, **fields: Any) -> list[Worker]:
 
 @pytest.mark.parametrize("answers", [[[]], [said(1.0)], [said(1.0), said(1.0), []]])
 def test_a_name_that_nobody_answers_to_any_more_is_free(answers: list[list[Worker]]) -> None:
-    refuse_a_name_in_use(cast(JobStore, Register(*answers)), ME, patience=0.3)
+    refuse_a_name_in_use(cast(JobStore, Register(*answers)), ME, patience=0.1)
 
 
 def test_a_name_that_another_worker_answers_to_is_refused() -> None:

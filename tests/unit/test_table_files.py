@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-import tracemalloc
 from unittest.mock import patch
 
 import pyarrow as pa
@@ -59,32 +58,3 @@ def test_a_parquet_file_that_is_damaged_in_its_middle_is_told(tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataFormatError, match=r"x\.parquet is not a Parquet file: "):
         list(table_rows(path))
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
-def test_little_of_a_large_table_is_held_at_once(suffix, tmp_path):
-    path, rows = tmp_path / f"x{suffix}", 40_000
-    row = '{"one": "%s"}\n' if suffix == ".jsonl" else "%s\n"
-    head = "" if suffix == ".jsonl" else "one\n"
-    path.write_text(head + "".join(row % ("x" * 90) for _ in range(rows)))
-    tracemalloc.start()
-    with patch.object(_files, "_CHUNK", 1 << 13):
-        assert sum(len(row["one"]) for _, row in table_rows(path)) == 90 * rows
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < path.stat().st_size / 10
-
-
-def test_little_of_a_large_parquet_file_is_held_at_once(tmp_path):
-    path, rows = tmp_path / "x.parquet", 100_000
-    texts = [f"{number:090}" for number in range(rows)]
-    parquet.write_table(pa.table({"one": texts}), path, compression="none", use_dictionary=False)
-    del texts
-    pool = pa.system_memory_pool()
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(pool)
-    try:
-        held = max(pool.bytes_allocated() for _ in table_rows(path))
-    finally:
-        pa.set_memory_pool(before)
-    assert 0 < held < path.stat().st_size / 3
