@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datamodules._vocab import PAD
 from lightning_modules._cells import CellName
-from lightning_modules._fused import FusedRNN
+from lightning_modules._layers import Layers
 
 CharacterReader = Literal["convolution", "recurrent"]
 
@@ -59,7 +59,7 @@ class CharacterRNN(_Spelling):
 
     def __init__(self, symbols: int, width: int, size: int, cell: CellName) -> None:
         super().__init__(symbols, width)
-        self.reader = FusedRNN(cell, width, size, bidirectional=True)
+        self.reader = Layers(cell, width, size, bidirectional=True)
         self.output_size = self.reader.output_size
 
     def forward(self, characters: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ What is chosen (`Choices`), for a stack whose layers give y_1 ... y_L at each st
                        2016, and in stacked recurrent networks Wu et al. 2016, section 3.1
 
 Where none is chosen all layers run together, by the library's loop or ours, whichever is faster
-(`_fused.py`). Where they must be told apart they run one by one, and what the library has no loop
+(`_layers.py`). Where they must be told apart they run one by one, and what the library has no loop
 for goes by ours: a step of `_cells.py` after the other, over everything that can be computed
 without the state.
 
@@ -30,8 +30,8 @@ from typing_extensions import Doc
 
 from lightning_modules._cells import CELLS, Cell, CellName, product_dtype
 from lightning_modules._dropout import dropout_of
-from lightning_modules._fused import FusedRNN, Recurrent, run_library
 from lightning_modules._graphs import recorded, roomy, widened
+from lightning_modules._layers import Layers, Recurrent, run_library
 from lightning_modules._recurrence import Motion, Reading
 
 Variational = Annotated[
@@ -91,7 +91,7 @@ def recurrent(  # noqa: PLR0913 (what every stack of layers is made of)
     """Return recurrent layers with what is chosen, and `dropout` between them."""
     apart = layers > 1 and (choices.variational or choices.residual)
     if not (apart or choices.own_loop):
-        return FusedRNN(
+        return Layers(
             cell,
             input_size,
             hidden_size,
@@ -154,7 +154,7 @@ class Stack(Recurrent):
         elif choices == PLAIN:  # the library drops between layers by itself
             self.parts = nn.ModuleList(
                 [
-                    FusedRNN(
+                    Layers(
                         cell,
                         input_size,
                         hidden_size,
@@ -166,7 +166,7 @@ class Stack(Recurrent):
             )
         else:
             self.parts = nn.ModuleList(
-                FusedRNN(cell, width, hidden_size, bidirectional=bidirectional) for width in widths
+                Layers(cell, width, hidden_size, bidirectional=bidirectional) for width in widths
             )
 
     def forward(

@@ -15,7 +15,7 @@ from datamodules._vocab import BOS, EOS, PAD, SPECIALS
 from lightning_modules._cells import CELLS, CellName
 from lightning_modules._decoding import Search
 from lightning_modules._errors import ModelError
-from lightning_modules._fused import FusedRNN
+from lightning_modules._layers import Layers
 from lightning_modules.encoder_decoder import Context, EncoderDecoder, Feed
 from tests.doubles.plain import Row, affine, dot, squash, unit
 
@@ -64,7 +64,7 @@ EXAMPLE = make_batch([source for source, _ in PAIRS], [target for _, target in P
 # The reference: the whole model over Python lists, one number at a time.
 
 
-def run(name: CellName, rnn: FusedRNN, end: str, xs: list[Row], state: list[Row]) -> list[Row]:
+def run(name: CellName, rnn: Layers, end: str, xs: list[Row], state: list[Row]) -> list[Row]:
     """Run one layer in one direction from `state` (its blocks); leave the last one in it."""
     kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     w, u, b, c = (getattr(rnn.rnn, f"{kind}_{end}").tolist() for kind in kinds)
@@ -82,7 +82,7 @@ def run(name: CellName, rnn: FusedRNN, end: str, xs: list[Row], state: list[Row]
     return visible
 
 
-def read(name: CellName, encoder: FusedRNN, xs: list[Row]) -> tuple[list[Row], list[list[Row]]]:
+def read(name: CellName, encoder: Layers, xs: list[Row]) -> tuple[list[Row], list[list[Row]]]:
     """Return the highest layer's states, and the last state of each layer, block by block."""
     lasts = []
     for layer in range(encoder.layers):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lightning_modules._cells import CELLS, CellName
-from lightning_modules._fused import FusedRNN, pieces_of
+from lightning_modules._layers import Layers, pieces_of
 
 HIDDEN = 5
 NAMES: list[CellName] = ["rnn", "gru", "lstm"]
@@ -86,8 +86,8 @@ def test_a_cell_is_the_librarys_cell(name: CellName) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recurrent_blocks_start_orthogonal(name: CellName) -> None:
-    cell, fused = CELLS[name](HIDDEN), FusedRNN(name, 3, HIDDEN, layers=2, bidirectional=True)
-    weights = [cell.weight, *(w for n, w in fused.rnn.named_parameters() if "weight_hh" in n)]
+    cell, layers = CELLS[name](HIDDEN), Layers(name, 3, HIDDEN, layers=2, bidirectional=True)
+    weights = [cell.weight, *(w for n, w in layers.rnn.named_parameters() if "weight_hh" in n)]
     assert len(weights) == 5
     for weight in weights:
         for block in weight.detach().split(HIDDEN):
@@ -97,7 +97,7 @@ def test_recurrent_blocks_start_orthogonal(name: CellName) -> None:
 def test_only_an_lstms_forget_gate_starts_open() -> None:
     opened = [0.0] * HIDDEN + [1.0] * HIDDEN + [0.0] * 2 * HIDDEN
     assert CELLS["lstm"](HIDDEN).initial_bias().tolist() == opened
-    rnn = FusedRNN("lstm", 3, HIDDEN).rnn
+    rnn = Layers("lstm", 3, HIDDEN).rnn
     assert (rnn.bias_ih_l0 + rnn.bias_hh_l0).tolist() == opened
     for name in ("rnn", "gru"):
         assert not CELLS[name](HIDDEN).initial_bias().any()
@@ -118,15 +118,15 @@ def padded(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 def test_padding_is_never_read(name: CellName, batch: tuple[Tensor, Tensor]) -> None:
     inputs, lengths = batch
     torch.manual_seed(5)
-    fused = FusedRNN(name, 3, HIDDEN, layers=2, bidirectional=True)
-    outputs, state = fused(inputs, lengths)
+    layers = Layers(name, 3, HIDDEN, layers=2, bidirectional=True)
+    outputs, state = layers(inputs, lengths)
     for row, length in enumerate(lengths.tolist()):
-        alone, last = fused(inputs[row : row + 1, :length])
+        alone, last = layers(inputs[row : row + 1, :length])
         torch.testing.assert_close(outputs[row, :length], alone[0])
         assert not outputs[row, length:].any()
         torch.testing.assert_close(state[row], last[0])
         forward, backward = alone[0, -1, :HIDDEN], alone[0, 0, HIDDEN:]
-        torch.testing.assert_close(fused.top(state)[row], torch.cat([forward, backward]))
+        torch.testing.assert_close(layers.top(state)[row], torch.cat([forward, backward]))
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12))
@@ -146,15 +146,15 @@ def test_pieces_hold_every_position_of_every_row_once(lengths: list[int]) -> Non
 @pytest.mark.parametrize("name", NAMES)
 def test_unequal_rows_give_what_packed_rows_give(name: CellName, rows: int) -> None:
     torch.manual_seed(7)
-    fused = FusedRNN(name, 3, HIDDEN, layers=2, bidirectional=True).double()
-    inputs, state = torch.randn(rows, 6, 3).double(), torch.randn(rows, fused.state_size).double()
+    layers = Layers(name, 3, HIDDEN, layers=2, bidirectional=True).double()
+    inputs, state = torch.randn(rows, 6, 3).double(), torch.randn(rows, layers.state_size).double()
     lengths = torch.randint(1, 6, (rows,))
     found = []
-    for run in (fused, fused._packed):
+    for run in (layers, layers._packed):
         given = inputs.clone().requires_grad_(), state.clone().requires_grad_()
         outputs, last = run(given[0], lengths, given[1])
         loss = (outputs**2).sum() + (last**3).sum()
-        grads = torch.autograd.grad(loss, [*given, *fused.parameters()])
+        grads = torch.autograd.grad(loss, [*given, *layers.parameters()])
         found.append([outputs, last, *grads])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
@@ -163,10 +163,10 @@ def test_unequal_rows_give_what_packed_rows_give(name: CellName, rows: int) -> N
 @pytest.mark.parametrize("name", NAMES)
 def test_a_state_carries_everything_over(name: CellName) -> None:
     torch.manual_seed(6)
-    fused, inputs = FusedRNN(name, 3, HIDDEN, layers=2), torch.randn(2, 7, 3)
-    whole, end = fused(inputs)
-    first, state = fused(inputs[:, :4])
-    assert state.shape == (2, fused.state_size)
-    second, last = fused(inputs[:, 4:], state=state)
+    layers, inputs = Layers(name, 3, HIDDEN, layers=2), torch.randn(2, 7, 3)
+    whole, end = layers(inputs)
+    first, state = layers(inputs[:, :4])
+    assert state.shape == (2, layers.state_size)
+    second, last = layers(inputs[:, 4:], state=state)
     torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
     torch.testing.assert_close(last, end)

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812 (the name everybody reads)
 from lightning_modules._attention import remember, scan
 from lightning_modules._cells import Cell, CellName, GateNorm
 from lightning_modules._dropout import Dropout
-from lightning_modules._fused import FusedRNN, Recurrent
+from lightning_modules._layers import Layers, Recurrent
 from lightning_modules._orders import OrderName, make_order
 from lightning_modules._recurrent import (
     PLAIN,
@@ -138,7 +138,7 @@ class Plain:
 
 
 def plain_layer(name: CellName, part: Recurrent, layer: int, direction: int) -> Plain:
-    if isinstance(part, FusedRNN):
+    if isinstance(part, Layers):
         end = f"l{layer}" + "_reverse" * direction
         kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         w, u, b, c = (getattr(part.rnn, f"{kind}_{end}").tolist() for kind in kinds)
@@ -251,22 +251,22 @@ def test_gradients_agree_with_finite_differences(name: CellName, choices: Choice
 @each_cell
 def test_our_loop_is_the_librarys(name: CellName) -> None:
     looped = Looped(name, INPUTS, HIDDEN, bidirectional=True).double()
-    fused = FusedRNN(name, INPUTS, HIDDEN, bidirectional=True).double()
+    layers = Layers(name, INPUTS, HIDDEN, bidirectional=True).double()
     shake(looped)
     with torch.no_grad():
         for direction, end in enumerate(("l0", "l0_reverse")):
             cell, drive = looped.cells[direction], looped.drives[direction]
-            getattr(fused.rnn, f"weight_ih_{end}").copy_(drive.weight)
-            getattr(fused.rnn, f"weight_hh_{end}").copy_(cell.weight)
-            getattr(fused.rnn, f"bias_ih_{end}").copy_(drive.bias)
-            getattr(fused.rnn, f"bias_hh_{end}").zero_()
+            getattr(layers.rnn, f"weight_ih_{end}").copy_(drive.weight)
+            getattr(layers.rnn, f"weight_hh_{end}").copy_(cell.weight)
+            getattr(layers.rnn, f"bias_ih_{end}").copy_(drive.bias)
+            getattr(layers.rnn, f"bias_hh_{end}").zero_()
             if name == "gru":
-                getattr(fused.rnn, f"bias_hh_{end}")[2 * HIDDEN :] = cell.bias
+                getattr(layers.rnn, f"bias_hh_{end}")[2 * HIDDEN :] = cell.bias
     inputs, lengths = sequences(5, 2, 3)
-    state = torch.randn(3, fused.state_size, dtype=torch.float64)
+    state = torch.randn(3, layers.state_size, dtype=torch.float64)
     for start in (None, state):
         for one, other in zip(
-            looped(inputs, lengths, start), fused(inputs, lengths, start), strict=True
+            looped(inputs, lengths, start), layers(inputs, lengths, start), strict=True
         ):
             torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
 
@@ -321,23 +321,23 @@ def test_layers_above_go_on_as_if_they_were_of_one_stack(name: CellName) -> None
 def test_without_choices_layers_above_are_the_librarys_behind_dropout(name: CellName) -> None:
     torch.manual_seed(1)
     rest = layers_above(name, INPUTS, layers=2, dropout=0.5)
-    (fused,) = rest.parts
-    assert isinstance(fused, FusedRNN)
+    (layers,) = rest.parts
+    assert isinstance(layers, Layers)
     inputs = sequences(5, 5)[0].float()
     torch.manual_seed(2)
     found = rest(inputs)
     torch.manual_seed(2)
-    for one, other in zip(found, fused(Dropout(0.5)(inputs)), strict=True):
+    for one, other in zip(found, layers(Dropout(0.5)(inputs)), strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_library_runs_all_that_it_can(layers: int) -> None:
-    assert isinstance(recurrent("gru", 2, 3, layers=layers), FusedRNN)
+    assert isinstance(recurrent("gru", 2, 3, layers=layers), Layers)
     for choices in CHOICES[:2]:
         built = recurrent("gru", 2, 3, layers=layers, choices=choices)
         parts = [built] if layers == 1 else list(built.parts)
-        assert all(isinstance(part, FusedRNN) for part in parts)
+        assert all(isinstance(part, Layers) for part in parts)
         assert len(parts) == layers
 
 

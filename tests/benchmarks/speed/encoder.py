@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lightning_modules._cells import CellName
-from lightning_modules._fused import FusedRNN
+from lightning_modules._layers import Layers
 from tests.benchmarks.speed._measure import Row, in_turn
 
 
@@ -65,7 +65,7 @@ def rows() -> Iterator[Row]:
         lengths = torch.randint(size.shortest, size.longest + 1, (size.rows,))
         lengths[0] = size.longest
         for cell in get_args(CellName):
-            encoder = FusedRNN(cell, size.inputs, size.hidden, bidirectional=True)
+            encoder = Layers(cell, size.inputs, size.hidden, bidirectional=True)
             ways = (
                 lambda: encoder(inputs, lengths)[0],  # noqa: B023 (called before the next one)
                 lambda: packed(encoder.rnn, inputs, lengths),  # noqa: B023 (the same)

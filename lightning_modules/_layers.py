@@ -83,8 +83,8 @@ class Recurrent(nn.Module, ABC):
         return state.view(-1, self.blocks, self.layers, self.output_size)
 
 
-class FusedRNN(Recurrent):
-    """Run the library's loop over whole sequences; padding is never read."""
+class Layers(Recurrent):
+    """Run plain layers over whole sequences; padding is never read."""
 
     def __init__(
         self,
