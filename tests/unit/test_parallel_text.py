@@ -399,13 +399,14 @@ def refusal(workspace, **params):
     return line
 
 
+_CUT_OFF = gzip.compress(b"a\n" * 99, mtime=0)[:-9]  # of no time: processes must agree on names
 BAD_FILES = [
     ("train.de", b"", "train.de is empty"),
     ("train.de", b"a\n\xff\xfe b\n", "train.de, line 2 is not valid UTF-8"),
     ("train.en", b"a\nb\n\nc\0\n", "train.en, line 4 holds a NUL byte"),
     ("train.en", b"a\n", "train.de has 4 lines but"),
     ("train.de.gz", b"\x1f\x8b\x08 no", "train.de.gz is not a whole gzip file"),
-    ("train.de.gz", gzip.compress(b"a\n" * 99)[:-9], "train.de.gz is not a whole gzip file"),
+    ("train.de.gz", _CUT_OFF, "train.de.gz is not a whole gzip file"),
     ("train.tsv", b"", "train.tsv is empty"),
     ("train.tsv", b"de\ten\n", "train.tsv holds no rows"),
     (
