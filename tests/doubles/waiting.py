@@ -21,4 +21,7 @@ def eventually(found: Callable[[], Any], what: str = "it did not come about") ->
 
 def is_alive(pid: int) -> bool:
     """Return whether the process still runs; one that only waits to be buried does not."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # also where it has gone while it was asked
+        return False
