@@ -5,7 +5,8 @@ SEED ?= 1
 JOBS ?= 300
 FAULTS ?= 200
 BIN := .venv/bin
-# Tests that share servers stay in one process; those that take longest come first.
+# Tests that share servers stay in one process; those that take longest come first. More threads than
+# cores would wait for each other by spinning.
 TEST_PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 

@@ -129,7 +129,8 @@ class Layers(Recurrent):
             outputs, last = self.rnn(inputs, None if state is None else self._to_library(state))
             return outputs, self._from_library(last)
         if lengths is None:
-            outputs, last = self._sorted(inputs.transpose(0, 1), None, state)
+            ends = [inputs.shape[1]] * len(inputs)
+            outputs, last = self._sorted(inputs.transpose(0, 1), ends, state)
             return outputs.transpose(0, 1), last
         if inputs.is_cuda:
             return self._packed(inputs, lengths, state)
@@ -150,11 +151,11 @@ class Layers(Recurrent):
         return padded, self._from_library(last)
 
     def _sorted(
-        self, values: Tensor, ends: Sequence[int] | None, state: Tensor | None
+        self, values: Tensor, ends: Sequence[int], state: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return outputs (S, N, D * H) and the last state for (S, N, I), layer by layer.
 
-        Rows end at `ends`, the longest first; at S where these are not given.
+        Rows end at `ends`, the longest first.
         """
         read = self._in_pieces if self.rnn.mode == "LSTM" else self._by_steps
         starts, last = self._starts(values, state), []
@@ -184,7 +185,7 @@ class Layers(Recurrent):
     def _by_steps(
         self,
         values: Tensor,
-        ends: Sequence[int] | None,
+        ends: Sequence[int],
         start: Tensor,
         weights: Sequence[Tensor],
         *,
@@ -193,9 +194,8 @@ class Layers(Recurrent):
         """Run one part of a layer by our loop."""
         weight, recurrent, bias, product_bias = weights
         step, added = self._step(product_bias)
-        counts = [values.shape[1]] * len(values) if ends is None else _counts(ends)
         dtype = product_dtype(values.device, values.dtype)
-        motion = Motion(step, recurrent.to(dtype), counts)
+        motion = Motion(step, recurrent.to(dtype), _counts(ends))
         drives = linear(values, weight, bias + added)
         states, last = Reading(motion, start[0], drives, backwards=backwards).run()
         return states, last[None]
@@ -211,16 +211,15 @@ class Layers(Recurrent):
     def _in_pieces(
         self,
         values: Tensor,
-        ends: Sequence[int] | None,
+        ends: Sequence[int],
         start: Tensor,
         weights: Sequence[Tensor],
         *,
         backwards: bool,
     ) -> tuple[Tensor, Tensor]:
         """Run one part of a layer by the library's loop."""
-        pieces = pieces_of(ends or [len(values)] * values.shape[1])
         read = self._read_backwards if backwards else self._read
-        return read(values, pieces, start, weights)
+        return read(values, pieces_of(ends), start, weights)
 
     def _read(
         self, values: Tensor, pieces: Iterable[Piece], state: Tensor, weights: Sequence[Tensor]

@@ -116,7 +116,9 @@ class Motion:
         self._pull.begin_backward(of_drives if self._step.adds else None)
         if of_drives is None:
             of_drives = self._pull.grads
-            of_drives = of_drives if self._step.adds else torch.zeros_like(of_drives)
+            if not self._step.adds:
+                room = torch.zeros_like if self.ragged else torch.empty_like
+                of_drives = room(of_drives)
         #: Those of the drives, in the dtype of the products.
         self.of_drives = of_drives
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch import Tensor
 
 from lightning_modules._cells import CellName
 from lightning_modules._layers import Layers
@@ -36,13 +35,6 @@ SIZES: Final = (
 )
 
 
-def packed(rnn: nn.RNNBase, inputs: Tensor, lengths: Tensor) -> Tensor:
-    """Return the outputs (N, S, 2H) of the library's layer for packed rows."""
-    rows = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
-    outputs, _ = pad_packed_sequence(rnn(rows)[0], batch_first=True)
-    return outputs
-
-
 def training(read: Callable[[], Tensor], dtype: torch.dtype) -> Callable[[], None]:
     """Return forward and backward; autocast keeps no weights, as in a run."""
 
@@ -68,7 +60,7 @@ def rows() -> Iterator[Row]:
             encoder = Layers(cell, size.inputs, size.hidden, bidirectional=True)
             ways = (
                 lambda: encoder(inputs, lengths)[0],  # noqa: B023 (called before the next one)
-                lambda: packed(encoder.rnn, inputs, lengths),  # noqa: B023 (the same)
+                lambda: encoder._packed(inputs, lengths, None)[0],  # noqa: B023 (the same)
             )
             for dtype, name in ((torch.bfloat16, "bf16"), (torch.float32, "fp32")):
                 yield Row.of_pairs(
