@@ -45,6 +45,7 @@ from lightning_modules._steps import (
     NormStep,
     TanhStep,
 )
+from lightning_modules._tanh import tanh
 
 CellName = Literal["rnn", "gru", "lstm"]
 
@@ -71,7 +72,7 @@ def _masked_product(state: Tensor, *, weight: Tensor, mask: Tensor) -> Tensor:
 
 def rnn_step(drive: Tensor, state: Tensor, *, pull: Pull) -> Tensor:
     """Return s = tanh(x + U s'), Elman 1990."""
-    return torch.tanh((drive + pull(state)).to(state.dtype))
+    return tanh((drive + pull(state)).to(state.dtype))
 
 
 def gru_step(drive: Tensor, state: Tensor, *, pull: Pull, bias: Tensor) -> Tensor:
@@ -84,12 +85,12 @@ def gru_step(drive: Tensor, state: Tensor, *, pull: Pull, bias: Tensor) -> Tenso
     gates, candidate = pull(state).split_with_sizes([2 * hidden, hidden], dim=-1)
     drive_gates, drive_candidate = drive.split_with_sizes([2 * hidden, hidden], dim=-1)
     reset, update = torch.sigmoid((drive_gates + gates).to(state.dtype)).chunk(2, dim=-1)
-    new = torch.tanh(drive_candidate + reset * (candidate + bias))
+    new = tanh(drive_candidate + reset * (candidate + bias))
     return torch.lerp(new, state, update)
 
 
 def lstm_step(
-    drive: Tensor, state: Tensor, *, pull: Pull, look: Callable[[Tensor], Tensor] = torch.tanh
+    drive: Tensor, state: Tensor, *, pull: Pull, look: Callable[[Tensor], Tensor] = tanh
 ) -> Tensor:
     """Return the next state [h, c] of an LSTM (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
 
@@ -99,7 +100,7 @@ def lstm_step(
     visible, memory = state.chunk(2, dim=-1)
     total = (drive + pull(visible)).to(state.dtype)
     enter, forget, new, leave = total.chunk(4, dim=-1)
-    memory = torch.sigmoid(forget) * memory + torch.sigmoid(enter) * torch.tanh(new)
+    memory = torch.sigmoid(forget) * memory + torch.sigmoid(enter) * tanh(new)
     return torch.cat([torch.sigmoid(leave) * look(memory), memory], dim=-1)
 
 
@@ -284,7 +285,7 @@ class LSTMCell(Cell):
         norm, pull = self.memory_norm, self.pull(dtype, mask)
         if norm is None:
             return partial(lstm_step, pull=pull)
-        return partial(lstm_step, pull=pull, look=lambda memory: torch.tanh(norm(memory)))
+        return partial(lstm_step, pull=pull, look=lambda memory: tanh(norm(memory)))
 
     def _step(self) -> CellStep:
         return LSTMStep(self.memory_norm.step() if self.memory_norm else None)

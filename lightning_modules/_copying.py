@@ -83,7 +83,7 @@ class _MixtureCost(Cost):
         gate, shares = (each[rows] for each in self.parameters)
         return self._mixed(picked, gate, shares, rows, logits.shape[1])
 
-    def with_gradients(self, logits: Tensor, rows: slice, share: float) -> tuple[Costs, Gradients]:
+    def with_gradients(self, logits: Tensor, rows: slice) -> tuple[Costs, Gradients]:
         """Let autograd go back over the mixing, (m, U) numbers, and go on to the logits by hand."""
         picked = pick_(logits, asked := self._asked(rows))
         given = picked.asked, picked.mean, *(each[rows] for each in self.parameters)
@@ -92,7 +92,7 @@ class _MixtureCost(Cost):
             at, mean, gate, shares = leaves
             mixed = picked._replace(asked=at, mean=mean)
             loss, nll, right = self._mixed(mixed, gate, shares, rows, logits.shape[1])
-            by_asked, by_mean, *others = torch.autograd.grad(share * loss.sum(), leaves)
+            by_asked, by_mean, *others = torch.autograd.grad(loss.sum(), leaves)
         gradient = logits.mul_(-(by_asked.sum(dim=1) + by_mean)[:, None])
         gradient.add_((by_mean / logits.shape[1])[:, None]).scatter_add_(1, asked, by_asked)
         return (loss.detach(), nll.detach(), right), (gradient, *others)

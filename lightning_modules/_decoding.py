@@ -317,7 +317,9 @@ class _Beam:
 
 def _pick(table: Tensor, choice: Tensor) -> Tensor:
     """Return for each sentence the chosen rows (B, m) of a table (B, n, L)."""
-    return table.gather(1, choice[..., None].expand(-1, -1, table.shape[2]))
+    firsts = torch.arange(0, table.shape[0] * table.shape[1], table.shape[1], device=table.device)
+    rows = (firsts[:, None] + choice).flatten()
+    return table.flatten(0, 1).index_select(0, rows).view(*choice.shape, -1)
 
 
 #: Bytes that the log-probabilities of a step take at most, where that is a choice.

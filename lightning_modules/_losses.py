@@ -79,13 +79,11 @@ def _wide_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _differentiate_(
-    probabilities: Tensor, targets: Tensor, smoothing: float, factors: Tensor | float
-) -> Tensor:
-    """Turn probabilities (M, V), in place, into the gradient of Σ factor * loss by the logits."""
+def _differentiate_(probabilities: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Turn probabilities (M, V), in place, into the gradient of Σ loss by the logits."""
     gradient = probabilities.sub_(smoothing / probabilities.shape[-1])
     certain = gradient.new_full((1, 1), smoothing - 1).expand(len(targets), 1)
-    return gradient.scatter_add_(-1, targets[:, None], certain).mul_(factors)
+    return gradient.scatter_add_(-1, targets[:, None], certain)
 
 
 class _Smoothed(Function):
@@ -103,9 +101,8 @@ class _Smoothed(Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
         probabilities, targets = ctx.saved_tensors
-        factors = upstream[0][:, None]
-        gradient = _differentiate_(probabilities.clone(), targets, ctx.smoothing, factors)
-        return gradient.to(ctx.dtype), None, None
+        gradient = _differentiate_(probabilities.clone(), targets, ctx.smoothing)
+        return gradient.mul_(upstream[0][:, None]).to(ctx.dtype), None, None
 
 
 def smoothed_cross_entropy(
@@ -146,8 +143,8 @@ class Cost(ABC):
         """Return what the symbols of these rows cost."""
 
     @abstractmethod
-    def with_gradients(self, logits: Tensor, rows: slice, share: float) -> tuple[Costs, Gradients]:
-        """Return the same, and the gradients of share * Σ loss; those by the logits in place."""
+    def with_gradients(self, logits: Tensor, rows: slice) -> tuple[Costs, Gradients]:
+        """Return the same, and the gradients of Σ loss; those by the logits in place."""
 
 
 class _SmoothedCost(Cost):
@@ -160,10 +157,10 @@ class _SmoothedCost(Cost):
         """Leave the probabilities where the logits were."""
         return _costs_(logits, self._targets[rows], self._smoothing)
 
-    def with_gradients(self, logits: Tensor, rows: slice, share: float) -> tuple[Costs, Gradients]:
+    def with_gradients(self, logits: Tensor, rows: slice) -> tuple[Costs, Gradients]:
         """Make them of the probabilities."""
         costs = self.of(logits, rows)
-        return costs, (_differentiate_(logits, self._targets[rows], self._smoothing, share),)
+        return costs, (_differentiate_(logits, self._targets[rows], self._smoothing),)
 
 
 class _Chunk(NamedTuple):
@@ -193,8 +190,7 @@ class _ReadOut(Function):
     """The mean loss of logits W x + b, chunk by chunk; its gradients are made on the way.
 
     A loss that is one number has one number upstream: its gradients are known but for that factor
-    as soon as the probabilities are, and no logits need be kept, or made again. The mean's 1/M is
-    in the gradient of the logits before that is rounded for the products.
+    and the mean's 1/M as soon as the probabilities are, and no logits need be kept, or made again.
     """
 
     @staticmethod
@@ -202,27 +198,34 @@ class _ReadOut(Function):
         ctx: Any, cost: Cost, features: Tensor, weight: Tensor, bias: Tensor, *parameters: Tensor
     ) -> tuple[Tensor, ...]:
         x, w, b = _cast(features, weight, bias)
-        by_x, by_w, by_b = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
+        by_x, by_b = torch.empty_like(x), torch.zeros_like(bias)
         by_parameters = [torch.empty_like(each) for each in parameters]
-        found, room = [], torch.empty_like(w)
+        by_w = room = None
+        found = []
         with torch.autocast(x.device.type, enabled=False):
             for rows, logits, wide in _chunks(x, w, b):
-                costs, (gradient, *others) = cost.with_gradients(wide, rows, 1 / max(1, len(x)))
+                costs, (gradient, *others) = cost.with_gradients(wide, rows)
                 found.append(costs)
                 by_b += gradient.sum(dim=0)
                 rounded = logits.copy_(gradient)
-                by_w += product(rounded.t(), x[rows].t(), room=room)
+                more = product(rounded.t(), x[rows].t(), room=room)
+                if by_w is None:  # most batches are one chunk
+                    by_w, room = more.to(weight.dtype), torch.empty_like(w)
+                else:
+                    by_w += more
                 by_x[rows] = product(rounded, w.t())
                 for of_all, of_rows in zip(by_parameters, others, strict=True):
                     of_all[rows] = of_rows
         loss, nll, right = _joined(found)
         ctx.save_for_backward(by_x, by_w, by_b, *by_parameters)
+        ctx.share = 1 / max(1, len(x))
         ctx.mark_non_differentiable(nll, right)
         return mean_of(loss), nll, right
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *(upstream[0] * gradient for gradient in ctx.saved_tensors))
+        factor = upstream[0] * ctx.share
+        return (None, *(factor * gradient for gradient in ctx.saved_tensors))
 
 
 def _cast(features: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

@@ -22,6 +22,7 @@ from lightning_modules._products import Linear, linear, plus_product
 from lightning_modules._recurrence import Chain
 from lightning_modules._scan import Look, ScanAfter, ScanBefore
 from lightning_modules._steps import Product
+from lightning_modules._tanh import tanh
 
 OrderName = Literal["before", "after", "unfed"]
 
@@ -141,7 +142,7 @@ class AttendWithNew(WaitingOrder):
             own = parts.move(plus_product(drive, fed.to(dtype), weight), own)  # + W_f v_{i-1}
             context, weights = parts.attend(own, past)
             both = torch.cat([context, parts.visible(own).to(dtype)], dim=1)
-            fed = torch.tanh(linear(both, combine, bias))
+            fed = tanh(linear(both, combine, bias))
             return parts.join(own, fed, past, weights), context, weights
 
         return advance

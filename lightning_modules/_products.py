@@ -65,8 +65,13 @@ def _is_cheaper_turned(inputs: Tensor, weight: Tensor) -> bool:
 def _onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
         weight = weight.contiguous()  # columns of a wider matrix take it 400 times as long
-    by_onednn: Any = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 (an operator's name)
-    return cast("Tensor", by_onednn(inputs, weight, bias, "none", [], ""))
+    return cast("Tensor", _operator()(inputs, weight, bias, "none", [], ""))
+
+
+@cache
+def _operator() -> Any:
+    """Return oneDNN's product; without naming the overload each call looks for it for 6 µs."""
+    return torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001 (an operator's name)
 
 
 def product(
@@ -94,16 +99,18 @@ def product(
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return what `torch.nn.functional.linear` does."""
-    if torch.is_autocast_enabled("cpu") or not _by_onednn(inputs, weight):
+    if torch.is_autocast_enabled("cpu"):
         return F.linear(inputs, weight, bias)
     if not torch.is_grad_enabled():
         return product(inputs, weight, bias, again=True)  # a step of a search, mostly
+    if not _by_onednn(inputs, weight):
+        return F.linear(inputs, weight, bias)
     return cast("Tensor", _Linear.apply(inputs, weight, bias))  # type: ignore[no-untyped-call]
 
 
 def plus_product(base: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
     """Return base + x W^T for base (N, O) and x (N, I)."""
-    if _by_onednn(inputs, weight):
+    if _by_onednn(inputs, weight, again=not torch.is_grad_enabled()):
         return base + linear(inputs, weight)
     return torch.addmm(base, inputs, weight.t())
 

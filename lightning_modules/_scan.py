@@ -24,9 +24,9 @@ from torch import Tensor
 from lightning_modules._recurrence import Chain, Loop
 from lightning_modules._score_steps import ScoreStep
 from lightning_modules._steps import Product
+from lightning_modules._tanh import tanh_backward, tanh_of
 
 _softmax_backward: Any = torch.ops.aten._softmax_backward_data  # noqa: SLF001 (an operator's name)
-_tanh_backward: Any = torch.ops.aten.tanh_backward
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ class ScanAfter(Scan):
         visible = self._chain.visible(at + 1)
         context = self._look.forward(at, visible)
         both = self._combine.forward(at, torch.cat([context, visible], dim=1))
-        torch.tanh(both.to(self._bias.dtype).add_(self._bias), out=self._fed[at + 1])
+        tanh_of(both.to(self._bias.dtype).add_(self._bias), out=self._fed[at + 1])
 
     def backward(self, *gradients: Tensor | None) -> tuple[Tensor, ...]:
         """Return the gradients of `parameters`."""
@@ -252,7 +252,7 @@ class ScanAfter(Scan):
         return *own, self._combine.gradient(), of_bias
 
     def _backward(self, at: int, of_context: Tensor | None) -> None:
-        self._combine.grads[at] = _tanh_backward(self._of_fed, self._fed[at + 1])
+        self._combine.grads[at] = tanh_backward(self._of_fed, self._fed[at + 1])
         both = self._combine.backward(at, self._drives.dtype)
         context = both[:, : self._look.contexts.shape[2]].contiguous()
         self._chain.ask(both[:, context.shape[1] :])

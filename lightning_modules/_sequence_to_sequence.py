@@ -8,7 +8,6 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Generic, Self, TypeVar
 
-import torch
 from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from lightning_modules._errors import ModelError
 from lightning_modules._inputs import Inputs
 from lightning_modules._losses import SymbolLosses, log_probabilities, readout_losses
 from lightning_modules._products import Linear
+from lightning_modules._tanh import tanh
 from lightning_modules._text import TextTopology, target_mask, targets_of
 
 #: A number of units, layers or symbols.
@@ -127,7 +127,7 @@ class SequenceToSequence(TextTopology, Generic[M]):
 
     def hidden(self, features: Tensor) -> Tensor:
         """Return tanh(W_r x + b_r) for features x, (M, ...) -> (M, E)."""
-        hidden: Tensor = self.dropout(torch.tanh(self.readout(features)))
+        hidden: Tensor = self.dropout(tanh(self.readout(features)))
         return hidden
 
     @abstractmethod

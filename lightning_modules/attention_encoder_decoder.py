@@ -44,6 +44,7 @@ from lightning_modules._sequence_to_sequence import (
     Vocabularies,
     Writer,
 )
+from lightning_modules._tanh import tanh
 from lightning_modules._text import previous_symbols, target_mask, targets_of
 
 
@@ -315,7 +316,7 @@ class AttentionEncoderDecoder(SequenceToSequence[Read]):
         """Return what is attended to, and s_0 of all layers (B, W)."""
         embedded = self.inputs(batch)
         annotations, last = self.encoder(embedded, batch.lengths)
-        first = torch.tanh(self.first_state(self.encoder.top(last)))
+        first = tanh(self.first_state(self.encoder.top(last)))
         return remember(self.score, annotations, batch.lengths), first.to(embedded.dtype)
 
     def _write(self, batch: Batch, previous: Tensor | None = None) -> Written:

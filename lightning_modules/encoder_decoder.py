@@ -30,6 +30,7 @@ from lightning_modules._recurrent import (
 )
 from lightning_modules._scheduled_sampling import ScheduledSampling
 from lightning_modules._sequence_to_sequence import Share, Size, Vocabularies
+from lightning_modules._tanh import tanh
 from lightning_modules._text import target_mask
 from lightning_modules._value_writing import SymbolsOrValues
 
@@ -191,7 +192,7 @@ class EncoderDecoder(SymbolsOrValues):
         context = self._context(states, last, batch.lengths)
         if self.first_state is None:
             return embedded.new_zeros(len(batch), 0), context.to(embedded.dtype)
-        first = torch.tanh(self.first_state(context))
+        first = tanh(self.first_state(context))
         return context.to(embedded.dtype), first.to(embedded.dtype)
 
     def _context(self, states: Tensor, last: Tensor, lengths: Tensor) -> Tensor:
@@ -202,7 +203,7 @@ class EncoderDecoder(SymbolsOrValues):
         source = self.encoder.top(last)
         if self.over_all:
             source = states.sum(dim=1) / lengths[:, None]  # the states behind a length are zero
-        return torch.tanh(self.transform(source))
+        return tanh(self.transform(source))
 
     def write(self, kept: Tensor, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Do one step of all layers: symbols (N,), state (N, W) -> logits (N, V), state (N, W).

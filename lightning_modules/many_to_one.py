@@ -30,6 +30,7 @@ from lightning_modules._recurrent import (
     Variational,
     recurrent,
 )
+from lightning_modules._tanh import tanh
 
 Pooling = Literal["last", "mean", "max", "attention"]
 Size = Annotated[int, Ge(1)]
@@ -161,5 +162,5 @@ class _PoolingScore(nn.Module):
         nn.init.xavier_uniform_(self.vector.weight)
 
     def forward(self, annotations: Tensor) -> Tensor:
-        energies: Tensor = self.vector(torch.tanh(self.key(annotations)))
+        energies: Tensor = self.vector(tanh(self.key(annotations)))
         return energies

@@ -33,6 +33,7 @@ from lightning_modules._sequence_to_sequence import (
     Size,
     Vocabularies,
 )
+from lightning_modules._tanh import tanh
 from lightning_modules._text import previous_symbols, target_mask, targets_of
 
 Feed = Literal["initial", "every_step"]
@@ -159,7 +160,7 @@ class OneToMany(SequenceToSequence[Tensor]):
     def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return what every step sees of the input (B, C), and s_0 of all layers (B, W)."""
         read = self.inputs(batch)[:, 0]  # (B, E)
-        first = torch.tanh(self.first_state(read)).to(read.dtype)
+        first = tanh(self.first_state(read)).to(read.dtype)
         return read if self.every_step else read[:, :0], first
 
     def write(self, kept: Tensor, symbols: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
