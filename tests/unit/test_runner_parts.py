@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from datamodules._errors import DataPathError
 from jobs.errors import SpecError
@@ -26,6 +27,7 @@ from worker.events import (
     first_bad_end,
 )
 from worker.folder import AttemptFolder
+from worker.runner.lightning_setup import spare_threads
 from worker.runner.precision import choose, cpu_flags
 from worker.runner.predict import batches_by_length
 from worker.runner.reasons import (
@@ -241,3 +243,17 @@ def test_a_full_disk_under_the_log_costs_lines_and_no_training(
         reporter.metrics({"train/loss": 1.0}, step=1, epoch=1)
         reporter.end(EndEvent(Reason.USER_ERROR, "no", "Traceback"))
     assert len(folder.events_file.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("embedding", "hidden", "threads"),
+    [(nn.Embedding(9000, 64), 64, 1), (nn.Embedding(40, 64), 512, 2)],
+    ids=["a wide vocabulary is looked up", "wide products"],
+)
+def test_small_products_are_not_shared(
+    embedding: nn.Module, hidden: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [2]
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    spare_threads(nn.Sequential(embedding, nn.GRU(64, hidden), nn.Linear(hidden, 40)))
+    assert asked[-1] == threads

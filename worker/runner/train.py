@@ -23,7 +23,7 @@ from worker.runner import catalog, precision
 from worker.runner.build import build_data, build_model
 from worker.runner.checkpoints import Checkpointer, Shelf
 from worker.runner.gradients import GradientGuard
-from worker.runner.lightning_setup import make_trainer
+from worker.runner.lightning_setup import make_trainer, spare_threads
 from worker.runner.metrics import MetricReporter, Plan
 from worker.runner.ranks import first_rank_first
 from worker.runner.resume import Continuation, Position, Saved
@@ -57,6 +57,8 @@ def train(task: Task, spec: TrainSpec) -> dict[str, Any]:
         seed_everything(spec.seed + rank())  # each rank draws masks of its own
     if start:
         load_weights(model, start)
+    if spec.resources.threads is None:
+        spare_threads(model)
     return _fit(task, spec, options, (model, data), saved)
 
 
