@@ -11,7 +11,7 @@ TEST_PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test unit check lint types contracts format clean results chaos fault-table
-.PHONY: bench bench-quality bench-precision bench-gate bench-schedulers bench-generations
+.PHONY: bench bench-quality bench-toolkit bench-precision bench-gate bench-schedulers bench-generations
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -40,6 +40,9 @@ results: install  ## measure the table of README.md: DATA=folder, ROWS="trec nam
 
 bench: install  ## measure the speed: THEMES="step search", all if not given; a table, and bench.jsonl
 	$(BIN)/python -m tests.benchmarks.speed $(THEMES)
+
+bench-toolkit: install  ## how long JoeyNMT takes to 28 of them, in an environment of its own: DATA=folder
+	$(BIN)/python -m tests.benchmarks.toolkit --data "$(DATA)" $(ARGS)
 
 bench-quality: install  ## how long Multi30k takes to 28 and 35 validation BLEU, one core, minutes: DATA=folder
 	$(BIN)/python -m tests.benchmarks.quality --data "$(DATA)" $(ARGS)
@@ -80,4 +83,4 @@ format: install  ## put the code into the common format
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv and everything made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+	rm -rf .venv .joeynmt .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
