@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, Self
 
 from jobs.errors import SpecError, did_you_mean
 from jobs.gate import Gate
-from jobs.schema import check_fields
+from jobs.schema import check_fields, known_fields
 from jobs.slicing import PROPERTIES, expanded, is_row_slice, row_slice
 from jobs.spec import TrainSpec, spec_from_dict
 from jobs.specfile import apply_overrides
@@ -160,10 +160,8 @@ class Schedule:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:
         """Build a schedule from what `to_dict` gave; fields of later versions are passed over."""
-        known = {each.name for each in dataclasses.fields(cls)}
-        given = {name: value for name, value in plain.items() if name in known}
         gate, timetable = Gate.from_dict(plain["gate"]), Timetable(**plain["timetable"])
-        return cls(**{**given, "gate": gate, "timetable": timetable})
+        return cls(**{**known_fields(cls, plain), "gate": gate, "timetable": timetable})
 
 
 def set_of(name: str, split: str) -> tuple[str, dict[str, Any]]:

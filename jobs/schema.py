@@ -24,6 +24,12 @@ _BOUNDS: Final = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below
 REQUIRED: Final = "\0required"
 
 
+def known_fields(cls: type, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a dataclass has fields for; fields of later versions are passed over."""
+    known = {each.name for each in dataclasses.fields(cls)}
+    return {name: value for name, value in plain.items() if name in known}
+
+
 @dataclass(frozen=True)
 class Parameter:
     """Describe one parameter: its type, range, default and meaning."""

@@ -7,6 +7,8 @@ from functools import cache
 from importlib import metadata
 from typing import Any, Final
 
+from jobs.schema import known_fields
+
 #: Most jobs that one worker runs side by side.
 MAX_SLOTS: Final = 256
 
@@ -48,8 +50,7 @@ class Worker:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any], seen: float = 0.0) -> "Worker":
         """Build a worker from what `to_dict` gave; fields of later versions are passed over."""
-        known = {each.name for each in dataclasses.fields(cls)}
-        given = {name: value for name, value in plain.items() if name in known}
+        given = known_fields(cls, plain)
         lists = {name: tuple(given.get(name, ())) for name in ("queues", "labels")}
         return cls(**{**given, **lists, "seen": seen})
 

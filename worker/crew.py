@@ -69,7 +69,13 @@ class Crew:
             if not worker.free_slots and not worker.free_answer_slots:
                 return None
             ttl = self._tools.settings.clocks.lease
-            found = self._tools.store.acquire(worker, ttl, self._nonce)
+            try:
+                found = self._tools.store.acquire(worker, ttl, self._nonce)
+            except ServiceUnreachable:
+                raise  # there may be an answer, and it was lost: the next look asks for that one
+            except Exception:
+                self._nonce = new_nonce()  # one that cannot be read: let its lease run out
+                raise
             self._nonce = new_nonce()
             if found is None:
                 return None

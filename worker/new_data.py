@@ -5,12 +5,16 @@ of change is another. Files that are being written change between two looks: a d
 two looks in a row have found it.
 """
 
+import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from jobs.apart import apart
 from jobs.artifacts import sha256
 from jobs.firing import Firing
 from jobs.schedules import Schedule
@@ -46,7 +50,7 @@ class NewData:
         """Fire the schedules whose data has changed. Raise ServiceUnreachable."""
         for standing in self._schedules.list():
             if standing.schedule.on_data and not standing.paused:
-                self._look_at(standing)
+                apart(f"schedule {standing.schedule.name}", partial(self._look_at, standing))
 
     def _look_at(self, standing: Standing) -> None:
         schedule = standing.schedule
@@ -74,9 +78,10 @@ class NewData:
             return None
         given = Path(str(spec.data.params["root"]))
         for root in self._roots:
-            folder, allowed = (root / given).resolve(), root.resolve()
-            if folder.is_dir() and folder.is_relative_to(allowed):
-                return folder
+            with contextlib.suppress(OSError, ValueError, RuntimeError):  # locked, NUL, a circle
+                folder, allowed = (root / given).resolve(), root.resolve()
+                if folder.is_dir() and folder.is_relative_to(allowed):
+                    return folder
         return None
 
 
@@ -89,13 +94,16 @@ class Digests:
     def of(self, folder: Path) -> str:
         """Return a digest of the names, sizes and contents of all files below a folder.
 
-        Files that begin with a dot, and links, are left out; so is what goes away meanwhile.
+        Files that begin with a dot, and links, are left out; so is what goes away meanwhile, or
+        cannot be read.
         """
         digest = hashlib.sha256()
         found = set()
         for path in _files(folder):
             try:
-                status = path.stat()
+                status = path.lstat()
+                if not stat.S_ISREG(status.st_mode):
+                    continue
                 stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
                 known, content = self._known.get(path, (None, ""))
                 if known != stamp:
@@ -116,6 +124,5 @@ def _files(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         for name in sorted(names):
-            path = Path(parent) / name
-            if not name.startswith(".") and path.is_file() and not path.is_symlink():
-                yield path
+            if not name.startswith("."):
+                yield Path(parent) / name

@@ -1,11 +1,10 @@
 """Fire what is due and move every generation on: the tick of all workers, without a leader."""
 
 import logging
-from collections.abc import Callable
 from functools import partial
 
+from jobs.apart import apart
 from jobs.artifacts import ArtifactStore
-from jobs.errors import ServiceUnreachable
 from jobs.firing import Firing, firings
 from jobs.schedules import Generation
 from jobs.store import JobStore
@@ -26,10 +25,10 @@ class Scheduler:
         """Fire due times, then move each open generation on. Raise ServiceUnreachable."""
         standings = self._schedules.list()
         for standing in standings:
-            _apart(standing.schedule.name, partial(self._fire, standing))
+            apart(f"schedule {standing.schedule.name}", partial(self._fire, standing))
         living = {(each.schedule.name, each.schedule.created) for each in standings}
         for generation in self._schedules.open():
-            _apart(generation.id, partial(self._advance, generation, living))
+            apart(f"schedule {generation.id}", partial(self._advance, generation, living))
         self._schedules.forget()
 
     def begin(self, standing: Standing, firing: Firing) -> bool:
@@ -51,17 +50,7 @@ class Scheduler:
                 return
 
     def _advance(self, generation: Generation, living: set[tuple[str, int]]) -> None:
-        if (generation.schedule, generation.definition["created"]) not in living:
-            self._retraining.withdraw(generation, "its schedule was removed")
-        else:
+        if (generation.schedule, generation.definition["created"]) in living:
             self._retraining.advance(generation)
-
-
-def _apart(name: str, step: Callable[[], None]) -> None:
-    """Do a step of one schedule so that its failure is no other's."""
-    try:
-        step()
-    except ServiceUnreachable:
-        raise
-    except Exception:
-        logger.exception("schedule %s: a step failed and will be tried again", name)
+        elif self._schedules.was_removed(generation):
+            self._retraining.withdraw(generation, "its schedule was removed")

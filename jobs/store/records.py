@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from jobs.job import Checkpoint, Job, JobState, Lease, Progress, Reason
+from jobs.schema import known_fields
 
 #: What is kept of a message and of a traceback, in characters.
 MAX_MESSAGE: Final = 1_000
@@ -54,7 +55,7 @@ def read_job(flat: Sequence[bytes]) -> Job:
         said=_seconds(fields, "said"),
         last_ended=_seconds(fields, "last_ended"),
         ran=_seconds(fields, "ran"),
-        progress=Progress(**json.loads(fields.get("progress", "{}"))),
+        progress=Progress(**known_fields(Progress, json.loads(fields.get("progress", "{}")))),
         checkpoint=_checkpoint(fields.get("checkpoint")),
         previous=_checkpoint(fields.get("previous")),
         best=_checkpoint(fields.get("best")),
@@ -100,7 +101,7 @@ def write_progress(progress: Progress) -> str:
 
 
 def _checkpoint(value: str | None) -> Checkpoint | None:
-    return Checkpoint(**json.loads(value)) if value else None
+    return Checkpoint(**known_fields(Checkpoint, json.loads(value))) if value else None
 
 
 def _seconds(fields: Mapping[str, str], name: str) -> float:

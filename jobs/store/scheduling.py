@@ -5,20 +5,24 @@ times and move generations on, each step a compare-and-set on what they saw.
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
-from jobs.errors import UnknownSchedule, did_you_mean
+from jobs.errors import SpecError, UnknownSchedule, did_you_mean
 from jobs.firing import Firing
 from jobs.schedules import Generation, Outcome, Schedule, Stage
+from jobs.schema import known_fields
 from jobs.spec import TrainSpec
 from jobs.store.base import StoreBase
 from jobs.store.records import MAX_MESSAGE, head, plain, text
 from jobs.store.submitting import asked_with, new_id
 from jobs.timetable import Timetable
+
+logger = logging.getLogger(__name__)
 
 #: Generations of a schedule that are remembered.
 KEEP: Final = 1_000
@@ -98,16 +102,18 @@ class ScheduleStore(StoreBase):
         self._run("schedule_remove", schedule=name)
 
     def get(self, name: str) -> Standing:
-        """Return a schedule. Raise UnknownSchedule."""
+        """Return a schedule. Raise UnknownSchedule, and SpecError for one that is not readable."""
         for each in self.list():
             if each.schedule.name == name:
                 return each
         with self._reaching():
             known = [text(each) for each in self._client.hkeys(self.keys("schedules"))]
+        if name in known:
+            raise SpecError(f"schedule {name} cannot be read here: see the log")
         raise UnknownSchedule(f"no schedule is called {name!r}{did_you_mean(name, known)}")
 
     def list(self) -> Standings:
-        """Return all schedules, by name."""
+        """Return all schedules, by name, but for those that cannot be read here."""
         with self._reaching():
             pipe = self._client.pipeline(transaction=True)
             pipe.hgetall(self.keys("schedules"))
@@ -123,7 +129,7 @@ class ScheduleStore(StoreBase):
         due, asked = dict(due), dict(asked)
         return [
             Standing(
-                schedule=_read_schedule(found[name]),
+                schedule=schedule,
                 definition=text(found[name]),
                 due=_moment(due.get(name)),
                 asked=_moment(asked.get(name)),
@@ -131,7 +137,14 @@ class ScheduleStore(StoreBase):
                 fired=int(last or 0),
             )
             for name, last in zip(names, fired, strict=True)
+            if (schedule := _read_schedule(text(name), found[name]))
         ]
+
+    def was_removed(self, generation: Generation) -> bool:
+        """Return whether a generation's schedule is gone, or another of its name took its place."""
+        with self._reaching():
+            found = self._client.hget(self.keys("schedules"), generation.schedule)
+        return not found or json.loads(found)["created"] != generation.definition["created"]
 
     def fire(self, standing: Standing, firing: Firing, spec: TrainSpec) -> Stage | None:
         """Move a trigger on, and begin a generation with it. None where another was faster."""
@@ -241,9 +254,17 @@ class ScheduleStore(StoreBase):
 
 
 @lru_cache(maxsize=256)
-def _read_schedule(definition: bytes) -> Schedule:
-    """Read a schedule once: every worker looks at all of them each second."""
-    return Schedule.from_dict(json.loads(definition))
+def _read_schedule(name: str, definition: bytes) -> Schedule | None:
+    """Read a schedule once: every worker looks at all of them each second.
+
+    None, and a word in the log, for one that means nothing here: it is of a later version, or in a
+    time zone that this machine does not know.
+    """
+    try:
+        return Schedule.from_dict(json.loads(definition))
+    except (SpecError, TypeError, ValueError, KeyError) as error:
+        logger.warning("schedule %s cannot be read here: %s", name, error)
+        return None
 
 
 def _body(generation: Generation) -> str:
@@ -263,9 +284,9 @@ def _generation(id: str, fields: Mapping[bytes, bytes]) -> Generation:  # noqa: 
         ended=int(said.get("ended", 0)),
         train=said["train"],
         outcome=Outcome(said["outcome"]) if said["outcome"] else None,
-        reason=_with_times(said["reason"], schedule, definition["timetable"]["zone"]),
+        reason=_with_times(said["reason"], schedule, definition["timetable"].get("zone", "")),
         definition=definition,
-        **json.loads(said["body"]),
+        **known_fields(Generation, json.loads(said["body"])),
     )
 
 
@@ -274,7 +295,10 @@ def _with_times(reason: str, schedule: str, zone: str) -> str:
 
     Transitions name them by their ids: Redis has no calendar.
     """
-    table = Timetable(zone=zone)
+    try:
+        table = Timetable(zone=zone)
+    except SpecError:  # this machine does not know it
+        table = Timetable()
     return re.sub(
         rf"\bthe generation {re.escape(schedule)}:" + r"(\d{1,14})\b",
         lambda found: f"the generation of {table.shown(int(found[1]))}",

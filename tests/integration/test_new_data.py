@@ -38,12 +38,12 @@ class House:
         (self.root / "corpus").mkdir(exist_ok=True)
         (self.root / "corpus" / name).write_text(content)
 
-    def add(self, folder: str = "corpus", queue: str = "default") -> None:
+    def add(self, folder: str = "corpus", queue: str = "default", *, name: str = "fresh") -> None:
         data, where = Component("d", {"root": folder}), Resources(queue=queue)
         spec = TrainSpec(model=Component("m"), data=data, resources=where)
         self.schedules.add(
             Schedule(
-                name="fresh",
+                name=name,
                 model="de-en",
                 spec=spec.to_dict(),
                 gate=Gate(metric="bleu"),
@@ -131,6 +131,65 @@ def test_what_is_not_this_workers_to_read_is_left_alone(
 
     monkeypatch.setattr(new_data, "sha256", refuse)
     assert house.look(4) == []
+
+
+@pytest.mark.parametrize("folder", ["nul\0byte", "locked/corpus", "circle"])
+def test_a_folder_that_cannot_be_looked_at_blinds_no_other_schedule(
+    house: House, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_dir = Path.is_dir
+
+    def refuse(path: Path) -> bool:
+        if "locked" in path.parts:  # root, who runs tests in containers, may look anywhere
+            raise PermissionError(path)
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    (house.root / "circle").symlink_to("circle")
+    house.add(folder, name="bad")
+    house.add()
+    house.look()
+    house.write("more.en", "two\n")
+    assert len(house.look()) == 1
+    assert house.schedules.history("bad") == []
+
+
+def test_a_look_that_fails_is_no_other_schedule_s(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    of = Digests.of
+
+    def fail(digests: Digests, folder: Path) -> str:
+        if folder.name == "broken":
+            raise OSError("Input/output error")
+        return of(digests, folder)
+
+    monkeypatch.setattr(Digests, "of", fail)
+    (house.root / "broken").mkdir()
+    house.add("broken", name="bad")
+    house.add()
+    house.look()
+    house.write("more.en", "two\n")
+    assert len(house.look()) == 1
+    assert "schedule bad: a step failed" in caplog.text
+
+
+def test_a_file_that_cannot_be_looked_at_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("a")
+    alone = Digests().of(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b").write_text("b")
+    lstat = Path.lstat
+
+    def refuse(path: Path) -> os.stat_result:
+        if path.name == "b":
+            raise PermissionError(path)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", refuse)
+    assert Digests().of(tmp_path) == alone
 
 
 def test_a_digest_follows_from_names_and_contents_and_reads_no_file_twice(

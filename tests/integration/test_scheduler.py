@@ -1,5 +1,6 @@
 """Schedules by the store, the tick and the registry as they are; only the training is made up."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.errors import NotAllowed, UnknownSchedule
+from jobs.errors import NotAllowed, SpecError, UnknownSchedule
 from jobs.gate import Gate
 from jobs.job import Job, JobState, Reason
 from jobs.registry import Registry
@@ -459,6 +460,73 @@ def test_one_of_many_fires_and_no_due_time_comes_twice(house: House) -> None:
         house.settle()
     assert house.trainings() == 3
     assert len(house.history()) == 3
+
+
+def test_of_very_many_generations_the_newest_are_kept(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.store.scheduling.KEEP", 3)
+    house.add()
+    due = []
+    for _ in range(5):
+        house.wait(DAY)
+        due.append(house.settle()[-1].due)
+    assert [each.due for each in house.history()] == due[-3:]
+
+
+#: What another version, or another machine, may have written of a schedule.
+STRANGE = [
+    {"timetable": {"cron": "0 3 * * *", "zone": "Europe/Nowhere"}},
+    {"timetable": {"cron": "0 3 * * *", "moon": "full"}},
+    {"gate": {"metric": "bleu", "mood": "good"}},
+    {"spec": {**SPEC.to_dict(), "model": 7}},
+    {"model": None},
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=",".join)
+def test_a_schedule_that_cannot_be_read_here_stops_no_other(
+    house: House, strange: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    house.add()
+    key = house.store.keys("schedules")
+    said = json.loads(house.store._client.hget(key, "nightly"))
+    other = json.dumps({**said, "name": "alien", **strange})
+    house.store._client.hset(key, "alien", other)
+    house.store._client.zadd(house.store.keys("due"), {"alien": NOON})
+    house.wait(DAY)
+    (generation,) = house.settle()
+    assert generation.outcome is Outcome.PROMOTED
+    assert [each.schedule.name for each in house.schedules.list()] == ["nightly"]
+    assert caplog.text.count("schedule alien cannot be read here") == 1
+    with pytest.raises(SpecError, match="schedule alien cannot be read here"):
+        house.schedules.get("alien")
+    house.schedules.remove("alien")
+    with pytest.raises(UnknownSchedule):
+        house.schedules.get("alien")
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=",".join)
+def test_what_is_open_of_a_schedule_that_cannot_be_read_here_is_left_to_who_can(
+    house: House, strange: dict[str, Any]
+) -> None:
+    house.add()
+    house.wait(DAY)
+    house.scheduler.tick()
+    keys, client = house.store.keys, house.store._client
+    known = client.hget(keys("schedules"), "nightly")
+    other = json.dumps({**json.loads(known), **strange})
+    (generation,) = house.schedules.open()
+    record = keys("generation", generation.id)
+    client.hset(keys("schedules"), "nightly", other)
+    client.hset(record, "definition", other)
+    body = json.loads(client.hget(record, "body"))
+    client.hset(record, "body", json.dumps({**body, "colour": "red"}))
+    (left,) = house.settle()
+    assert (left.stage, left.step) == (Stage.TRAINING, generation.step)
+    client.hset(keys("schedules"), "nightly", known)
+    client.hset(record, "definition", known)
+    assert house.settle()[-1].outcome is Outcome.PROMOTED
 
 
 def test_a_warm_training_begins_with_the_champion(house: House) -> None:

@@ -1,12 +1,13 @@
 """The record store on a real Redis: what the state machine's model leaves out."""
 
+import json
 import math
 import random
 import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 from uuid import uuid4
 
@@ -148,6 +149,20 @@ def test_after_names_a_job_that_can_still_succeed(store: JobStore) -> None:
     store.cancel(parent)
     with pytest.raises(SpecError, match=f"job {parent}, .* ended as cancelled"):
         store.create(replace(SPEC, after=(parent,)))
+
+
+def test_what_a_later_version_says_of_a_job_is_passed_over(store: JobStore) -> None:
+    job = store.create(SPEC)
+    checkpoint = Checkpoint("a.ckpt", "0" * 64, 1, 1)
+    said = {**asdict(checkpoint), "bytes": 5}
+    fields = dict.fromkeys(("checkpoint", "previous", "best"), json.dumps(said))
+    progress = json.dumps({"step": 3, "mood": "good"})
+    store._client.hset(store.keys("job", job.id), mapping={**fields, "progress": progress})
+    found = store.acquire(WORKER, TTL)
+    assert found is not None
+    read = found[0]
+    assert read.checkpoint == read.previous == read.best == checkpoint
+    assert read.progress == Progress(step=3)
 
 
 # -- the order of the queue -------------------------------------------------------------------

@@ -144,11 +144,14 @@ class Shop:
         self.seen: list[Worker] = []
         self.nonces: list[str] = []
         self.away = False
+        self.garbled = False
 
     def acquire(self, worker: Worker, ttl: float, nonce: str) -> tuple[Job, Lease] | None:
         self.nonces.append(nonce)
         if self.away:
             raise ServiceUnreachable("away")
+        if self.garbled:
+            raise TypeError("Progress has no field 'mood'")
         with self._lock:
             self.seen.append(worker)
             if not self._specs:
@@ -313,6 +316,18 @@ def test_a_crew_asks_again_until_it_has_an_answer(settings: Settings) -> None:
     first, *rest = shop.nonces
     assert rest[:2] == [first, first]
     assert len({first, *rest[2:]}) == 3, "an answered question is not asked again"
+
+
+def test_a_crew_does_not_ask_again_for_an_answer_that_it_cannot_read(settings: Settings) -> None:
+    shop = Shop({})
+    crew = Hall(shop, settings, Devices(3)).crew
+    shop.garbled = True
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            crew.take()
+    shop.garbled = False
+    assert crew.take() is not None
+    assert len({*shop.nonces}) == 3, "the lease of that answer would be renewed for ever"
 
 
 def test_a_spec_whose_wishes_cannot_be_read_is_left_to_the_attempt_to_refuse(

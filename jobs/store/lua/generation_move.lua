@@ -22,7 +22,7 @@ redis.call('HSET', key, 'stage', A.stage, 'outcome', A.outcome, 'reason', A.reas
 if A.stage ~= 'decided' then return 1 end
 redis.call('HSET', key, 'ended', whole(now()))
 redis.call('ZREM', K.open, A.generation)
-for _, old in ipairs(redis.call('ZRANGE', index, 0, -1 - tonumber(A.keep) - 1)) do
+for _, old in ipairs(redis.call('ZRANGE', index, 0, -1 - tonumber(A.keep))) do
   if redis.call('HGET', K.generation .. old, 'stage') == 'decided' then
     redis.call('ZREM', index, old)
     redis.call('UNLINK', K.generation .. old)
