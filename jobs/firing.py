@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from jobs.schedules import DAY, Outcome, Schedule, Trigger
+from jobs.schedules import Outcome, Schedule, Trigger
+from jobs.wording import duration
 
 #: A line that is due each minute may have been missed for a week: no more than this is counted.
 _MOST: Final = 20_000
@@ -40,8 +41,7 @@ def firings(schedule: Schedule, seen: int, now: int) -> Iterator[Firing]:
     ahead = schedule.timetable.next(now)
     times = _times(schedule, seen, now)
     if not times:
-        days = schedule.catch_up / DAY
-        yield _passed(schedule, seen, [seen], ahead, f"more than {days:g} days ago")
+        yield _passed(schedule, seen, [seen], ahead, f"more than {duration(_back(schedule))} ago")
     elif schedule.missed == "once":
         yield Firing(
             trigger="time",
@@ -63,10 +63,15 @@ def firings(schedule: Schedule, seen: int, now: int) -> Iterator[Firing]:
 
 def _times(schedule: Schedule, seen: int, now: int) -> list[int]:
     """Return the due times up to now that are not too far back; of very many, the newest."""
-    horizon = now - schedule.catch_up * _MS
+    horizon = now - _back(schedule) * _MS
     times = deque([seen] if seen >= horizon else [], maxlen=_MOST)
     times.extend(schedule.timetable.until(max(seen, horizon - 1), now))
     return list(times)
+
+
+def _back(schedule: Schedule) -> int:
+    """Return how many seconds ago a due time may lie: what is on time is never too far back."""
+    return max(schedule.catch_up, schedule.grace)
 
 
 def _each(times: Sequence[int], seen: int, ahead: int | None) -> Iterator[Firing]:

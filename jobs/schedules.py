@@ -33,6 +33,8 @@ _MAX_SLICES: Final = 20
 #: Characters of the name of a set, which is part of idempotency keys.
 _MAX_SET: Final = 80
 DAY: Final = 86_400
+#: Shortest grace, in seconds: workers look each second, but one that is busy is late.
+MIN_GRACE: Final = 10
 _OVERRIDE: Final = "data."
 #: What no split has in its name, and rows by a property have.
 _OF_ROWS: Final = frozenset("<>")
@@ -96,10 +98,10 @@ class Schedule:
                 f"missed=all needs overlap=queue: with overlap={self.overlap} only one of the "
                 "missed generations would be left"
             )
-        for name in ("spacing", "catch_up", "grace"):
-            if not 0 <= getattr(self, name) <= MAX_SPAN:
+        for name, least in (("spacing", 0), ("catch_up", 0), ("grace", MIN_GRACE)):
+            if not least <= (given := getattr(self, name)) <= MAX_SPAN:
                 raise SpecError(
-                    f"{name} is a number of seconds from 0 to ten years, not {getattr(self, name)}"
+                    f"{name} is a number of seconds from {least} to ten years, not {given}"
                 )
         self._check_sets()
 

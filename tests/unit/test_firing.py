@@ -75,7 +75,7 @@ def test_what_is_too_far_back_is_passed_over_and_said() -> None:
     plan = schedule("once", timetable=Timetable(every=3600, end=6 * HOUR), catch_up=2 * 3600)
     (only,) = fired(plan, 5 * HOUR, 9 * HOUR)
     assert (only.outcome, only.following) == (Outcome.MISSED, "")
-    assert only.reason.startswith("more than 0.0833333 days ago: ")
+    assert only.reason.startswith("more than 2h 00m ago: ")
 
 
 def test_only_what_is_not_too_far_back_is_made_up_for() -> None:
@@ -83,6 +83,17 @@ def test_only_what_is_not_too_far_back_is_made_up_for() -> None:
     found = fired(plan, HOUR, 9 * HOUR + 10)
     assert [each.moment for each in found] == [8 * HOUR, 9 * HOUR]
     assert found[0].seen == str(HOUR)
+
+
+@pytest.mark.parametrize("missed", get_args(Missed))
+def test_without_catching_up_what_is_on_time_is_fired_all_the_same(missed: str) -> None:
+    plan = schedule(missed, catch_up=0, grace=10)
+    for late in (0, 400, 10_000):
+        (only,) = fired(plan, 5 * HOUR, 5 * HOUR + late)
+        assert (only.moment, only.outcome) == (5 * HOUR, None)
+    (only,) = fired(plan, 5 * HOUR, 5 * HOUR + 10_001)
+    assert only.outcome is Outcome.MISSED
+    assert only.reason.startswith("more than 10s ago: ")
 
 
 @given(
@@ -104,7 +115,7 @@ def test_firings_lead_from_what_is_seen_to_what_lies_ahead(
     moments = [each.moment for each in found]
     assert moments == sorted(set(moments))
     assert all(seen <= each <= now for each in moments)
-    back = now - catch_up * 1000
+    back = now - max(60, catch_up) * 1000
     due = [each for each in range(seen, now + 1, HOUR) if each >= back]
     if missed == "once":
         assert sum(1 + each.missed for each in found if each.outcome is None) == len(due)
