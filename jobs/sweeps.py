@@ -16,12 +16,15 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Final, TypedDict
 
+from jobs.apart import apart
 from jobs.comparing import less_is_better
 from jobs.errors import NotAllowed, SpecError, UnknownJob, did_you_mean
 from jobs.job import Job, JobState
-from jobs.spec import AnySpec, TrainSpec, spec_from_dict
+from jobs.schema import known_fields
+from jobs.spec import AnySpec, Policy, TrainSpec, spec_from_dict
 from jobs.specfile import with_values
 from jobs.store.base import StoreBase
 from jobs.store.records import plain, text
@@ -31,6 +34,7 @@ from jobs.sweeping import Axis, Trial, plan, rungs, survivors
 TAG: Final = "sweep:"
 DEFAULT_METRIC: Final = "val/loss"
 _VALIDATION: Final = "val/"
+_DAY_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Sweep:
     id: str
     #: Value by `section.key`, for each trial.
     trials: Sequence[Trial]
-    #: The spec of each trial, as plain JSON.
+    #: The spec of each trial, as plain JSON; none once it is over.
     specs: Sequence[Mapping[str, Any]]
     #: What trials are ranked by, e.g. `val/bleu`.
     metric: str
@@ -51,6 +55,10 @@ class Sweep:
     rungs: Sequence[Mapping[str, str]] = field(default_factory=tuple)
     #: Whether nothing more is begun.
     closed: bool = False
+    #: Why not, where a job of it was refused.
+    refusal: str = ""
+    #: Days that it is kept once it is over: as long as its jobs.
+    keep_days: float = Policy().keep_days
 
     @property
     def jobs(self) -> dict[int, str]:
@@ -71,6 +79,11 @@ class Row:
     #: How many rungs it has begun.
     rung: int
 
+    @property
+    def is_out(self) -> bool:
+        """Whether it has no score and will get none."""
+        return math.isnan(self.score) and (self.job is None or self.job.state.ended)
+
 
 Found = list[Sweep]
 
@@ -81,12 +94,25 @@ class Sweeps(StoreBase):
     def create(
         self, trials: Sequence[Trial], specs: Sequence[TrainSpec], metric: str, **more: Any
     ) -> Sweep:
-        """Begin a sweep: its record first, then its jobs; see `advance`."""
+        """Begin a sweep: its record first, then its jobs; see `advance`.
+
+        Raise SpecError where a job is refused: then nothing of it is left to run.
+        """
         made = Sweep(
-            secrets.token_hex(4), trials, [each.to_dict() for each in specs], metric, **more
+            id=secrets.token_hex(4),
+            trials=trials,
+            specs=[each.to_dict() for each in specs],
+            metric=metric,
+            keep_days=max(each.policy.keep_days for each in specs),
+            **more,
         )
         self._put("", made)
-        return self.advance(made.id)
+        begun = self.advance(made.id)
+        if begun.refusal:
+            self._cancel_jobs(begun.jobs.values())
+            self._forget(begun.id)
+            raise SpecError(begun.refusal)
+        return begun
 
     def get(self, sweep: str) -> Sweep:
         """Return a sweep. Raise NotAllowed where there is none of this id."""
@@ -109,22 +135,24 @@ class Sweeps(StoreBase):
                 return found
 
     def advance_all(self) -> None:
-        """Move on every sweep that is not over."""
-        for each in self.list():
-            if not each.closed:
-                self.advance(each.id)
+        """Move on every sweep that is not over, and forget those that were over for long enough."""
+        for each in map(text, self._run("sweep_look")):
+            apart(f"sweep {each}", partial(self.advance, each))
 
     def cancel(self, sweep: str) -> Sweep:
         """Begin nothing more of a sweep, and cancel what runs or waits of it."""
         while True:
             now, before = self._read(sweep)
-            if self._put(before, replace(now, closed=True)):
+            if self._put(before, _over(now)):
                 break
         self._cancel_jobs(now.jobs.values())
         return self.get(sweep)
 
     def rows(self, sweep: Sweep) -> "Sequence[Row]":
-        """Return the trials, the best first: those of the last rung, then of the one before."""
+        """Return the trials, the best first: those of the last rung, then of the one before.
+
+        Those that can have no score any more come last.
+        """
         jobs = self._records(sweep.jobs.values())
         rows = [
             Row(
@@ -137,7 +165,9 @@ class Sweeps(StoreBase):
             for number, values in enumerate(sweep.trials)
         ]
         sign = 1 if _less_is_better(sweep.metric) else -1
-        return sorted(rows, key=lambda row: (-row.rung, _last(sign * row.score), row.trial))
+        return sorted(
+            rows, key=lambda row: (row.is_out, -row.rung, _last(sign * row.score), row.trial)
+        )
 
     def _step(self, sweep: Sweep) -> Sweep | None:
         """Return the sweep after its next step; None where there is nothing to do yet."""
@@ -151,26 +181,26 @@ class Sweeps(StoreBase):
             if any(not job.state.ended for job in jobs.values()):
                 return None
             if len(sweep.rungs) >= len(sweep.stops):
-                return replace(sweep, closed=True)
+                return _over(sweep)
             scores = {int(n): score_of(jobs.get(id), sweep.metric) for n, id in newest.items()}  # noqa: A001
             going = survivors(scores, sweep.eta, less=_less_is_better(sweep.metric))
             if not going:
-                return replace(sweep, closed=True)
-        return replace(sweep, rungs=[*sweep.rungs, self._submit(sweep, going)])
+                return _over(sweep)
+        return self._next_rung(sweep, going)
 
-    def _submit(self, sweep: Sweep, going: Sequence[int]) -> dict[str, str]:
+    def _next_rung(self, sweep: Sweep, going: Sequence[int]) -> Sweep:
+        """Return the sweep with a rung more; over, where a job of it is refused."""
         store, rung = self.beside(Submitter), len(sweep.rungs)
-        begun = {}
+        begun: dict[str, str] = {}
+        then = replace(sweep, rungs=[*sweep.rungs, begun])
         for number in going:
-            spec = spec_from_dict(sweep.specs[number])
-            if sweep.stops and isinstance(spec, TrainSpec):
-                trainer = replace(spec.trainer, stop_after=sweep.stops[rung])
-                before = sweep.rungs[-1][str(number)] if rung else spec.resume_from
-                spec = replace(spec, trainer=trainer, resume_from=before)
-            spec = replace(spec, tags=(*spec.tags, TAG + sweep.id))
-            key = f"{TAG}{sweep.id}:{rung}:{number}"
-            begun[str(number)] = store.create(spec, key=key).id
-        return begun
+            spec = _spec_of(sweep, number)
+            try:
+                job = store.create(spec, key=f"{TAG}{sweep.id}:{rung}:{number}")
+            except (SpecError, UnknownJob) as error:
+                return _over(then, refusal=str(error))
+            begun[str(number)] = job.id
+        return then
 
     def _cancel_jobs(self, jobs: Iterable[str]) -> None:
         store = self.beside(Submitter)
@@ -184,17 +214,41 @@ class Sweeps(StoreBase):
     def _read(self, sweep: str) -> tuple[Sweep, str]:
         with self._reaching():
             content = self._client.hget(self.keys("sweeps"), sweep)
+            known = [] if content else self._client.hkeys(self.keys("sweeps"))
         if content is None:
-            known = [each.id for each in self.list()]
-            raise NotAllowed(f"there is no sweep {sweep!r}{did_you_mean(sweep, known)}")
+            raise NotAllowed(f"there is no sweep {sweep!r}{did_you_mean(sweep, map(text, known))}")
         return _decode(text(content)), text(content)
 
     def _put(self, before: str, after: Sweep) -> bool:
-        return bool(self._run("sweep_put", id=after.id, before=before, after=plain(asdict(after))))
+        keep = round(after.keep_days * _DAY_MS) if after.closed else ""
+        written = plain(asdict(after))
+        return bool(self._run("sweep_put", id=after.id, before=before, after=written, keep=keep))
+
+    def _forget(self, sweep: str) -> None:
+        with self._reaching():
+            pipe = self._client.pipeline(transaction=True)
+            pipe.hdel(self.keys("sweeps"), sweep).zrem(self.keys("sweeping"), sweep)
+            pipe.execute()
 
 
 def _decode(content: str) -> Sweep:
-    return Sweep(**json.loads(content))
+    return Sweep(**known_fields(Sweep, json.loads(content)))
+
+
+def _over(sweep: Sweep, refusal: str = "") -> Sweep:
+    return replace(sweep, specs=(), closed=True, refusal=refusal)
+
+
+def _spec_of(sweep: Sweep, number: int) -> AnySpec:
+    """Return what a trial trains in the rung that comes next."""
+    spec = spec_from_dict(sweep.specs[number])
+    if sweep.stops and isinstance(spec, TrainSpec):
+        stop = sweep.stops[len(sweep.rungs)]
+        spec = replace(spec, trainer=replace(spec.trainer, stop_after=stop))
+        if sweep.rungs:  # what it began with, and waited for, may be gone by now
+            before = sweep.rungs[-1][str(number)]
+            spec = replace(spec, resume_from=before, warm_from=None, after=(), after_ended=())
+    return replace(spec, tags=(*spec.tags, TAG + sweep.id))
 
 
 def score_of(job: Job | None, metric: str) -> float:

@@ -91,6 +91,8 @@ def show(id: str, home: Path | None, as_json: bool) -> None:  # noqa: A002 - cli
     names = [*found.trials[0]]
     header = ["TRIAL", *names, found.metric, "RUNG", "STATE", "JOB"]
     print_table(header, [_cells(row, names) for row in rows])
+    if found.refusal:
+        click.echo(f"it ended early: {found.refusal}", err=True)
     if unscored := _reported(rows):
         click.echo(f"no trial reported {found.metric} (they report: {unscored})", err=True)
 
@@ -121,6 +123,7 @@ def _summary(found: "Sweep") -> Mapping[str, Any]:
         "stops": found.stops,
         "rung": len(found.rungs),
         "closed": found.closed,
+        "refusal": found.refusal,
     }
 
 

@@ -1,17 +1,21 @@
 """Sweeps: each trial of each rung is one job, whoever moves it on, and the best come first."""
 
+import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from jobs.cli import main
 from jobs.client import Client
 from jobs.errors import NotAllowed, SpecError
 from jobs.job import JobState, Reason
-from jobs.spec import Component, TrainerOptions, TrainSpec
+from jobs.spec import Component, Policy, TrainerOptions, TrainSpec
+from jobs.store import JobStore
 from jobs.sweeps import Sweep, Sweeps
 from jobs.verbs.sweeping import _reported
 from tests.unit.test_catalog import CATALOG
@@ -193,6 +197,110 @@ def test_a_metric_that_no_trial_reports_is_said_beside_the_table(
     other = person.sweep(SPEC, ["model.size=1,2"])
     end_with(hand, {1: 0.5, 2: math.nan})
     assert _reported(person.sweeps.rows(other)) == ""
+
+
+def test_a_trial_that_failed_comes_last_however_far_it_came(person: Client, hand: "Hand") -> None:
+    begun = person.sweep(SPEC, ["model.size=1,2,3"], halving=True)
+    end_with(hand, {1: 3.0, 2: 2.0, 3: 1.0})
+    second = person.sweeps.advance(begun.id)
+    assert [row.trial for row in person.sweeps.rows(second)] == [2, 1, 0], "it may yet be the best"
+    end_with(hand, {3: math.nan})
+    rows = person.sweeps.rows(person.sweeps.advance(begun.id))
+    assert [(row.trial, row.rung) for row in rows] == [(1, 1), (0, 1), (2, 2)]
+
+
+def test_a_sweep_that_is_refused_leaves_nothing_and_holds_up_no_other(
+    person: Client, hand: "Hand"
+) -> None:
+    failed = person.submit(SPEC).id
+    hand.fail(Reason.USER_ERROR)
+    with pytest.raises(SpecError, match=f"job {failed}, .* ended as failed"):
+        person.sweep(replace(SPEC, after=(failed,)), ["model.size=1,2"])
+    assert person.sweeps.list() == []
+    assert [job.id for job in person.list()] == [failed]
+
+
+def test_a_sweep_that_cannot_begin_any_more_is_over_and_says_why(
+    person: Client,
+    hand: "Hand",
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed = person.submit(SPEC).id
+    hand.fail(Reason.USER_ERROR)
+    # Its client left between the record and the first job, and meanwhile another job failed.
+    late = replace(SPEC, after=(failed,)).to_dict()
+    person.sweeps._put("", Sweep("00000000", [{"model.size": 1}], [late], "val/loss"))
+    healthy = person.sweep(SPEC, ["model.size=1,2,3"], halving=True)
+    end_with(hand, {1: 1.0, 2: 2.0, 3: 3.0})
+    person.sweeps.advance_all()
+    assert len(person.sweeps.get(healthy.id).rungs) == 2
+    refused = person.sweeps.get("00000000")
+    assert refused.closed
+    assert f"job {failed}, which this one would wait for, ended as failed" in refused.refusal
+    monkeypatch.setattr("jobs.verbs.sweeping.Client", lambda home: nullcontext(person))
+    assert main(["sweep", "show", refused.id]) == 0
+    assert refused.refusal in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("record", ["[]", '{"id": 1}', "no JSON"])
+def test_a_sweep_that_cannot_be_read_holds_up_no_other(
+    person: Client, hand: "Hand", caplog: pytest.LogCaptureFixture, record: str
+) -> None:
+    person.sweeps._put("", Sweep("00000000", [], [], "val/loss"))
+    person.sweeps._client.hset(person.sweeps.keys("sweeps"), "00000000", record)
+    begun = person.sweep(SPEC, ["model.size=1,2,3"], halving=True)
+    end_with(hand, {1: 1.0, 2: 2.0, 3: 3.0})
+    with caplog.at_level(logging.ERROR):
+        person.sweeps.advance_all()
+    assert "sweep 00000000: a step failed" in caplog.text
+    assert len(person.sweeps.get(begun.id).rungs) == 2
+
+
+def test_what_a_later_version_says_of_a_sweep_is_passed_over(person: Client) -> None:
+    begun = person.sweep(SPEC, ["model.size=1,2"])
+    key = person.sweeps.keys("sweeps")
+    said = person.sweeps._client.hget(key, begun.id).decode()
+    person.sweeps._client.hset(key, begun.id, said[:-1] + ',"colour":"red"}')
+    assert person.sweeps.get(begun.id) == begun
+
+
+@pytest.mark.parametrize("how", ["after", "after_ended", "resume_from", "warm_from"])
+def test_a_rung_that_goes_on_needs_nothing_but_the_one_before(
+    person: Client, hand: "Hand", how: str
+) -> None:
+    first = person.submit(SPEC).id
+    spec = replace(SPEC, **{how: (first,) if how.startswith("after") else first})
+    begun = person.sweep(spec, ["model.size=1,2,3"], halving=True)
+    hand.train()
+    hand.store.sweep(60)
+    begins = end_with(hand, {1: 1.0, 2: 2.0, 3: 3.0})
+    assert all(how in each for each in begins)
+    person.get(first).remove()
+    assert len(person.sweeps.advance(begun.id).rungs) == 2
+
+
+def test_what_is_over_is_read_no_more_and_forgotten_with_its_jobs(
+    person: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = 1_000_000
+    store = JobStore(person.store._client, person.store.keys.namespace, lambda: time)
+    sweeps = store.beside(Sweeps)
+    specs = [replace(SPEC, policy=Policy(keep_days=days)) for days in (1.0, 2.0)]
+    going = sweeps.create([{"model.size": 1}], specs[:1], "val/loss")
+    over = sweeps.cancel(sweeps.create([{"a": 1}, {"a": 2}], specs, "val/loss").id)
+    assert over.closed
+    assert not over.specs
+    assert len(over.trials) == 2
+    advanced: list[str] = []
+    monkeypatch.setattr(Sweeps, "advance", lambda _, sweep: advanced.append(sweep))
+    time += 2 * 86_400_000 - 1
+    sweeps.advance_all()
+    assert advanced == [going.id]
+    assert {each.id for each in sweeps.list()} == {going.id, over.id}
+    time += 1
+    sweeps.advance_all()
+    assert [each.id for each in sweeps.list()] == [going.id]
 
 
 def test_a_sweep_that_is_not_there_says_so(person: Client) -> None:
