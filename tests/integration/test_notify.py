@@ -18,6 +18,7 @@ from jobs.errors import NotAllowed, SpecError
 from jobs.job import Reason
 from jobs.notify import Delivery, Hook, Hooks, key_of
 from jobs.spec import Component, TrainSpec
+from jobs.store import JobStore
 from tests.doubles.waiting import eventually
 from worker import notifying
 from worker.notifying import Notifier, Undelivered, is_public, pause, send, signed
@@ -274,6 +275,38 @@ def test_a_webhook_that_hangs_holds_up_itself_alone(
     notifier.wait()  # the closed server resets what hangs
 
 
+def test_however_much_waits_for_one_webhook_the_others_have_their_turn(
+    person: Client, hand: "Hand"
+) -> None:
+    slow = person.hooks.add("https://slow.example.org", ["failed"])
+    for _ in range(1_100):
+        person.hooks.test(slow.id)
+    while person.hooks.fan_out():
+        pass
+    quick = person.hooks.add("https://quick.example.org", ["failed"])
+    person.hooks.test(quick.id)
+    person.hooks.fan_out()
+    taken = person.hooks.claim(60, busy=[slow.id])
+    assert taken is not None
+    assert taken.hook.id == quick.id
+    assert person.hooks.claim(60, busy=[slow.id]) is None
+
+
+def test_of_several_webhooks_who_has_waited_longest_is_told_first(person: Client) -> None:
+    time = 1_000
+    store = JobStore(person.store._client, person.store.keys.namespace, lambda: time)
+    hooks = store.beside(Hooks)
+    made = [hooks.add("https://example.org", ["failed"]).id for _ in range(3)]
+    order = [made[each] for each in (2, 0, 1, 1, 2, 0)]
+    for hook in order:
+        hooks.test(hook)
+        hooks.fan_out()
+        time += 1
+    taken = [hooks.claim(60) for _ in order]
+    assert [each.hook.id for each in taken if each] == order
+    assert hooks.claim(60) is None
+
+
 def test_a_worker_that_dies_over_a_delivery_leaves_it_to_the_next(
     person: Client, hand: "Hand", receiver: Receiver, deliver: Callable[[], None]
 ) -> None:
@@ -310,6 +343,22 @@ def test_who_was_removed_is_told_no_more(
         person.hooks.remove(hook.id)
     with pytest.raises(NotAllowed, match="there is no webhook"):
         person.hooks.test(hook.id)
+
+
+def test_of_who_was_removed_nothing_is_left(person: Client) -> None:
+    hook = person.hooks.add("https://example.org", ["failed"])
+    for _ in range(3):
+        person.hooks.test(hook.id)
+    person.hooks.fan_out()
+    first, second = (person.hooks.claim(60) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    person.hooks.settle(first, "it answered 500", 5.0)
+    person.hooks.remove(hook.id)
+    person.hooks.fan_out()
+    person.hooks.settle(second, "it answered 500", 5.0)  # what was under way meanwhile
+    left = person.store._client.keys(f"unroll:{person.store.keys.namespace}:*")
+    assert left == [person.store.keys("outbox").encode()], "and that is empty"
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,13 @@ from jobs.errors import Forbidden, NotAllowed, ServiceUnreachable
 from jobs.firing import Firing
 from jobs.gate import Gate
 from jobs.job import Checkpoint, JobState, Reason
+from jobs.notify import Hooks
 from jobs.registry import Registry
 from jobs.schedules import Schedule, Stage
 from jobs.spec import Component, TrainSpec
 from jobs.store import JobStore
 from jobs.store.scheduling import ScheduleStore
+from jobs.sweeps import Sweeps
 from jobs.timetable import Timetable
 from jobs.workers import Worker
 from worker.scheduler import Scheduler
@@ -289,3 +291,29 @@ def test_a_submitter_asks_for_schedules_and_a_worker_fires_them(house: House) ->
     asks.remove("nightly")
     Scheduler(stores["worker"]).tick()
     assert stores["looker"].get(generation.train).state is JobState.CANCELLED
+
+
+def test_a_submitter_asks_for_sweeps_and_webhooks_and_a_worker_sees_to_them(house: House) -> None:
+    stores = {user: house.store(user) for user in ("submitter", "worker", "looker")}
+    asks, works, looks = (each.beside(Sweeps) for each in stores.values())
+    begun = asks.create([{"model.size": 1}], [SPEC], "val/loss")
+    for forge in (looks.advance_all, lambda: looks.cancel(begun.id)):
+        with pytest.raises(ServiceUnreachable, match="may not do that"):
+            forge()
+    assert looks.get(begun.id) == begun
+    asks.cancel(begun.id)
+    works.advance_all()
+    asks, works, looks = (each.beside(Hooks) for each in stores.values())
+    hook = asks.add("https://example.org", ["failed"]).id
+    for forge in (asks.fan_out, lambda: asks.claim(60), lambda: looks.remove(hook)):
+        with pytest.raises(ServiceUnreachable, match="may not do that"):
+            forge()
+    asks.test(hook)
+    works.fan_out()
+    taken = works.claim(60)
+    assert taken is not None
+    works.settle(taken, "it answered 500", 5.0)
+    assert looks.list()[0].error == "it answered 500"
+    asks.remove(hook)
+    works.fan_out()
+    assert house.admin.keys("unroll:default:run:told") == []

@@ -12,19 +12,18 @@
 
 local time, busy = now(), {}
 for _, id in ipairs(cjson.decode(A.busy)) do busy[id] = true end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.retries, '-inf', time, 'LIMIT', 0, 1000)) do
-  local text = redis.call('HGET', K.deliveries, id)
-  local delivery = text and cjson.decode(text)
-  local hook = delivery and redis.call('HGET', K.hooks, delivery.hook)
-  if hook and not busy[delivery.hook] then
-    delivery.tries = delivery.tries + 1
-    redis.call('HSET', K.deliveries, id, cjson.encode(delivery))
-    redis.call('ZADD', K.retries, time + tonumber(A.hold), id)
-    return {id, delivery.hook, hook, delivery.event, delivery.tries}
-  end
-  if not hook then  -- nobody wants it any more
-    redis.call('ZREM', K.retries, id)
-    redis.call('HDEL', K.deliveries, id)
+local first, hook, since
+-- Of what was left at one time the ids tell the order.
+local function is_earlier(time, id) return not first or time < since or time == since and id < first end
+for _, id in ipairs(redis.call('HKEYS', K.hooks)) do
+  local due = redis.call('ZRANGEBYSCORE', K.retries .. id, '-inf', time, 'WITHSCORES', 'LIMIT', 0, 1)
+  if due[1] and not busy[id] and is_earlier(tonumber(due[2]), due[1]) then
+    first, hook, since = due[1], id, tonumber(due[2])
   end
 end
-return false
+if not first then return false end
+local delivery = cjson.decode(redis.call('HGET', K.deliveries .. hook, first))
+delivery.tries = delivery.tries + 1
+redis.call('HSET', K.deliveries .. hook, first, cjson.encode(delivery))
+redis.call('ZADD', K.retries .. hook, time + tonumber(A.hold), first)
+return {first, hook, redis.call('HGET', K.hooks, hook), delivery.event, delivery.tries}

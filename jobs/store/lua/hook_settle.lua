@@ -14,17 +14,18 @@
 --   keep        so many that were given up are remembered
 -- Returns 1, or 0 where another try has begun.
 
-local text = redis.call('HGET', K.deliveries, A.id)
+local deliveries, retries = K.deliveries .. A.hook, K.retries .. A.hook
+local text = redis.call('HGET', deliveries, A.id)
 local delivery = text and cjson.decode(text)
 if not delivery or whole(delivery.tries) ~= A.tries then return 0 end
 local time = now()
 redis.call('HSET', K.told, A.hook, cjson.encode({time = whole(time), error = A.error, delivery = A.id}))
 if A.error ~= '' and A.again ~= '' then
-  redis.call('ZADD', K.retries, time + tonumber(A.again), A.id)
+  redis.call('ZADD', retries, time + tonumber(A.again), A.id)
   return 1
 end
-redis.call('ZREM', K.retries, A.id)
-redis.call('HDEL', K.deliveries, A.id)
+redis.call('ZREM', retries, A.id)
+redis.call('HDEL', deliveries, A.id)
 if A.error ~= '' then
   redis.call('RPUSH', K.undelivered, cjson.encode({id = A.id, hook = A.hook, time = whole(time),
     error = A.error, event = delivery.event}))
