@@ -44,7 +44,7 @@ KEYS: Final = (
     Key("requests", ASK, "zset", "", "all job ids by time of submission"),
     Key("pending", ASK, "zset", "queue", "jobs that a worker may take, by rank"),
     Key("delayed", ASK, "zset", "", "jobs that wait before a retry, by the time when it is due"),
-    Key("queues", ASK, "set", "", "queues that ever had a job pending"),
+    Key("queues", ASK, "set", "", "queues with jobs pending"),
     Key("waiting", ASK, "hash", "", "blocked job -> JSON list of those it waits for"),
     Key("dedupe", ASK, "hash", "", "idempotency key -> job id; until the job is removed"),
     Key("sequence", ASK, "string", "", "number of submissions: the age in a rank"),

@@ -67,7 +67,7 @@ class ModelHandle:
 
     @property
     def challenger(self) -> VersionHandle:
-        """Return the newest version that nobody has decided on. Raise NotAllowed if none is."""
+        """Return the newest version. Raise NotAllowed once somebody has decided on it."""
         return self._resolved("challenger")
 
     @property

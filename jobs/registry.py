@@ -3,7 +3,7 @@
 A version is a training that has succeeded, as it ended; its record and its files are kept from then
 on. Versions are numbered from 1 and never renumbered. `champion` is the one that people use, and is
 only ever moved by `promote` and `rollback`: also the first version is no champion until somebody
-says so. `challenger` is the newest one that nobody has decided on.
+says so. `challenger` is the newest version, until somebody has decided on it.
 
 Whoever moves the champion says which one they saw: of two at once, one is refused.
 """
@@ -82,7 +82,7 @@ class Model:
     name: str
     #: Number of the version in use; None while none was promoted.
     champion: int | None
-    #: Number of the newest version that was neither promoted nor turned down.
+    #: Number of the newest version; None once it was promoted, turned down or released.
     challenger: int | None
     #: All versions, the first first.
     versions: Sequence[Version]

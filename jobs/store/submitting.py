@@ -77,7 +77,7 @@ class Submitter(Looker):
             return
 
     def bell(self, queue: str) -> bool:
-        """Return whether to ring for a queue: twice a second at most, and never while one waits."""
+        """Return whether to ring for a queue: ten times a second at most, never while one waits."""
         with self._reaching():
             if self._client.exists(self.keys.celery + queue):  # one that nobody has heard yet
                 return False

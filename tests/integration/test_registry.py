@@ -321,6 +321,14 @@ def test_a_released_version_is_cleared_as_any_job(client: Any) -> None:
     store.remove(jobs[1])
 
 
+def test_an_older_version_is_no_challenger_again(store: JobStore) -> None:
+    registry = store.beside(Registry)
+    for number in (1, 2, 3):
+        assert registry.register("m", trained(store), by="ann").number == number
+    registry.promote("m", 3, expect=None, by="ann")
+    assert registry.get("m").challenger is None, "2 was never decided on, and 3 is newer"
+
+
 class Trail(RuleBasedStateMachine):
     """Any row of calls: what the registry says is what plain Python would."""
 
