@@ -20,7 +20,8 @@ place of what enters the gates, with a gain γ for each unit of each product:
 
 Its mean and deviation are those of all gates together, but a GRU's candidate has its own, since the
 reset gate stands between. The gains start at 1, b as without layer norm, so that the forget gate
-starts open there too.
+starts open there too. Numbers that are all the same, as before the first input that is not 0, have
+no direction: there the gradient is 0 in place of 1/√1e-5 times as large at every step.
 
 Recurrent dropout (Gal & Ghahramani 2016, "A theoretically grounded application of dropout in
 recurrent neural networks", equation 7): where U s' is computed, the same units of s' are missing at
@@ -44,6 +45,7 @@ from lightning_modules._steps import (
     NormedStep,
     NormStep,
     TanhStep,
+    varies,
 )
 from lightning_modules._tanh import tanh
 
@@ -117,9 +119,12 @@ class GateNorm(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Return them in the gain's dtype: a mean of many asks for its precision."""
         wide = values.to(self.gain.dtype)
-        if len(self.sizes) == 1:
-            return F.layer_norm(wide, self.sizes, self.gain, self.bias)
-        parts = wide.split_with_sizes(self.sizes, dim=-1)
+        parts = [
+            torch.where(varies(part), part, part.detach())
+            for part in wide.split_with_sizes(self.sizes, dim=-1)
+        ]
+        if len(parts) == 1:
+            return F.layer_norm(parts[0], self.sizes, self.gain, self.bias)
         normed = torch.cat([F.layer_norm(part, part.shape[-1:]) for part in parts], dim=-1)
         scaled = normed * self.gain
         return scaled if self.bias is None else scaled + self.bias

@@ -18,6 +18,7 @@ from torchmetrics import SumMetric
 Span = tuple[str, int, int]
 
 _OUTSIDE: Final = ("O", None)
+_MARKS: Final = frozenset("BIES")
 
 
 def spans(tags: Sequence[str]) -> set[Span]:
@@ -39,7 +40,7 @@ def spans(tags: Sequence[str]) -> set[Span]:
 
 def _parts(tag: str) -> tuple[str, str | None]:
     mark, _, kind = tag.partition("-")
-    return (mark, kind) if mark in {"B", "I", "E", "S"} else _OUTSIDE
+    return (mark, kind) if mark in _MARKS else _OUTSIDE
 
 
 def each_step(tags: Sequence[str]) -> set[Span]:
@@ -48,8 +49,12 @@ def each_step(tags: Sequence[str]) -> set[Span]:
 
 
 def have_marks(tags: Sequence[str]) -> bool:
-    """Say whether any of these tags marks a span."""
-    return any(_parts(tag)[1] is not None for tag in tags)
+    """Say whether these tags, all that there are, mark spans.
+
+    A mark has a kind behind it, `B-x`, or there are none but marks. What else is called B, I, E or
+    S is a name like others: of parts of speech, of phones, of structures of proteins.
+    """
+    return any(_parts(tag)[1] for tag in tags) or bool({"O"} < {*tags, "O"} <= {*_MARKS, "O"})
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,11 @@ class LSTMStep(CellStep):
         return self._norm.gradients() if self._norm else ()
 
 
+def varies(values: Tensor) -> Tensor:
+    """Say which rows hold different numbers, (..., n) -> (..., 1)."""
+    return (values != values[..., :1]).any(dim=-1, keepdim=True)
+
+
 class NormStep(Learner):
     """LN(x; γ) + b of groups of columns that are normalised together (`_cells.GateNorm`)."""
 
@@ -270,9 +275,10 @@ class NormStep(Learner):
         wanted = [True, True, self._bias is not None]
         for at, mean, inverse in zip(self._groups, moments[::2], moments[1::2], strict=True):
             part, gain, bias = values[:, at], self._gain[at], self._bias_of(at)
-            inner[:, at], *own = _layer_norm_backward(
+            of_part, *own = _layer_norm_backward(
                 grad[:, at], part, part.shape[1:], mean, inverse, gain, bias, wanted
             )
+            inner[:, at] = of_part.where(varies(part), 0)
             for total, more in zip(self._sums, own, strict=False):
                 total[at] += more
         return inner

@@ -182,10 +182,10 @@ class ManyToMany(GoalTopology):
         inside = torch.arange(words.shape[1], device=words.device) < batch.lengths[:, None]
         characters = batch.extras["characters"]  # (B, S', L), S' <= S
         there = inside[:, : characters.shape[1]]
-        said = self.speller_dropout(self.speller(characters[there]))  # (M, D)
+        said = self.speller(characters[there])  # (M, D)
         spelled = said.new_zeros(*inside.shape, said.shape[-1])
         spelled[inside] = said
-        return torch.cat([words.to(said.dtype), spelled], dim=-1)
+        return torch.cat([words.to(said.dtype), self.speller_dropout(spelled)], dim=-1)
 
 
 def _goal(

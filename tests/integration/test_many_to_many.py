@@ -303,6 +303,13 @@ def test_a_rank_without_rows_adds_nothing() -> None:
     assert output["loss"] == output["tokens"] == output["correct"] == 0
 
 
+@pytest.mark.parametrize("kind", ["convolution", "recurrent"])
+def test_dropout_of_the_same_units_at_all_steps_takes_what_words_spell(kind: str) -> None:
+    model = model_of(characters=kind, variational=True).train()
+    model.training_step(batch_of(), 0)["loss"].backward()
+    assert all(each.grad is not None for each in model.speller.parameters())
+
+
 def test_a_word_without_characters_says_nothing_but_is_read() -> None:
     for kind in ("convolution", "recurrent"):
         batch = batch_of()

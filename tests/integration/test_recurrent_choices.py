@@ -136,3 +136,17 @@ def test_what_is_written_has_the_score_of_teacher_forcing(
             forced = Batch(inputs, lengths, ids, torch.tensor([ids.shape[1]]))
             logp = torch.log_softmax(model(forced), dim=-1).gather(1, ids.T).sum().item()
             assert hypothesis.score == pytest.approx(logp / how.penalty(ids.shape[1]), abs=1e-5)
+
+
+@each_cell
+def test_sequences_that_begin_with_silence_have_gradients_of_the_usual_size(cell: CellName) -> None:
+    def norm(silent: int) -> float:
+        model, data = made("many_to_one", ("frames", "label"), cell=cell, layer_norm=True)
+        (batch, *_) = batches(data)
+        frames = torch.randn(len(batch.inputs), 30, batch.inputs.shape[2])
+        frames[:, :silent] = 0
+        batch = replace(batch, inputs=frames, lengths=torch.full_like(batch.lengths, 30))
+        model.training_step(batch, 0)["loss"].backward()
+        return float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]))
+
+    assert norm(12) < 20 * norm(0)  # 1e10 times where every step passes 1 / sqrt(1e-5) on

@@ -97,6 +97,9 @@ def test_counts_are_those_of_conllevals_own_loop(steps: list[tuple[str, str]]) -
 def test_tags_without_marks_are_spans_of_one_step() -> None:
     assert have_marks(["O", "B-x"])
     assert not have_marks(["O", "NOUN", "X-y"])
+    assert have_marks(["O", "B", "I"])  # of a single kind that nobody named
+    assert not have_marks([*"BEGHIST"])  # structures of proteins
+    assert not have_marks(["O"])
     assert each_step(["NOUN", "VERB"]) == {("NOUN", 0, 1), ("VERB", 1, 2)}
 
 
