@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypedDict, Unpack
 
 from jobs.errors import NotAllowed
+from jobs.files import EXAMPLES_FILE
 from jobs.handle import JobHandle, Submitter
 from jobs.job import Job, JobState
 from jobs.slicing import PROPERTIES_FACT, row_slice
@@ -14,7 +15,6 @@ from jobs.spec import CompareSpec, EvaluateSpec, Resources, SearchOptions, spec_
 if TYPE_CHECKING:
     from jobs.models import Models
 
-EXAMPLES_FILE: Final = "examples.json"
 #: Of a comparison's result, what a Comparison has under the same name.
 _SAME: Final = (
     *("metric", "first", "second", "difference", "low", "high", "p", "significant", "better"),

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from jobs.errors import ArtifactError, NotAllowed, UnrollError
+from jobs.files import ARCHIVE_FILE
 from jobs.handle import PREDICT_PRIORITY, JobHandle, Submitter, where_the_model_is
 from jobs.job import Job, JobState
 from jobs.spec import EvaluateSpec, ExportSpec
 from jobs.wording import printable
 
-ARCHIVE: Final = "export.zip"
 #: What an export holds beside its sources.
 _NAMES: Final = {"weights.pt", "config.json", "load.py"}
 _BESIDE: Final = "source/"
@@ -87,11 +87,11 @@ def refuse_what_is_taken(folder: Path) -> None:
 def _read(client: Exporter, job: JobHandle) -> bytes:
     """Read the archive through Redis, or where it is too large from a store that is shared."""
     with contextlib.suppress(ArtifactError):
-        return job.read_file(ARCHIVE)
+        return job.read_file(ARCHIVE_FILE)
     from jobs.artifacts import ArtifactStore, default_root  # noqa: PLC0415 - seldom needed
 
     record, root = job.record, default_root(client.home)
-    key = f"jobs/{job.id}/attempt-{record.attempt:04d}/files/{ARCHIVE}"
+    key = f"jobs/{job.id}/attempt-{record.attempt:04d}/files/{ARCHIVE_FILE}"
     with contextlib.suppress(OSError):
         if (root / "store.id").read_text(encoding="ascii").strip() == record.store:
             return ArtifactStore(root).path(key).read_bytes()

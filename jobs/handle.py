@@ -16,6 +16,7 @@ from jobs.errors import (
     UnrollError,
     WaitTimeout,
 )
+from jobs.files import PREDICTIONS_FILE
 from jobs.intake import require_model
 from jobs.job import Job, JobState, MetricPoint, Progress, Reason
 from jobs.spec import (
@@ -43,9 +44,6 @@ _FIRST_LOOK, _LAST_LOOK = 0.01, 0.5
 _LOOK_SHARE: Final = 0.03
 #: Predictions go before trainings of the same queue: somebody sits and waits for them.
 PREDICT_PRIORITY: Final = 10
-PREDICTIONS_FILE: Final = "predictions.json"
-#: Frames that a model wrote on, as NumPy saves them, float32 (frames, features).
-GENERATED_FILE: Final = "generated.npy"
 
 
 class Submitter(Protocol):
@@ -371,7 +369,7 @@ class JobHandle:
                 )
             )
 
-        return stream(lines, submit)
+        return stream(lines, submit, pictures=attention)
 
     def generate(
         self, prompt: str = "", *, timeout: float | None = None, **options: Unpack[Drawing]

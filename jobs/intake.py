@@ -33,17 +33,18 @@ def checked(spec: AnySpec) -> AnySpec:
 
     Dataclasses take any value; the way through JSON is where types and ranges are looked at.
     """
-    refuse_control_characters("name", [spec.name])
-    refuse_control_characters("tags", spec.tags)
-    if len(spec.name) > MAX_NAME:
-        raise SpecError(f"name: at most {MAX_NAME} characters, not {len(spec.name):,}")
-    if isinstance(spec, PredictSpec):
-        check_lines(spec.lines)
-    if isinstance(spec, GenerateSpec) and "\0" in spec.prompt:
-        raise SpecError("the prompt holds a NUL byte")
     plain = json.loads(spec.to_json())
     _refuse_half_characters(plain)
-    return spec_from_dict(plain)
+    read = spec_from_dict(plain)
+    refuse_control_characters("name", [read.name])
+    refuse_control_characters("tags", read.tags)
+    if len(read.name) > MAX_NAME:
+        raise SpecError(f"name: at most {MAX_NAME} characters, not {len(read.name):,}")
+    if isinstance(read, PredictSpec):
+        check_lines(read.lines, read.first)
+    if isinstance(read, GenerateSpec) and "\0" in read.prompt:
+        raise SpecError("the prompt holds a NUL byte")
+    return read
 
 
 def _refuse_half_characters(plain: Any) -> None:
@@ -62,11 +63,12 @@ def refuse_control_characters(what: str, texts: Iterable[str]) -> None:
             raise SpecError(f"{what}: {text!r} holds a character that cannot be printed")
 
 
-def check_lines(lines: Iterable[str]) -> None:
-    """Raise SpecError for a line to predict that is not one line of text."""
-    for number, line in enumerate(lines, start=1):
-        if not isinstance(line, str):
-            raise SpecError(f"line {number} to predict must be text, not {type(line).__name__}")
+def check_lines(lines: Iterable[str], before: int = 0) -> None:
+    """Raise SpecError for a line to predict that is not one line of text.
+
+    Its number counts the lines that stand `before` these.
+    """
+    for number, line in enumerate(lines, start=before + 1):
         for character, name in (("\0", "a NUL byte"), ("\n", "a line break")):
             if character in line:
                 raise SpecError(f"line {number} to predict holds {name}")

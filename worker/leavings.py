@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactError
+from jobs.files import PREDICTIONS_FILE
 from jobs.job import Job, Lease, MetricPoint
 from jobs.spec import MAX_CARRIED_BYTES, GenerateSpec, PredictSpec
 from jobs.store import JobStore
@@ -36,7 +37,7 @@ class Leavings:
     def keep(self) -> None:
         """Keep everything. Raise ServiceUnreachable, StaleToken, OSError, ArtifactError."""
         self.keep_log()
-        for path in sorted(self._folder.files.rglob("*")):
+        for path in sorted(self._folder.files.rglob("*"), key=_turn):
             if path.is_file() and not path.is_symlink():
                 self._keep_file(path)
         self._keep_metrics()
@@ -71,6 +72,11 @@ class Leavings:
                     file.write(_line(point) + "\n")
             self._store.report(self._lease)  # nothing, but who may not write learns of it here
             self._artifacts.put(f"jobs/{self._lease.job}/metrics.jsonl", path)
+
+
+def _turn(path: Path) -> tuple[bool, Path]:
+    # Answers first: what is carried has a bound, and pictures may fill all of it.
+    return path.name != PREDICTIONS_FILE, path
 
 
 def _line(point: MetricPoint) -> str:

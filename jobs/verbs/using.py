@@ -10,7 +10,8 @@ import click
 
 from jobs.client import Client
 from jobs.errors import ArtifactError, NotAllowed, SpecError, UnrollError, WaitTimeout
-from jobs.handle import GENERATED_FILE, Hypothesis, JobHandle
+from jobs.files import GENERATED_FILE, attention_files
+from jobs.handle import Hypothesis, JobHandle
 from jobs.spec import AnySpec
 from jobs.specfile import apply_overrides
 from jobs.verbs.common import common, job_id, print_json
@@ -154,11 +155,13 @@ def predict(
                 if not chunk.first:
                     say_if_it_takes_long(chunk.job)
                 chunk.job.result()
-                if attention:
-                    _fetch_attention(chunk.job, attention)
-                for number, found in enumerate(chunk.job.predictions(), start=chunk.first + 1):
+                answers = chunk.job.predictions()
+                for number, found in enumerate(answers, start=chunk.first + 1):
                     _print_answers(number, found, many=n_best is not None, as_json=as_json)
                 sys.stdout.flush()
+                if attention:
+                    rows = range(chunk.first, chunk.first + len(answers))
+                    _fetch_attention(chunk.job, rows, attention)
 
 
 def _print_answers(number: int, found: Sequence[Hypothesis], *, many: bool, as_json: bool) -> None:
@@ -218,10 +221,7 @@ def generate(
 def _fetch_frames(generation: JobHandle, answer: Hypothesis, file: Path) -> None:
     if "frames" not in answer.values:
         raise SpecError("this model writes text and no frames: leave out --frames")
-    try:
-        file.write_bytes(generation.read_file(GENERATED_FILE))
-    except OSError as error:
-        raise NotAllowed(f"cannot write to {file}: {error.strerror}") from None
+    _write(file, generation.read_file(GENERATED_FILE))
 
 
 def _read_lines() -> Iterator[str]:
@@ -247,12 +247,25 @@ def _check_folder(folder: Path | None) -> None:
         raise NotAllowed(f"cannot write to {folder}: {error.strerror}") from None
 
 
-def _fetch_attention(prediction: JobHandle, folder: Path) -> None:
-    names = [name for name in prediction.files() if name.startswith("attention-")]
-    if not names:
+def _fetch_attention(prediction: JobHandle, rows: Iterable[int], folder: Path) -> None:
+    left = [name for name in prediction.files() if name.startswith("attention-")]
+    if not left:
         raise ArtifactError("the worker left no attention: see its log")
-    for name in names:
-        (folder / Path(name).name).write_bytes(prediction.read_file(name))
+    for row in rows:
+        for name in attention_files(row):
+            if name not in left:
+                raise ArtifactError(
+                    f"the attention of line {row + 1} is too large to be carried: leave out the "
+                    "line, or --attention"
+                )
+            _write(folder / name, prediction.read_file(name))
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise NotAllowed(f"cannot write to {file}: {error.strerror}") from None
 
 
 @click.command()

@@ -375,7 +375,7 @@ def test_predict_brings_the_attention(
     def work() -> None:
         lease = player.take()
         assert player.store.get(lease.job).spec["attention"] is True
-        found = [[{"text": "b", "score": -1.0}]]
+        found = [[{"text": "b", "score": -1.0}]] * len(player.store.get(lease.job).spec["lines"])
         player.store.put_file(lease, "predictions.json", json.dumps({"lines": found}).encode())
         player.store.put_file(lease, "attention-0000.png", b"picture")
         player.store.put_file(lease, "attention-0000.json", b"{}")
@@ -386,8 +386,35 @@ def test_predict_brings_the_attention(
     assert said.out == "b\n"
     assert (home / "pictures/deep/attention-0000.png").read_bytes() == b"picture"
     assert (home / "pictures/deep/attention-0000.json").exists()
+    with meanwhile(work):
+        said = unroll("predict", job, "--attention", "pictures", stdin=b"a\nb\n")
+    assert said.out == "b\nb\n", "answers first"
+    assert said.err.startswith("unroll: the attention of line 2 is too large to be carried"), said
+    (home / "shut/attention-0000.png").mkdir(parents=True)
+    with meanwhile(work):
+        said = unroll("predict", job, "--attention", "shut", stdin=b"a\n")
+    assert said.err == "unroll: cannot write to shut/attention-0000.png: Is a directory\n"
     refused = unroll("predict", job, "--attention", "spec.toml/sub", stdin=b"a\n")
     assert (refused.status, "cannot write to spec.toml/sub" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *(
+            "models show",
+            "models history",
+            "sweep show",
+            "sweep cancel",
+            "notify rm",
+            "notify test",
+        ),
+        *("evaluate --no-wait", "catalog --queue", "show", "schedule show"),
+    ],
+)
+def test_a_word_that_is_no_text_is_refused(unroll: Unroll, verb: str) -> None:
+    said = unroll(*verb.split(), "\udc80")  # as Python reads the byte 0x80 of an argument
+    assert said.status == 2, said.err
 
 
 def test_going_on_from_another_job_needs_no_file(unroll: Unroll, player: Any) -> None:

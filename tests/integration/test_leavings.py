@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.artifacts import ArtifactStore
-from jobs.spec import Component, TrainSpec
+from jobs.files import PREDICTIONS_FILE, attention_files
+from jobs.spec import MAX_CARRIED_BYTES, Component, PredictSpec, TrainSpec
 from jobs.store import JobStore
 from jobs.workers import Worker
 from worker.events import MetricEvent
@@ -34,3 +35,20 @@ def test_the_history_is_strict_json_whatever_the_values(store: JobStore, tmp_pat
     read = [json.loads(line, parse_constant=refuse) for line in lines]
     assert [each["value"] for each in read] == [0.5, None, None, None, 1e308]
     assert [each["step"] for each in read] == list(range(5))
+
+
+def test_pictures_that_fill_the_room_leave_that_of_the_answers(
+    store: JobStore, tmp_path: Path
+) -> None:
+    job = store.create(PredictSpec(job="trained", lines=["a"] * 3)).id
+    found = store.acquire(Worker(id="w"), 60)
+    assert found is not None
+    folder = AttemptFolder(tmp_path / "attempt")
+    folder.make()
+    for row in range(3):
+        for name in attention_files(row):
+            (folder.files / name).write_bytes(bytes(MAX_CARRIED_BYTES // 4))
+    (folder.files / PREDICTIONS_FILE).write_bytes(b"answers")
+    Leavings(store, ArtifactStore(tmp_path / "store"), *found, folder).keep()
+    assert store.read_file(job, PREDICTIONS_FILE) == b"answers"
+    assert len(store.files(job)) == 4

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from jobs.comparing import less_is_better, require_comparable
 from jobs.errors import NotAllowed, SpecError
+from jobs.files import EXAMPLES_FILE
 from jobs.slicing import row_slice
 from jobs.spec import CompareSpec
 from lightning_modules._row_scores import RowScores
@@ -21,7 +22,6 @@ from worker.runner.task import Task
 
 #: Resamples where the spec does not say, as sacrebleu has them.
 _RESAMPLES: Final = {"bootstrap": 1_000, "approximate_randomisation": 10_000}
-EXAMPLES_FILE: Final = "examples.json"
 
 
 def compare(task: Task, spec: CompareSpec) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import torch
 
 import datamodules
 import lightning_modules
+from jobs.files import ARCHIVE_FILE
 from jobs.spec import ExportSpec, TrainerOptions, TrainSpec
 from worker.folder import write_atomically
 from worker.runner import catalog, exported_load, precision
@@ -29,7 +30,6 @@ from worker.runner.resume import Saved
 from worker.runner.task import Task
 from worker.runner.trained import Trained, trained_spec
 
-ARCHIVE: Final = "export.zip"
 _LICENCES: Final = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING")
 #: Characters of a licence that are kept: a longer one is named and not repeated.
 _LICENCE_LENGTH: Final = 20_000
@@ -49,7 +49,7 @@ def export(task: Task, spec: ExportSpec) -> dict[str, Any]:
         for name, source in _sources(trained):
             archive.writestr(f"source/{name}", source.read_bytes())
     task.folder.files.mkdir(exist_ok=True)
-    write_atomically(task.folder.files / ARCHIVE, content.getvalue())
+    write_atomically(task.folder.files / ARCHIVE_FILE, content.getvalue())
     parameters = sum(each.numel() for each in ready.model.parameters())
     return {"parameters": parameters, "bytes": content.tell(), "job": spec.job}
 

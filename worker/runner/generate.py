@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from datamodules._base import StreamData
 from jobs.errors import SpecError
+from jobs.files import GENERATED_FILE
 from jobs.spec import GenerateSpec
 from lightning_modules._sampling import Sampling
 from worker.folder import write_atomically
@@ -41,4 +42,4 @@ def generate(task: Task, spec: GenerateSpec) -> dict[str, Any]:
 def _write_array(task: Task, frames: NDArray[np.float32]) -> None:
     content = io.BytesIO()
     np.save(content, frames)
-    write_atomically(task.folder.files / "generated.npy", content.getvalue(), durable=False)
+    write_atomically(task.folder.files / GENERATED_FILE, content.getvalue(), durable=False)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -12,6 +11,7 @@ from datamodules._base import Answer, LineData, TextData
 from datamodules._batch import Batch
 from datamodules._errors import DataError
 from jobs.errors import SpecError
+from jobs.files import PREDICTIONS_FILE, attention_files
 from jobs.spec import MAX_CARRIED_BYTES, PredictSpec
 from lightning_modules._base import Topology
 from lightning_modules._decoding import Hypothesis
@@ -55,10 +55,13 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     ]
     write_predictions(task, answers)
     if spec.attention and isinstance(data, TextData):
+        files = task.folder.files
         for row, line in enumerate(spec.lines):
             best = data.rerank(found[row], line)[0]
-            stem = task.folder.files / f"attention-{spec.first + row:04d}"
-            _write_attention(stem, data, line, best)
+            numbers, picture = attention_files(spec.first + row)
+            attention = _attention(data, line, best)
+            write_atomically(files / numbers, _json(attention), durable=False)
+            write_atomically(files / picture, draw_attention(**attention), durable=False)
     return {"lines": len(spec.lines)}
 
 
@@ -146,7 +149,7 @@ def write_predictions(task: Task, found: Sequence[Sequence[Answer]]) -> None:
             f"the answers take {len(content):,} bytes, and at most {room:,} can be carried: ask for"
             " fewer, or for shorter ones"
         )
-    write_atomically(files / "predictions.json", content, durable=False)
+    write_atomically(files / PREDICTIONS_FILE, content, durable=False)
 
 
 def predictions(found: Sequence[Sequence[Answer]]) -> dict[str, Any]:
@@ -159,16 +162,14 @@ def _plain(answer: Answer) -> dict[str, Any]:
     return {"text": answer.text, "score": answer.score, **values}
 
 
-def _write_attention(stem: Path, data: TextData, line: str, best: Hypothesis) -> None:
+def _attention(data: TextData, line: str, best: Hypothesis) -> dict[str, Any]:
     if best.attention is None:
         raise SpecError("this topology has no attention to keep")
-    attention = {
+    return {
         "source": data.source_symbols(line),
         "target": data.target_symbols(best.ids),
         "weights": best.attention.tolist(),
     }
-    write_atomically(stem.with_suffix(".json"), _json(attention), durable=False)
-    write_atomically(stem.with_suffix(".png"), draw_attention(**attention), durable=False)
 
 
 def _json(content: dict[str, Any]) -> bytes:
