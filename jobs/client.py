@@ -128,7 +128,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
-        for name in ("store", "registry"):
+        for name in ("store", "registry", "sweeps", "hooks"):
             self.__dict__.pop(name, None)
         self._open.close()
 
@@ -144,9 +144,9 @@ class Client:
         refuse_control_characters("key", [key or ""])
         spec = self.made_whole(spec, base)
         note = self._check(spec)
-        job = self.store.create(spec, key=key, note=note)
-        self._ring(job.queue)
-        return JobHandle(self, job.id)
+        job = self.store.enqueue(spec, key=key, note=note)
+        self._ring(spec.resources.queue)
+        return JobHandle(self, job)
 
     def made_whole(self, spec: AnySpec, base: Path | None = None) -> AnySpec:
         """Return a spec as it is queued: checked, its data's root absolute, its ids whole.

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar, Unpack, overload
 
 from jobs.errors import (
+    Forbidden,
     JobFailed,
     ServiceUnreachable,
     SpecError,
@@ -139,17 +140,17 @@ class JobHandle:
     @property
     def state(self) -> JobState:
         """Return where the job stands now."""
-        return self.record.state
+        return self._look().state
 
     @property
     def reason(self) -> Reason | None:
         """Return why the job, or its newest ended attempt, ended; None while there is none."""
-        return self.record.reason
+        return self._look().reason
 
     @property
     def progress(self) -> Progress:
         """Return how far the job has come."""
-        return self.record.progress
+        return self._look().progress
 
     def why(self) -> str:
         """Return one sentence on why the job is where it is."""
@@ -161,10 +162,13 @@ class JobHandle:
             yield from update.points
 
     def updates(self, *, since: int = 0, follow: bool = True) -> Iterator[Update]:
-        """Yield the job and its new points, again and again until it has ended."""
+        """Yield the job and its new points, again and again until it has ended.
+
+        Of the record a spec of more than 64 kB is left empty.
+        """
         store = self._client.store
         while True:
-            job = _patiently(partial(store.get, self.id))
+            job = _patiently(self._look)
             live = follow and not job.state.ended
             # The last point is written before the end: what is read after an end is complete.
             block = _LAST_LOOK if live else 0
@@ -184,7 +188,7 @@ class JobHandle:
         """Yield the lines behind the cursor `since`, each with its cursor."""
         store = self._client.store
         while True:
-            live = follow and not _patiently(partial(store.get, self.id)).state.ended
+            live = follow and not _patiently(self._look).state.ended
             block = _LAST_LOOK if live else 0
             lines = _patiently(partial(store.logs, self.id, since=since, block=block))
             yield from lines
@@ -195,27 +199,40 @@ class JobHandle:
 
     def wait(self, timeout: float | None = None) -> Job:
         """Return the record once the job has ended, however it ended. Raise WaitTimeout."""
+        job = self._wait(timeout)
+        return job if job.spec else self.record
+
+    def _wait(self, timeout: float | None) -> Job:
         began = time.monotonic()
-        deadline = None if timeout is None else began + timeout
+        deadline = math.inf if timeout is None else began + timeout
         while True:
-            job = _patiently(lambda: self.record)
+            try:
+                job = _patiently(self._look, deadline)
+            except ServiceUnreachable as error:
+                if isinstance(error, Forbidden) or time.monotonic() < deadline:
+                    raise
+                raise WaitTimeout(f"nothing is known of job {self.id}: {error}") from None
             if job.state.ended:
                 return job
             now = time.monotonic()
-            pause = min(max(_FIRST_LOOK, _LOOK_SHARE * (now - began)), _LAST_LOOK)
-            left = pause if deadline is None else deadline - now
-            if left <= 0:
+            if now >= deadline:
                 raise WaitTimeout(
                     f"job {self.id} is still {job.state} after {timeout:g} s; it goes on"
                 )
-            time.sleep(min(pause, left))
+            pause = min(max(_FIRST_LOOK, _LOOK_SHARE * (now - began)), _LAST_LOOK)
+            time.sleep(min(pause, deadline - now))
+
+    def _look(self) -> Job:
+        """Read the record again and again: a spec of more than 64 kB stays where it is."""
+        found = self._client.store.records([self.id])
+        return found[0] if found else self.record  # which says that there is none
 
     def result(self, timeout: float | None = None) -> Result:
         """Wait for the job and return what it has come to.
 
         Raise WaitTimeout; raise JobFailed, caused by the worker's traceback, where it failed.
         """
-        job = self.wait(timeout)
+        job = self._wait(timeout)
         if job.state is not JobState.SUCCEEDED:
             failure = JobFailed(
                 failure_line(job), reason=str(job.reason or job.state), traceback=job.traceback
@@ -438,13 +455,16 @@ def where_the_model_is(trained: Job) -> Resources:
     return Resources(queue=trained.queue, labels=labels)
 
 
-def _patiently(read: Callable[[], T]) -> T:
+def _patiently(read: Callable[[], T], deadline: float = math.inf) -> T:
     """Read, sitting out a service that was there and does not answer for a while."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = min(deadline, time.monotonic() + _PATIENCE)
     while True:
         try:
             return read()
+        except Forbidden:
+            raise  # tomorrow as today
         except ServiceUnreachable:
-            if time.monotonic() >= deadline:
+            left = deadline - time.monotonic()
+            if left <= 0:
                 raise
-            time.sleep(_LAST_LOOK)
+            time.sleep(min(left, _LAST_LOOK))

@@ -9,7 +9,7 @@ from jobs.job import Job
 from jobs.spec import AnySpec, CompareSpec, TrainSpec
 from jobs.store.base import new_nonce
 from jobs.store.looking import Looker
-from jobs.store.records import plain
+from jobs.store.records import plain, text
 from jobs.workers import own_version
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
@@ -29,8 +29,8 @@ def new_id() -> str:
 class Submitter(Looker):
     """Write requests and wishes."""
 
-    def create(self, spec: AnySpec, *, key: str | None = None, note: str = "") -> Job:
-        """Queue a job, or return the one that was queued with this idempotency key.
+    def enqueue(self, spec: AnySpec, *, key: str | None = None, note: str = "") -> str:
+        """Queue a job; return its id, or that of the one queued with this idempotency key.
 
         Raise SpecError if the spec is too large or waits for a job that has failed, UnknownJob if
         it waits for one that is not there.
@@ -38,7 +38,11 @@ class Submitter(Looker):
         arguments = asked_with(spec, key, note)
         while not (job := self._run("create", id=new_id(), **arguments)):
             pass  # the id was taken: chance gives another
-        return self.get(job.decode())
+        return text(job)
+
+    def create(self, spec: AnySpec, *, key: str | None = None, note: str = "") -> Job:
+        """Queue a job as `enqueue` does, and return its record."""
+        return self.get(self.enqueue(spec, key=key, note=note))
 
     def cancel(self, job: str) -> None:
         """Cancel a job: at once if no worker holds it, else by a wish to the worker.

@@ -4,6 +4,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from jobs import (
     WaitTimeout,
 )
 from jobs.catalog import Catalog, Entry
+from jobs.errors import Forbidden
 from jobs.intake import absolute_root
 from jobs.schema import Parameter
+from jobs.spec import PredictSpec
 
 Meanwhile = Callable[[Callable[[], Any]], AbstractContextManager[None]]
 
@@ -278,13 +281,19 @@ def test_an_evaluation_is_a_job_of_its_own(person: Client, hand: Any, meanwhile:
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("a\0b", "line 2 to predict holds a NUL byte"), ("a\nb", "a line break"), (3, "not int")],
+    [
+        ("a\0b", "line 2 to predict holds a NUL byte"),
+        ("a\nb", "a line break"),
+        (3, "must be list of str, not 3"),
+    ],
 )
 def test_what_is_no_line_is_refused(person: Client, hand: Any, line: Any, message: str) -> None:
     job = person.submit(spec())
     hand.train()
     with pytest.raises(SpecError, match=message):
         job.predict(["fine", line])
+    with pytest.raises(SpecError, match=message.replace("line 2", "line 66")):
+        person.submit(PredictSpec(job=job.id, lines=["fine", line], first=64))
     with pytest.raises(SpecError, match="a list of texts, not one text"):
         job.predict("one text")
 
@@ -326,6 +335,66 @@ def test_a_root_may_start_at_the_users_home_or_be_no_path(monkeypatch: pytest.Mo
         ("hf://owner/name", "hf://owner/name"),
     ):
         assert absolute_root({"root": given}, Path("/specs")) == {"root": meant}
+
+
+@pytest.mark.parametrize("field", [{"name": None}, {"tags": None}, {"name": 3}])
+def test_what_is_no_text_is_no_fault(person: Client, field: dict[str, Any]) -> None:
+    try:
+        job = person.submit(replace(spec(), **field))
+    except SpecError as error:
+        assert "must be str" in str(error)  # noqa: PT017 - either will do
+    else:
+        assert (job.record.spec.get("name"), job.record.spec.get("tags")) == (None, None)
+
+
+def test_who_submits_and_waits_does_not_read_the_spec_back(
+    person: Client, hand: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = person.submit(spec())
+    hand.train()
+    lines = ["a" * 100_000]
+    with monkeypatch.context() as patch:
+        job = person.submit(PredictSpec(job=trained.id, lines=lines))
+        patch.setattr(person.store, "get", None)
+        hand.train(test_bleu=31.5)
+        assert job.result(timeout=10).metrics == {"test/bleu": 31.5}
+        assert [update.job.state for update in job.updates()][-1:] == [JobState.SUCCEEDED]
+        assert list(job.logs(follow=True)) == []
+        again = person.submit(spec())
+        assert again.id != job.id
+    assert job.wait(timeout=10).spec["lines"] == lines
+    job.remove()
+    with pytest.raises(UnknownJob, match=job.id):
+        job.wait(timeout=10)
+
+
+def test_a_time_to_wait_holds_while_nobody_answers(make_server: Callable[..., Any]) -> None:
+    server = make_server()
+    with Client(server.url) as client:
+        job = client.submit(spec())
+        server.kill()
+        began = time.monotonic()
+        with pytest.raises(WaitTimeout, match=f"nothing is known of job {job.id}: .*no service"):
+            job.result(timeout=0.2)
+        assert time.monotonic() - began < 60, "not the patience of who sets no time"
+
+
+def test_who_may_not_look_need_not_wait(person: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(jobs: list[str]) -> None:
+        raise Forbidden("not your role")
+
+    job = person.submit(spec())
+    monkeypatch.setattr(person.store, "records", refuse)
+    with pytest.raises(Forbidden):
+        job.wait()
+
+
+def test_a_closed_client_opens_anew_what_it_is_asked_for(redis_server: Any) -> None:
+    with Client(redis_server.url) as client:
+        before = client.sweeps, client.hooks, client.registry, client.store
+        client.close()
+        after = client.sweeps, client.hooks, client.registry, client.store
+        assert not {*map(id, before)} & {*map(id, after)}
 
 
 def test_who_waits_sits_out_a_restart(
