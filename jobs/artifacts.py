@@ -3,7 +3,8 @@
     ROOT/store.id                                    id of the store
     ROOT/jobs/ID/attempt-0001/checkpoints/...ckpt    key "jobs/ID/attempt-0001/checkpoints/...ckpt"
 
-A file is there whole or not at all, and is never changed after.
+A file is there whole or not at all; one that is put again, as the history of the metrics is after
+each attempt, takes the place of the one before.
 """
 
 import contextlib
@@ -32,9 +33,15 @@ def default_root(home: Path | None = None) -> Path:
 
 
 def existing_store(home: Path | None = None) -> "ArtifactStore | None":
-    """Return the artifact store that this machine has, or None: nothing is made."""
+    """Return the artifact store that this machine has and this user may read, or None.
+
+    Nothing is made.
+    """
     root = default_root(home)
-    return ArtifactStore(root) if (root / _ID_FILE).is_file() else None
+    try:
+        return ArtifactStore(root) if (root / _ID_FILE).is_file() else None
+    except (OSError, SetupError):  # a worker's folder is closed to other users
+        return None
 
 
 class ArtifactStore:
@@ -58,12 +65,24 @@ class ArtifactStore:
         """Read the store's id; of several that make it at once, one does and all read that."""
         file = self._root / _ID_FILE
         if not file.exists():
-            own = self._temporary(file)
-            own.write_text(uuid4().hex, encoding="ascii")
             with contextlib.suppress(FileExistsError):
-                os.link(own, file)
-            own.unlink()
+                self._make_id(file)
         return file.read_text(encoding="ascii").strip()
+
+    def _make_id(self, file: Path) -> None:
+        """Let the file appear whole, where links allow it. Raise FileExistsError, OSError."""
+        own = self._temporary(file)
+        try:
+            own.write_text(uuid4().hex, encoding="ascii")
+            try:
+                os.link(own, file)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links
+                with file.open("x", encoding="ascii") as made:
+                    made.write(uuid4().hex)
+        finally:
+            own.unlink(missing_ok=True)
 
     def ensure_writable(self) -> None:
         """Raise SetupError where nothing can be kept."""

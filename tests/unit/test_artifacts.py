@@ -1,5 +1,6 @@
 """The artifact store: whole files or none, and no key that leads out of the root."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import artifacts
-from jobs.artifacts import ArtifactStore, default_root
+from jobs.artifacts import ArtifactStore, default_root, existing_store
 from jobs.errors import ArtifactError, SetupError
 
 KEY = "jobs/1m/attempt-0001/checkpoints/step-00000001.ckpt"
@@ -40,14 +41,36 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_what_is_put_is_there_with_its_digest(tmp_path: Path, source: Path, way: str) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "store.id").write_text("shared")
     store = ArtifactStore(tmp_path / "store")
     assert store.put(KEY, source) == hashlib.sha256(b"weights").hexdigest()
     assert store.path(KEY).read_bytes() == b"weights"
     assert store.path(KEY).samefile(source) == (way == "link")
     assert list(store.list()) == [KEY]
     assert [each.name for each in store.path(KEY).parent.iterdir()] == ["step-00000001.ckpt"]
+
+
+def test_a_store_is_made_once_with_links_or_without(tmp_path: Path, way: str) -> None:
+    ids = {ArtifactStore(tmp_path).id, ArtifactStore(tmp_path).id}
+    assert ids == {(tmp_path / "store.id").read_text()}
+    assert ids != {""}
+    assert [each.name for each in tmp_path.iterdir()] == ["store.id"]
+
+
+@pytest.mark.parametrize("refused", ["is_file", "read_text"])
+def test_a_store_that_only_its_workers_may_read_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setenv("UNROLL_STORE", str(tmp_path))
+    assert existing_store() is None
+    made = ArtifactStore(tmp_path).id
+    found = existing_store()
+    assert found is not None
+    assert found.id == made
+    monkeypatch.setattr(f"pathlib.Path.{refused}", refuse)
+    assert existing_store() is None
 
 
 def test_it_outlives_its_source_and_can_be_put_again(store: ArtifactStore, source: Path) -> None:
