@@ -16,7 +16,13 @@ import redis  # noqa: E402 - as the line above says
 from redis.backoff import ExponentialBackoff  # noqa: E402
 from redis.retry import Retry  # noqa: E402
 
-from jobs.errors import Forbidden, ServiceFull, ServiceUnreachable, SetupError  # noqa: E402
+from jobs.errors import (  # noqa: E402
+    Forbidden,
+    ServiceFull,
+    ServiceUnreachable,
+    SetupError,
+    SpecError,
+)
 
 #: Seconds after which an unanswered call counts as unreachable.
 SOCKET_TIMEOUT: Final = 5.0
@@ -25,6 +31,7 @@ CONNECT_TIMEOUT: Final = 3.0
 #: The file of the home that holds the URL of its embedded service.
 ADDRESS_FILE: Final = "address"
 
+_UNREADABLE: Final = "(an address that cannot be read)"
 _SCHEMES: Final = ("redis://", "rediss://", "unix://")
 
 
@@ -62,12 +69,12 @@ def connect(url: str) -> "redis.Redis":
     A call is repeated once after a moment, so that a restart of Redis passes unnoticed; every
     transition can bear to be sent twice.
     """
-    if not url.startswith(_SCHEMES):
-        raise SetupError(f"{shown(url)!r} is no address of a Redis; write redis://HOST:PORT/0")
     if _torn(url):
         raise SetupError(
             "the password in UNROLL_REDIS_URL holds one of / ? #: write them as %2F %3F %23"
         )
+    if not url.startswith(_SCHEMES) or shown(url) == _UNREADABLE:
+        raise SetupError(f"{shown(url)} is no address of a Redis; write redis://HOST:PORT/0")
     try:
         return redis.Redis.from_url(
             url,
@@ -95,11 +102,14 @@ def shown(url: str) -> str:
     """Return the URL as it may be printed: without user, password and options."""
     if url.startswith("unix://"):
         return "unix://" + url.removeprefix("unix://").partition("?")[0].rpartition("@")[2]
+    if "://" not in url:
+        return _UNREADABLE
     try:
         parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
+        parts.port  # noqa: B018 - raises where a password stands in its place, the @ forgotten
     except ValueError:
-        return "(an address that cannot be read)"
+        return _UNREADABLE
+    host = parts.netloc.rpartition("@")[2]
     return f"{parts.scheme}://{host}{parts.path}"
 
 
@@ -113,9 +123,15 @@ def address(client: "redis.Redis") -> str:
 
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
-    """Turn every error of Redis into ServiceUnreachable, in one line. Usable as a decorator."""
+    """Turn every error of Redis into ServiceUnreachable, in one line. Usable as a decorator.
+
+    Raise SpecError for a name that is no text: no key and no record holds one.
+    """
     try:
         yield
+    except UnicodeEncodeError as error:
+        found = error.object[error.start]
+        raise SpecError(f"a name holds {found!r}: text that is not valid UTF-8") from None
     except redis.RedisError as error:
         sentence = _sentence(error)
         raise _ERRORS.get(sentence, ServiceUnreachable)(f"{shown(url)}: {sentence}") from None

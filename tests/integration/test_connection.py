@@ -7,7 +7,7 @@ import redis
 
 from jobs.broker import broker_url, celery_settings
 from jobs.connection import address, connect, default_home, reaching, redis_url, shown
-from jobs.errors import ServiceUnreachable, SetupError
+from jobs.errors import ServiceUnreachable, SetupError, SpecError
 from jobs.keys import KEYS, Keys
 from jobs.store.submitting import new_id
 
@@ -43,11 +43,31 @@ def test_the_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("rediss://:secret@host", "rediss://host"),
         ("unix:///run/s?password=secret", "unix:///run/s"),
         ("unix://ann:secret@/run/s", "unix:///run/s"),
+        ("redis://:secret@[::1]:1/2", "redis://[::1]:1/2"),
         ("redis://[::1", "(an address that cannot be read)"),
+        ("redis://:secret", "(an address that cannot be read)"),
+        ("redis://:secret:6379/0", "(an address that cannot be read)"),
+        ("ann:secret@host:6379", "(an address that cannot be read)"),
+        ("redis://:a:sec@ret@host/0", "redis://host/0"),
     ],
 )
 def test_an_address_is_printed_without_its_secrets(url: str, printed: str) -> None:
     assert shown(url) == printed
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://:secret", "redis://ann:secret", "rediss://ann:secret/0", "redis://:secret:6379/0"],
+)
+def test_a_password_whose_at_sign_was_forgotten_is_not_printed(url: str) -> None:
+    with pytest.raises(SetupError, match="write redis://HOST:PORT/0") as caught:
+        connect(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_word_that_is_no_text_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"holds '\\udc80'"), reaching("redis://host"):
+        "a\udc80".encode()
 
 
 @pytest.mark.parametrize("mark", "/?#")
@@ -58,7 +78,8 @@ def test_a_password_that_tears_its_address_apart_is_not_printed(mark: str) -> No
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://:a%2Fb@host/0", "redis://host/0?password=a@b", "unix:///run/a@b/s"]
+    "url",
+    ["redis://:a%2Fb@host/0", "redis://host/0?password=a@b", "unix:///run/a@b/s", "redis:///0"],
 )
 def test_what_tears_nothing_apart(url: str) -> None:
     connect(url).close()
