@@ -192,7 +192,7 @@ class Policy(Section):
     retry_max_seconds: Annotated[float, Interval(ge=0, le=86_400)] = setting(
         300.0, "the longest wait before a retry that counts"
     )
-    keep_days: Annotated[float, Gt(0)] = setting(
+    keep_days: Annotated[float, Interval(gt=0, le=100_000)] = setting(
         30.0, "days until the record and files of an ended job may be cleared"
     )
 

@@ -325,7 +325,7 @@ def spec_from_dict(plain: Mapping[str, Any]) -> AnySpec:
     """Build a spec from plain JSON, every value checked. Raise SpecError."""
     given = dict(plain)
     kind = given.pop("kind", "train")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise SpecError(f"a job has no kind {kind!r}{did_you_mean(str(kind), _KINDS)}")
     cls = _KINDS[kind]
     if "queue" in given:  # a shorthand of the file's top level

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from jobs.comparing import less_is_better
 from jobs.handle import JobHandle, Update
 from jobs.job import Job, MetricPoint
 from jobs.verbs.common import print_json
@@ -21,8 +22,6 @@ from jobs.wording import duration, printable
 _BARS: Final = "▁▂▃▄▅▆▇█"
 #: Values in a sparkline.
 _TREND: Final = 32
-#: Ends of the names of metrics of which less is better.
-_LESS_IS_BETTER: Final = ("loss", "perplexity", "ter", "wer", "cer")
 #: Splits in the order in which people look at them; others follow.
 _SPLITS: Final = ("val", "unseen", "test", "train")
 #: Seconds over which the pace of a job is measured.
@@ -86,7 +85,7 @@ class Series:
     def best(self) -> float:
         """Return the best value so far."""
         finite = [value for value in self.values if math.isfinite(value)]
-        choose = min if self.name.endswith(_LESS_IS_BETTER) else max
+        choose = min if less_is_better(self.name.rpartition("/")[2]) else max
         return choose(finite, default=math.nan)
 
     def add(self, point: MetricPoint) -> None:

@@ -107,7 +107,10 @@ def _moment(given: str | None, zone: str, option: str) -> int | None:
             f"--{option} {given!r} is no time; write 2027-01-31 or 2027-01-31T03:00"
         ) from None
     local = read if read.tzinfo else read.replace(tzinfo=time_zone(zone))
-    return round(local.astimezone(UTC).timestamp() * 1000)
+    try:
+        return round(local.astimezone(UTC).timestamp() * 1000)
+    except OverflowError:
+        raise SpecError(f"--{option} {given!r} lies outside the years 1 to 9999") from None
 
 
 @schedule.command()

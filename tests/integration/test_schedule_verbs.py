@@ -131,6 +131,7 @@ def test_the_life_of_a_schedule(unroll: Unroll, store: JobStore) -> None:
         ((*NIGHTLY[:2], "--every", "0d"), "at least 60 seconds, not 0"),
         ((*NIGHTLY[:2], "--every", "9999999w"), "an interval has at most ten years"),
         ((*NIGHTLY, "--start", "9999-12-31"), "the start of a schedule lies from 1970 to 2299"),
+        ((*NIGHTLY, "--start", "0001-01-01"), "--start '0001-01-01' lies outside the years 1 to"),
         ((*NIGHTLY, "--catch-up", "9999999w"), "catch_up is a number of seconds from 0 to ten"),
         ((*NIGHTLY, "--grace", "9s"), "grace is a number of seconds from 10 to ten years, not 9"),
         ((*NIGHTLY, "--start", "tomorrow"), "--start 'tomorrow' is no time"),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from jobs.comparing import LESS_IS_BETTER
 from jobs.handle import Update
 from jobs.job import Job, JobState, MetricPoint, Progress
 from jobs.watching import Pace, Series, _live, _plain_lines, in_order, sparkline
@@ -38,7 +39,8 @@ def test_a_sparkline_leaves_out_what_is_no_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "best"), [("val/bleu", 3.0), ("val/loss", 1.0), ("val/perplexity", 1.0)]
+    ("name", "best"),
+    [("val/bleu", 3.0), *((f"val/{metric}", 1.0) for metric in sorted(LESS_IS_BETTER))],
 )
 def test_best_is_least_or_most_by_name(name: str, best: float) -> None:
     series = Series(name)
