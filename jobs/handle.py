@@ -386,7 +386,7 @@ class JobHandle:
                 )
             )
 
-        return stream(lines, submit, pictures=attention)
+        return stream(map(_without_end, lines), submit, pictures=attention)
 
     def generate(
         self, prompt: str = "", *, timeout: float | None = None, **options: Unpack[Drawing]
@@ -453,6 +453,11 @@ def where_the_model_is(trained: Job) -> Resources:
     """Return the resources of a job on the model of a training: the same kind of worker."""
     labels = trained.spec.get("resources", {}).get("labels", [])
     return Resources(queue=trained.queue, labels=labels)
+
+
+def _without_end(line: str) -> str:
+    """Return a line as a file gives it without its end; what is no text is refused later."""
+    return line.removesuffix("\n").removesuffix("\r") if isinstance(line, str) else line
 
 
 def _patiently(read: Callable[[], T], deadline: float = math.inf) -> T:

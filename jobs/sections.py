@@ -210,11 +210,13 @@ class SearchOptions(Section):
     n_best: Annotated[int, Interval(ge=1, le=1000)] = setting(
         1, "hypotheses for each input; at most the beam, or as many samples"
     )
-    min_length: Annotated[int, Ge(0)] = setting(0, "symbols that an output has at least")
-    max_length: Annotated[int, Ge(1)] | None = setting(
+    min_length: Annotated[int, Interval(ge=0, le=1_000_000)] = setting(
+        0, "symbols that an output has at least"
+    )
+    max_length: Annotated[int, Interval(ge=1, le=1_000_000)] | None = setting(
         None, "symbols that an output has at most; not said, the topology's parameters decide"
     )
-    no_repeat_ngram: Annotated[int, Ge(0)] = setting(
+    no_repeat_ngram: Annotated[int, Interval(ge=0, le=1_000_000)] = setting(
         0, "length of the sequences of symbols that no output holds twice; 0 allows all"
     )
     coverage_penalty: Annotated[float, Ge(0)] = setting(
@@ -224,7 +226,7 @@ class SearchOptions(Section):
     temperature: Annotated[float, Gt(0)] = setting(
         1.0, "what a sample's log-probabilities are divided by; below 1 the likely gets likelier"
     )
-    top_k: Annotated[int, Ge(1)] | None = setting(
+    top_k: Annotated[int, Interval(ge=1, le=1_000_000)] | None = setting(
         None, "how many of the most probable symbols a sample draws from"
     )
     top_p: Annotated[float, Interval(gt=0, le=1)] = setting(

@@ -4,8 +4,9 @@ A public file of this folder holds one public subclass of `Topology`; the contra
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Ge, Interval, Lt
 from lightning import LightningModule
 from torch import Tensor
 
@@ -15,6 +16,11 @@ from datamodules._refusals import Refusal, misfit
 from lightning_modules._errors import ModelError
 from lightning_modules._recipe import Optimisers, Recipe
 from lightning_modules._sampling import Sampling
+
+#: A number of units, layers or symbols; more than there is memory for anywhere is a slip.
+Size = Annotated[int, Interval(ge=1, le=1_000_000)]
+#: A part of a whole that is never all of it.
+Share = Annotated[float, Ge(0), Lt(1)]
 
 
 class Topology(LightningModule):

@@ -6,9 +6,8 @@ embedding, W width of a state, V target symbols.
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
-from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from datamodules._base import Task
@@ -20,11 +19,6 @@ from lightning_modules._losses import SymbolLosses, log_probabilities, readout_l
 from lightning_modules._products import Linear
 from lightning_modules._tanh import tanh
 from lightning_modules._text import TextTopology, target_mask, targets_of
-
-#: A number of units, layers or symbols.
-Size = Annotated[int, Ge(1)]
-#: A part of a whole that is never all of it.
-Share = Annotated[float, Ge(0), Lt(1)]
 
 #: What a topology keeps of the inputs of a batch while it writes.
 M = TypeVar("M")

@@ -16,6 +16,7 @@ from datamodules._batch import Batch
 from datamodules._params import FromData
 from datamodules._refusals import Refusal
 from lightning_modules._attention import Scanned, bind, keep_rows, remember, scan
+from lightning_modules._base import Share, Size
 from lightning_modules._cells import CellName
 from lightning_modules._copying import Mixture, Sources
 from lightning_modules._coverage import attended_again
@@ -39,8 +40,6 @@ from lightning_modules._scheduled_sampling import ScheduledSampling
 from lightning_modules._scores import SCORE_REFUSALS, ScoreName, ScoreSizes, make_score
 from lightning_modules._sequence_to_sequence import (
     SequenceToSequence,
-    Share,
-    Size,
     Vocabularies,
     Writer,
 )

@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
+from lightning_modules._base import Share, Size
 from lightning_modules._cells import CellName
 from lightning_modules._decoding import Search
 from lightning_modules._dropout import Dropout
@@ -29,7 +30,7 @@ from lightning_modules._recurrent import (
     recurrent,
 )
 from lightning_modules._scheduled_sampling import ScheduledSampling
-from lightning_modules._sequence_to_sequence import Share, Size, Vocabularies
+from lightning_modules._sequence_to_sequence import Vocabularies
 from lightning_modules._tanh import tanh
 from lightning_modules._text import target_mask
 from lightning_modules._value_writing import SymbolsOrValues

@@ -6,10 +6,9 @@ the state of all layers, O numbers of an output (V symbols, or the features of a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
-from annotated_types import Ge, Lt
 from lightning import Callback
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from datamodules._refusals import Refusal
+from lightning_modules._base import Share, Size
 from lightning_modules._carry import Carry
 from lightning_modules._cells import CellName
 from lightning_modules._dropout import dropout_of
@@ -36,8 +36,6 @@ from lightning_modules._recurrent import (
 from lightning_modules._sampling import Sampling
 from lightning_modules._text import StepOutput, learned
 
-Size = Annotated[int, Ge(1)]
-Share = Annotated[float, Ge(0), Lt(1)]
 FrameLoss = Literal["auto", "squared", "bernoulli"]
 
 

@@ -7,16 +7,16 @@ output, C labels.
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from datamodules._refusals import Refusal
+from lightning_modules._base import Share, Size
 from lightning_modules._cells import CellName
 from lightning_modules._characters import CharacterConvolution, CharacterRNN
 from lightning_modules._dropout import dropout_of
@@ -36,8 +36,6 @@ from lightning_modules._recurrent import (
 from lightning_modules._tagging import Heads, TagGoal
 
 Characters = Literal["convolution", "recurrent", "none"]
-Size = Annotated[int, Ge(1)]
-Share = Annotated[float, Ge(0), Lt(1)]
 
 
 class ManyToMany(GoalTopology):

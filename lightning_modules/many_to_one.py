@@ -6,16 +6,16 @@ annotation, O numbers of the output.
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from annotated_types import Ge, Lt
 from torch import Tensor, nn
 
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
 from datamodules._refusals import Refusal
+from lightning_modules._base import Share, Size
 from lightning_modules._cells import CellName
 from lightning_modules._dropout import Dropout
 from lightning_modules._goals import WHOLE_REFUSALS, GoalTopology, goal_of_the_whole
@@ -33,8 +33,6 @@ from lightning_modules._recurrent import (
 from lightning_modules._tanh import tanh
 
 Pooling = Literal["last", "mean", "max", "attention"]
-Size = Annotated[int, Ge(1)]
-Share = Annotated[float, Ge(0), Lt(1)]
 
 
 class ManyToOne(GoalTopology):

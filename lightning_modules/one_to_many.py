@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules._base import Task
 from datamodules._batch import Batch
 from datamodules._params import FromData
+from lightning_modules._base import Share, Size
 from lightning_modules._cells import CellName
 from lightning_modules._decoding import Hypothesis, Search
 from lightning_modules._dropout import Dropout
@@ -29,8 +30,6 @@ from lightning_modules._recurrent import (
 from lightning_modules._scheduled_sampling import ScheduledSampling
 from lightning_modules._sequence_to_sequence import (
     SequenceToSequence,
-    Share,
-    Size,
     Vocabularies,
 )
 from lightning_modules._tanh import tanh

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,8 @@ def run(spec: Path, axes: Sequence[str], home: Path | None, as_json: bool, **how
     if as_json:
         print_json(_summary(begun))
     else:
-        click.echo(f"{begun.id}: {len(begun.trials)} trials; see `unroll sweep show {begun.id}`")
+        trials = "1 trial" if len(begun.trials) == 1 else f"{len(begun.trials)} trials"
+        click.echo(f"{begun.id}: {trials}; see `unroll sweep show {begun.id}`")
 
 
 @sweep.command()
@@ -79,11 +81,13 @@ def ls(home: Path | None, as_json: bool) -> None:
 
 @sweep.command()
 @sweep_id
+@click.option("--metric", help="What to rank by, if not by what the sweep was begun with.")
 @common
-def show(id: str, home: Path | None, as_json: bool) -> None:  # noqa: A002 - click names it
+def show(id: str, metric: str | None, home: Path | None, as_json: bool) -> None:  # noqa: A002 - click names it
     """Print the trials of a sweep, the best first."""
     with Client(home=home) as client:
         found = client.sweeps.advance(id)
+        found = replace(found, metric=metric or found.metric)
         rows = client.sweeps.rows(found)
     if as_json:
         print_json({**_summary(found), "rows": [*map(_plain, rows)]})

@@ -77,6 +77,15 @@ def test_n_best_gives_scores(person: Client, hand: Any, meanwhile: Meanwhile) ->
     assert (best.text, best.score) == ("Ein Hund", -0.5)
 
 
+def test_lines_may_end_as_those_of_a_file_do(
+    person: Client, hand: Any, meanwhile: Meanwhile
+) -> None:
+    job = person.submit(spec())
+    hand.train()
+    with meanwhile(lambda: hand.answer(str.title)):
+        assert job.predict(["ein hund\n", "zwei\r\n"], timeout=20) == ["Ein Hund", "Zwei"]
+
+
 def test_a_prediction_searches_as_told(person: Client, hand: Any, meanwhile: Meanwhile) -> None:
     job = person.submit(spec())
     hand.train()

@@ -207,4 +207,4 @@ def test_only_like_is_compared_with_like(lay: Lay, trained: dict[str, Any]) -> N
     assert "mcnemar compares rows that are right or wrong" in end.message
     _, end = compared(lay, one, one, metric="exact_match", method="mcnemar")
     assert (end.result["p"], end.result["significant"], end.result["better"]) == (1.0, False, "")
-    assert end.result["verdict"].startswith("no difference that chance does not explain: +0 exact")
+    assert end.result["verdict"].startswith("no difference at all: 12 rows have the same exact")

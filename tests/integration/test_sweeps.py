@@ -1,5 +1,6 @@
 """Sweeps: each trial of each rung is one job, whoever moves it on, and the best come first."""
 
+import json
 import logging
 import math
 from collections.abc import Callable
@@ -197,6 +198,19 @@ def test_a_metric_that_no_trial_reports_is_said_beside_the_table(
     other = person.sweep(SPEC, ["model.size=1,2"])
     end_with(hand, {1: 0.5, 2: math.nan})
     assert _reported(person.sweeps.rows(other)) == ""
+
+
+def test_a_sweep_is_ranked_anew_by_another_metric(
+    person: Client,
+    hand: "Hand",
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    begun = person.sweep(SPEC, ["model.size=1,2"], metric="val/blue")
+    end_with(hand, {1: 0.5, 2: 0.2})
+    monkeypatch.setattr("jobs.verbs.sweeping.Client", lambda home: nullcontext(person))
+    assert main(["sweep", "show", begun.id, "--metric", "val/loss", "--json"]) == 0
+    assert [each["trial"] for each in json.loads(capsys.readouterr().out)["rows"]] == [1, 0]
 
 
 def test_a_trial_that_failed_comes_last_however_far_it_came(person: Client, hand: "Hand") -> None:

@@ -91,12 +91,11 @@ def _better(metric: str, found: Finding, *, significant: bool) -> str:
 
 
 def _names(spec: CompareSpec, first: Sentences, second: Sentences) -> dict[str, str]:
-    """Return what people call the two: versions where they differ, else the evaluations."""
-    names = {
-        "first": first.facts.get("version", spec.first),
-        "second": second.facts.get("version", spec.second),
-    }
-    return names if len(set(names.values())) > 1 else {"first": spec.first, "second": spec.second}
+    """Return what people call the two: versions or trainings; evaluations where those are one."""
+    called = [each.facts.get("version", each.facts.get("job")) for each in (first, second)]
+    if None in called or called[0] == called[1]:
+        called = [spec.first, spec.second]
+    return {"first": called[0], "second": called[1]}
 
 
 def _verdict(
@@ -108,6 +107,8 @@ def _verdict(
         f"{found.high:+.4g}, p = {found.p:.4f}"
     )
     better = _better(metric, found, significant=found.is_significant(spec.confidence))
+    if found.difference == found.low == found.high == 0:
+        return f"no difference at all{where}: {rows:,} rows have the same {metric}"
     if not better:
         return f"no difference that chance does not explain{where}: {numbers}"
     return f"{names[better]} is better{where}: {numbers}"

@@ -98,7 +98,7 @@ def row_of(scored: Scored, spec: EvaluateSpec, digest: str, folder: Path) -> dic
     }
     values = {f"{spec.split}/{name}": each.score() for name, each in scores.items()}
     texts = _texts(scored, said, rows)
-    said_by = {"version": spec.version} if spec.version else {}
+    said_by = {"job": spec.job, **({"version": spec.version} if spec.version else {})}
     kept = Sentences({**facts, **values, **said_by}, scores, texts, properties)
     kept.write(folder / SENTENCES_FILE)
     return facts
