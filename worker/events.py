@@ -8,6 +8,7 @@ Event
 └── EndEvent          the last line: how it ended, and with what result
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -117,11 +118,16 @@ def decode(line: str) -> Event:
 
 
 def first_bad_end(paths: Iterable[Path]) -> EndEvent | None:
-    """Return the first end, in the order of these files of events, that is no success."""
+    """Return the first end, in the order of these files of events, that is no success.
+
+    A torn line, as a full disk leaves it, is passed over.
+    """
     for path in paths:
-        for event in EventReader(path).read():
-            if isinstance(event, EndEvent) and event.reason is not Reason.SUCCEEDED:
-                return event
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError):
+                event = decode(line.decode("utf-8"))
+                if isinstance(event, EndEvent) and event.reason is not Reason.SUCCEEDED:
+                    return event
     return None
 
 

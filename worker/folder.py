@@ -18,6 +18,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from jobs.spec import AnySpec, spec_from_dict
 
 #: Bytes: what is left of a disk on which writing fails.
 _NO_ROOM: Final = 65_536
+#: Not `rank-1-0001.jsonl`, in which the events of an earlier run by hand are kept.
+_OF_A_RANK: Final = re.compile(r"rank-\d+\.jsonl")
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ class AttemptFolder:
     @property
     def events_of_others(self) -> list[Path]:
         """Return what there is of ranks but the first."""
-        return sorted(self.path.glob("rank-[0-9]*.jsonl"))
+        found = self.path.glob("rank-*.jsonl")
+        return sorted(path for path in found if _OF_A_RANK.fullmatch(path.name))
 
     @property
     def rendezvous_file(self) -> Path:

@@ -166,6 +166,24 @@ def test_ranks_speak_into_files_of_their_own_and_to_nobody(
     assert first_bad_end([folder.events_file]) is None
 
 
+def test_a_torn_line_hides_no_end_behind_it(folder: AttemptFolder) -> None:
+    end = EndEvent(Reason.INFRASTRUCTURE, "the disk is full")
+    lines = [b'{"event": "phase", "ph', b"\xff", PhaseEvent("p").to_json().encode()]
+    lines += [end.to_json().encode(), b'{"half']
+    folder.events_of(1).write_bytes(b"\n".join(lines))
+    assert first_bad_end(folder.events_of_others) == end
+
+
+def test_an_earlier_run_by_hand_says_nothing_of_the_ranks_of_this_one(
+    folder: AttemptFolder,
+) -> None:
+    for reason in (Reason.NAN, Reason.BAD_DATA):
+        with Reporter(folder, lambda _: None, rank=1) as reporter:
+            reporter.end(EndEvent(reason))
+    assert (folder.path / "rank-1-0001.jsonl").exists()
+    assert folder.events_of_others == [folder.events_of(1)]
+
+
 def test_events_of_earlier_runs_are_kept_aside(folder: AttemptFolder) -> None:
     for number in range(3):
         with Reporter(folder, lambda _: None) as reporter:
