@@ -108,8 +108,12 @@ class Crew:
                 thread = threading.Thread(
                     target=self.work, args=[assignment], name=name, daemon=True
                 )
+                try:
+                    thread.start()
+                except BaseException:  # no more threads: the lease runs out, the slot is free
+                    self._devices.give_back(assignment.share)
+                    raise
                 self._threads.add(thread)
-                thread.start()
 
     def wait(self, timeout: float) -> bool:
         """Wait for the threads that `fill` started; return whether all have ended in time."""

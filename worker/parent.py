@@ -30,6 +30,8 @@ _ANSWER_SECONDS: Final = 5.0
 #: Seconds for which it is worth to wait for a parent that loads. A runner in an interpreter of its
 #: own has the same to load, beside it and later; but a parent may also hang.
 _LOADING_SECONDS: Final = 60.0
+#: Seconds after which one that still loads is taken to hang, and is started again.
+_HANGING_SECONDS: Final = 300.0
 #: Seconds between two starts: of one that ends again and again, ever longer.
 _FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 300.0
@@ -82,7 +84,7 @@ class ParentLink:
 
     def require_ready(self) -> None:
         """Raise NoParent where the parent has not loaded everything yet, or cannot."""
-        if not self._is_ready and not self._has_spoken():
+        if not self._has_loaded:
             raise StillLoading("the preloaded parent is still loading")
         if not self._is_ready:
             self._hear()
@@ -102,6 +104,10 @@ class ParentLink:
     def close(self) -> None:
         """Let go of the socket, by which the parent ends."""
         self._requests.close()
+
+    @property
+    def _has_loaded(self) -> bool:
+        return self._is_ready or self._has_spoken()
 
     def _has_spoken(self) -> bool:
         poll = select.poll()
@@ -160,8 +166,16 @@ class Parent(ParentLink):
     @property
     def is_loading(self) -> bool:
         """Whether it will be ready in a while."""
-        in_time = time.monotonic() - self._started < _LOADING_SECONDS
-        return self.running and in_time and not self._is_ready and not self._has_spoken()
+        return self.running and self._age < _LOADING_SECONDS and not self._has_loaded
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it has been loading for longer than loading may take."""
+        return self._age > _HANGING_SECONDS and not self._has_loaded
+
+    @property
+    def _age(self) -> float:
+        return time.monotonic() - self._started
 
     def end(self) -> None:
         """End it; what was forked from it goes on."""
@@ -240,6 +254,9 @@ class PreloadedParent:
     def _current(self) -> Parent:
         if self._parent and not self._parent.running:
             logger.warning("the preloaded parent has ended")
+            self._end()
+        if self._parent and self._parent.hangs:
+            logger.warning("the preloaded parent hangs while it loads, and is started again")
             self._end()
         if self._parent and self._parent.stamp != code_stamp():
             logger.info("the code has changed: the preloaded parent is started again")

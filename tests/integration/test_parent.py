@@ -135,6 +135,23 @@ def test_a_parent_is_waited_for_while_it_loads_and_not_for_ever(
     assert not Launcher().is_loading
 
 
+def test_a_parent_that_hangs_while_it_loads_is_started_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = make()
+    hanging = PreloadedParent([sys.executable, "-c", "import time; time.sleep(600)"])
+    hanging.keep()
+    before = {"ready": ready.pid, "hanging": hanging.pid}
+    monkeypatch.setattr(parent_module, "_HANGING_SECONDS", 0.0)
+    for parent in (ready, hanging):
+        parent._next_start = 0.0
+        parent.keep()
+    assert ready.pid == before["ready"]
+    assert hanging.pid not in (0, before["hanging"])
+    assert not is_alive(before["hanging"])
+    hanging.close()
+
+
 @pytest.mark.parametrize("ends", ["killed", "closed"])
 def test_the_end_of_the_parent_leaves_running_jobs_alone(
     make: Make, runs: Runs, ends: str, monkeypatch: pytest.MonkeyPatch

@@ -226,6 +226,23 @@ def test_a_supervisor_that_fails_gives_its_devices_back(settings: Settings) -> N
     assert devices.free_slots == 1
 
 
+def test_a_thread_that_cannot_be_started_costs_no_slot(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    hall = Hall(Shop({}, {}), settings, Devices(1))
+    with monkeypatch.context() as without_threads:
+        without_threads.setattr("threading.Thread.start", fail)
+        with pytest.raises(RuntimeError):
+            hall.crew.fill()
+    assert hall.crew.worker.free_slots == 1
+    hall.go.set()
+    hall.crew.fill()
+    assert hall.crew.wait(PATIENCE)
+
+
 def test_a_draining_crew_takes_nothing_and_offers_nothing(settings: Settings) -> None:
     hall = Hall(Shop({}), settings, Devices(1))
     hall.crew._tools.draining.set()
