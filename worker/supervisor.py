@@ -184,8 +184,10 @@ class Supervisor:
         order, now = self._decide(), time.monotonic()
         if order is Order.HAND_BACK and self._order is None:
             running.send("stop")
-            self._kill_at = now + self._clocks.drain
         self._order = order or self._order
+        # A pause has time: what validates comes to its checkpoint after that.
+        if self._tools.draining.is_set():
+            self._kill_at = min(self._kill_at, now + self._clocks.drain)
         if relay.end is not None:
             self._kill_at = min(self._kill_at, now + self._clocks.linger)
         if self._order in (Order.CANCEL, Order.TIMEOUT) or now > self._kill_at:
@@ -200,9 +202,11 @@ class Supervisor:
         ran = self._job.ran + time.monotonic() - self._began
         if ran > (self._job.spec.get("timeout") or math.inf):
             return Order.TIMEOUT
-        if self._pulse.wish == "pause" or self._tools.draining.is_set():
+        if self._tools.draining.is_set():
             return Order.HAND_BACK
-        return Order.HUNG if self._hung else None
+        if self._hung:
+            return Order.HUNG
+        return Order.HAND_BACK if self._pulse.wish == "pause" else None
 
     def _record(self, exited: Exit, relay: Relay, folder: AttemptFolder) -> str:
         whole = self._insist_if_wanted(relay.drain)

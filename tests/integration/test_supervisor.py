@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import pytest
 from jobs.artifacts import ArtifactStore
 from jobs.errors import ArtifactError, ServiceFull, ServiceUnreachable, StaleToken
 from jobs.job import Checkpoint, Job, JobState, Lease, Reason
-from jobs.spec import Component, TrainSpec
+from jobs.spec import Component, Policy, TrainSpec
 from jobs.store import JobStore
 from jobs.workers import Worker
 from tests.doubles.waiting import eventually
@@ -177,6 +178,35 @@ def test_a_paused_job_goes_back_with_its_work(stage: Stage) -> None:
     (kind, step), released = stage.store.told
     assert (kind, released) == ("checkpoint", "released")
     assert step == stage.store.points[-1]
+
+
+def test_a_pause_waits_for_the_checkpoint_for_longer_than_a_drain_does(stage: Stage) -> None:
+    stage.settings = replace(stage.settings, clocks=replace(CLOCKS, drain=0.1))
+    thread = stage.supervise(steps=100, step_seconds=1.0)  # as with a long validation
+    eventually(lambda: stage.store.points)
+    stage.store.wish = "pause"
+    over(thread)
+    (kind, step), released = stage.store.told
+    assert (kind, released) == ("checkpoint", "released")
+    assert step == stage.store.points[-1]
+
+
+def test_a_runner_that_hangs_is_found_while_it_is_paused(stage: Stage) -> None:
+    model = Component("double", {"steps": 100, "step_seconds": 0.01, "hang_at": 20})
+    policy = Policy(hang_seconds=1.0)
+    thread = stage.supervise_spec(TrainSpec(model=model, data=Component("none"), policy=policy))
+    eventually(lambda: 20 in stage.store.points)
+    stage.store.wish = "pause"
+    over(thread)
+    assert [reason for reason, _ in stage.store.told] == [Reason.HUNG]
+
+
+def test_a_worker_that_drains_waits_no_longer_for_what_is_paused(stage: Stage) -> None:
+    thread = stage.start(deaf=True)
+    stage.store.wish = "pause"
+    stage.draining.set()
+    over(thread)
+    assert stage.store.told == ["released"]
 
 
 def test_a_cancel_is_heard_while_a_job_drains(stage: Stage) -> None:
