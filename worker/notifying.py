@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -189,32 +189,50 @@ def is_public(address: str) -> bool:
 @contextmanager
 def _connected(host: str, port: int, *, secure: bool) -> Iterator[http.client.HTTPConnection]:
     """Connect to an address that was looked at; the whole try ends in time, whoever drips."""
-    reached: socket.socket | None = None
+    reached = _reach(allowed_addresses(host, port))
+    connection = http.client.HTTPConnection(host, port)
+    try:
+        if secure:
+            reached = ssl.create_default_context().wrap_socket(
+                reached, server_hostname=host, do_handshake_on_connect=False
+            )
+        with _ended_in_time(reached):
+            if isinstance(reached, ssl.SSLSocket):
+                reached.do_handshake()
+            reached.settimeout(_READ)
+            connection.sock = reached
+            yield connection
+    finally:
+        connection.close()
+        reached.close()
+
+
+def _reach(addresses: list[tuple[socket.AddressFamily, tuple[str, int]]]) -> socket.socket:
     failure: OSError = OSError("it has no address")
-    for family, where in allowed_addresses(host, port):
+    for family, where in addresses:
         reached = socket.socket(family, socket.SOCK_STREAM)
         reached.settimeout(_CONNECT)
         try:
             reached.connect(where)
-            break
         except OSError as error:
             failure = error
             reached.close()
-            reached = None
-    if reached is None:
-        raise failure
-    plain = reached
-    end = threading.Timer(_WHOLE, lambda: plain.shutdown(socket.SHUT_RDWR))
-    end.daemon = True
-    end.start()
-    connection = http.client.HTTPConnection(host, port)
+        else:
+            return reached
+    raise failure
+
+
+@contextmanager
+def _ended_in_time(reached: socket.socket) -> Iterator[None]:
+    def end() -> None:
+        with suppress(OSError):  # it has ended by itself
+            # Of the plain socket below: TLS would take its state away from who reads.
+            socket.socket.shutdown(reached, socket.SHUT_RDWR)
+
+    timer = threading.Timer(_WHOLE, end)
+    timer.daemon = True
+    timer.start()
     try:
-        if secure:
-            reached = ssl.create_default_context().wrap_socket(reached, server_hostname=host)
-        reached.settimeout(_READ)
-        connection.sock = reached
-        yield connection
+        yield
     finally:
-        end.cancel()
-        connection.close()
-        reached.close()
+        timer.cancel()

@@ -1,11 +1,14 @@
 """Webhooks: what happens is told at least once, signed, and never to a private address unasked."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import socket
+import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
@@ -243,6 +246,47 @@ def test_who_does_not_answer_is_not_waited_for(
         pytest.raises(Undelivered, match="did not answer"),
     ):
         send(delivery_to(f"http://127.0.0.1:{server.getsockname()[1]}/"))
+
+
+def anonymous(side: int) -> ssl.SSLContext:
+    """Return TLS without a certificate, which a test would have to make."""
+    context = ssl.SSLContext(side)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AECDH:@SECLEVEL=0")
+    return context
+
+
+def drip(server: socket.socket) -> None:
+    """Answer a byte at a time, for seconds."""
+    with contextlib.suppress(OSError), server.accept()[0] as plain:
+        shaken = anonymous(ssl.PROTOCOL_TLS_SERVER).wrap_socket(plain, server_side=True)
+        with shaken as connection:
+            for byte in b"HTTP/1.1" + 300 * b" " + b"204 \r\n\r\n":
+                connection.sendall(bytes([byte]))
+                time.sleep(0.01)
+
+
+@pytest.mark.parametrize("shakes_hands", [False, True])
+def test_the_whole_of_a_try_is_bounded_over_tls_too(
+    monkeypatch: pytest.MonkeyPatch, shakes_hands: bool
+) -> None:
+    monkeypatch.setenv("UNROLL_NOTIFY_PRIVATE", "1")
+    context = anonymous(ssl.PROTOCOL_TLS_CLIENT)
+    monkeypatch.setattr(ssl, "create_default_context", lambda: context)
+    monkeypatch.setattr(notifying, "_CONNECT", 60.0)
+    monkeypatch.setattr(notifying, "_READ", 60.0)
+    monkeypatch.setattr(notifying, "_WHOLE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dripping = threading.Thread(target=drip, args=(server,))
+        if shakes_hands:
+            dripping.start()
+        with pytest.raises(Undelivered, match="did not answer"):
+            send(delivery_to(f"https://localhost:{server.getsockname()[1]}/"))
+        if shakes_hands:
+            assert dripping.is_alive(), "it was cut off, and did not end by itself"
+            dripping.join()
 
 
 def test_nobody_there_is_said_and_not_raised(
