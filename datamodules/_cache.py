@@ -3,8 +3,13 @@
 An entry is a folder named by its key, complete or not there at all: it is written beside its place,
 synced, and renamed. Several jobs may race; whoever comes second uses what the first one wrote. An
 entry that does not match its own digests is thrown away and made anew.
+
+Workers remove what was not used for long (`worker/caching.py`): the time of an entry's folder says
+when it was, and as long as one of its arrays is in memory, its file is locked against that.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -14,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +68,16 @@ def kept(folder: Path, key: str) -> Prepared | None:
     return _load(folder / key)
 
 
+def note_use(entry: Path) -> None:
+    """Note that an entry is of use: it then stays for as long again."""
+    with contextlib.suppress(OSError):  # a cache that is only read
+        os.utime(entry)
+
+
 def _load(place: Path) -> Prepared | None:
     if not place.is_dir():
         return None
+    note_use(place)
     try:
         digests = json.loads((place / _MANIFEST).read_text())
         for name, digest in digests.items():
@@ -118,8 +130,24 @@ def _write(folder: Path, built: Prepared) -> None:
 
 
 def _map(file: Path) -> NDArray[Any]:
+    with file.open("rb") as opened:
+        _lock(opened)
+        np.lib.format.read_magic(opened)
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(opened)
+        order: Literal["C", "F"] = "F" if by_columns else "C"
+        mapped = np.memmap(opened, dtype, "r", opened.tell(), shape, order)
     # A memmap, seen as the plain array it is: indexing a memmap itself is several times slower.
-    return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+    return np.asarray(mapped)
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock a file for as long as it is open or mapped: the mapping has a descriptor of its own."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise  # it is being removed
+    except OSError:
+        pass  # a file system without locks, on which nobody removes anything
 
 
 def _check(file: Path, digest: str) -> None:

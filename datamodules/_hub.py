@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from datamodules._base import Workspace
-from datamodules._cache import key_of
+from datamodules._cache import key_of, note_use
 from datamodules._errors import DataError, DataPathError
 from datamodules._paths import find_folder
 
@@ -45,7 +45,9 @@ def _fetched(root: str, cache: Path) -> Path:
     # The library's own name for a version of a split; it has no public one.
     versions = {split: data._fingerprint for split, data in splits.items()}  # noqa: SLF001
     place = cache / f"{found[1].replace('/', '--')}.{key_of(versions)}"
-    if not place.is_dir():
+    if place.is_dir():
+        note_use(place)
+    else:
         try:
             _keep(splits, place)
         except OSError as error:

@@ -10,7 +10,7 @@ from jobs.connection import default_home, redis_url
 from jobs.errors import ServiceUnreachable, SetupError
 from jobs.workers import MAX_SLOTS
 from worker.app import WorkerProcess
-from worker.settings import Settings, data_roots, how_to_start, resolve_plugins, warmth
+from worker.settings import Settings, cache_days, data_roots, how_to_start, resolve_plugins, warmth
 
 #: Exit statuses as those of the `unroll` command.
 _REFUSED = 2
@@ -58,6 +58,7 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         labels=given.labels,
         start=how_to_start(),
         warmth=warmth(),
+        cache_days=cache_days(),
     )
 
 

@@ -13,19 +13,23 @@ from jobs.broker import ring
 from jobs.errors import ArtifactError
 from jobs.store import JobStore
 from worker import leftovers
+from worker.caching import clear_unused
 from worker.settings import Settings
 
+_DAY: Final = 86_400.0
 #: Attempt folders of jobs that the service does not know are kept for so long: it may be that
 #: another service, which used the same home, knows them.
-_STRANGERS_SECONDS: Final = 30 * 86_400.0
+_STRANGERS_SECONDS: Final = 30 * _DAY
 _PAGE: Final = 200
 #: A temporary file that nobody has written to for so long, nobody will give its name.
 _TEMPORARY_SECONDS: Final = 3_600.0
+#: Between two looks for such files.
+_TIDY_SECONDS: Final = 3_600.0
 #: Where such files and folders of attempts, of prepared data and of the artifact store may lie.
 _OF_ATTEMPTS: Final = tuple(
     f"*/*/{name}" for name in (".*", "*.new", "tmp????????", "checkpoints/.*", "files/.*")
 )
-_OF_CACHE: Final = (".catalog-*", f"*/.{'?' * 32}.{'?' * 8}")
+_OF_CACHE: Final = (".catalog-*", f"*/.{'?' * 32}.{'?' * 8}", f"*/.{'?' * 8}")
 _OF_STORE: Final = (".*", "jobs/**/.*")
 
 logger = logging.getLogger(__name__)
@@ -40,7 +44,7 @@ class Housekeeping:
         self._settings = settings
         #: How far this worker has read of the jobs that were cleared.
         self._since = "-"
-        self._tidied = False
+        self._next_tidying = 0.0
 
     def sweep(self) -> None:
         """Take over what was lost, ring where there is work, remove the files of cleared jobs.
@@ -72,17 +76,19 @@ class Housekeeping:
                 self._remove_folders(job)
 
     def _tidy(self) -> None:
-        """Remove, once, temporary files that were left half written."""
-        if self._tidied:
+        """Remove, now and then, what was left half written, and what the cache has too much."""
+        if time.monotonic() < self._next_tidying:
             return
-        self._tidied = True
+        self._next_tidying = time.monotonic() + _TIDY_SECONDS
         for place, patterns in (
             (self._settings.attempts, _OF_ATTEMPTS),
             (self._settings.cache, _OF_CACHE),
             (self._artifacts.root, _OF_STORE),
         ):
             for path in left_in(place, patterns):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                _remove(path)
+        unused = max(self._settings.cache_days * _DAY, _TEMPORARY_SECONDS)
+        clear_unused(self._settings.cache, unused)
 
     def _remove_folders(self, job: str) -> None:
         shutil.rmtree(self._settings.attempts_of(job), ignore_errors=True)
@@ -92,6 +98,11 @@ def left_in(place: Path, patterns: Iterable[str]) -> list[Path]:
     """Return what lies below a folder at such places and nobody writes to any more."""
     found = [path for pattern in patterns for path in place.glob(pattern)]
     return [path for path in found if _age(path, "*") > _TEMPORARY_SECONDS]
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # another worker was faster, or it is not ours
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _is_stale(folder: Path) -> bool:

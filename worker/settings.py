@@ -72,6 +72,8 @@ class Settings:
     #: How runners start: forked from a preloaded parent, or each in an interpreter of its own.
     start: Start = "fork"
     warmth: Warmth = field(default_factory=Warmth)
+    #: Days for which prepared data stays that no job uses.
+    cache_days: float = 30.0
     clocks: Clocks = field(default_factory=Clocks)
 
     @property
@@ -120,6 +122,11 @@ def warmth() -> Warmth:
     return Warmth(
         bytes=int(megabytes * (1 << 20)), seconds=_number("UNROLL_WARM_SECONDS", Warmth.seconds)
     )
+
+
+def cache_days() -> float:
+    """Return what UNROLL_CACHE_DAYS says. Raise SetupError for no number."""
+    return _number("UNROLL_CACHE_DAYS", Settings.cache_days)
 
 
 def _number(variable: str, otherwise: float) -> float:

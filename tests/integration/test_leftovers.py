@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,7 @@ def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(
         attempt / "exit.json.new",
         attempt / "tmpabcd_123" / "metrics.jsonl",
         settings.cache / "text" / f".{key}.abcdefgh" / "ids.npy",
+        settings.cache / "hub" / ".abcd_123" / "train.parquet",
         settings.cache / ".catalog-12.json.55",
         artifacts.root / "jobs" / job / "attempt-0001" / ".output.log.0123456789ab",
     ]
@@ -226,6 +228,48 @@ def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(
     assert not [path for path in halves if path.exists()]
     assert [path for path in (living, *wholes) if not path.exists()] == []
     assert artifacts.id == ArtifactStore(tmp_path / "store").id
+
+
+def test_what_a_crash_left_goes_without_another_start_of_the_worker(
+    tmp_path: Path, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path, roots=(), url="unix:///nobody")
+    settings.make_folders()
+    half = settings.cache / "text" / f".{'a' * 32}.abcdefgh"
+    half.mkdir(parents=True)
+    keeping = Housekeeping(store, ArtifactStore(tmp_path / "store"), settings)
+    keeping.clear()
+    assert half.exists(), "it may be written to still"
+    long_ago = time.time() - 7_200
+    os.utime(half, (long_ago, long_ago))
+    monkeypatch.setattr("worker.housekeeping._TIDY_SECONDS", 0.0)
+    keeping.clear()  # the next look is an hour after the first
+    assert half.exists()
+    keeping._next_tidying = 0.0
+    keeping.clear()
+    assert not half.exists()
+
+
+def test_who_tidies_is_not_held_up_by_who_was_faster(
+    tmp_path: Path, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path, roots=(), url="unix:///nobody")
+    settings.make_folders()
+    long_ago = time.time() - 7_200
+    halves = [settings.cache / "text" / f".{letter * 32}.abcdefgh" for letter in "ab"]
+    for half in halves:
+        half.mkdir(parents=True)
+        os.utime(half, (long_ago, long_ago))
+    rmtree = shutil.rmtree
+
+    def after_another(path: Path) -> None:
+        if path == halves[0]:
+            raise FileNotFoundError(path)
+        rmtree(path)
+
+    monkeypatch.setattr(shutil, "rmtree", after_another)
+    Housekeeping(store, ArtifactStore(tmp_path / "store"), settings).clear()
+    assert not halves[1].exists()
 
 
 def test_the_marks_reach_what_a_runner_starts(workers: Workers, store: JobStore) -> None:
