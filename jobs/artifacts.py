@@ -32,12 +32,11 @@ def default_root(home: Path | None = None) -> Path:
     return Path(given).expanduser().absolute() if given else (home or default_home()) / "store"
 
 
-def existing_store(home: Path | None = None) -> "ArtifactStore | None":
+def existing_store(root: Path) -> "ArtifactStore | None":
     """Return the artifact store that this machine has and this user may read, or None.
 
     Nothing is made.
     """
-    root = default_root(home)
     try:
         return ArtifactStore(root) if (root / _ID_FILE).is_file() else None
     except (OSError, SetupError):  # a worker's folder is closed to other users

@@ -57,6 +57,7 @@ class Client:
         self.home = Path(home) if home is not None else default_home()
         self.url = url or redis_url(self.home)
         self._namespace = namespace
+        self._own_store: Path | None = None
         self._open = contextlib.ExitStack()
 
     @classmethod
@@ -69,7 +70,7 @@ class Client:
         from jobs.service import DRAIN_TIMEOUT, Service  # noqa: PLC0415 - a client of a running service needs none
 
         with contextlib.ExitStack() as stack:
-            patience = DRAIN_TIMEOUT
+            patience, own_store = DRAIN_TIMEOUT, None
             if home is None:
                 # Who kills the worker may leave its guards a moment too long for the clearing.
                 folder = tempfile.TemporaryDirectory(
@@ -77,10 +78,15 @@ class Client:
                 )
                 home = Path(stack.enter_context(folder))
                 patience = _SHORT_DRAIN
-            service = Service(Path(home), slots=slots, log=Path(home) / "worker.log")
+                own_store = home / "store"  # where UNROLL_STORE says, nobody would ever clear it
+            service = Service(
+                Path(home), slots=slots, log=Path(home) / "worker.log", store=own_store
+            )
             stack.callback(service.stop, patience)
             service.start()
-            yield stack.enter_context(cls(service.url, service.home))
+            client = stack.enter_context(cls(service.url, service.home))
+            client._own_store = own_store  # noqa: SLF001 - of this class
+            yield client
 
     @cached_property
     def store(self) -> "JobStore":
@@ -92,13 +98,20 @@ class Client:
         self._open.callback(connection.close)
         return JobStore(connection, self._namespace)
 
+    @property
+    def store_root(self) -> Path:
+        """Return the folder in which this machine keeps the files of jobs, if it does."""
+        from jobs.artifacts import default_root  # noqa: PLC0415 - few look at files themselves
+
+        return self._own_store or default_root(self.home)
+
     @cached_property
     def registry(self) -> "Registry":
         """Return the names of models, their versions and champions."""
         from jobs.artifacts import existing_store  # noqa: PLC0415 - only who asks for models pays
         from jobs.registry import Registry  # noqa: PLC0415 - imports Redis
 
-        return self.store.beside(Registry, artifacts=existing_store(self.home))
+        return self.store.beside(Registry, artifacts=existing_store(self.store_root))
 
     @property
     def models(self) -> "Models":

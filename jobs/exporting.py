@@ -43,8 +43,8 @@ class Exporter(Submitter, Protocol):
     """What an export needs of a client."""
 
     @property
-    def home(self) -> Path:
-        """The folder of everything kept on this machine."""
+    def store_root(self) -> Path:
+        """The folder in which this machine keeps the files of jobs, if it does."""
 
     def list(self, state: JobState | None = None, *, limit: int = 1000) -> list[Job]:
         """Return the records of the newest jobs."""
@@ -88,9 +88,9 @@ def _read(client: Exporter, job: JobHandle) -> bytes:
     """Read the archive through Redis, or where it is too large from a store that is shared."""
     with contextlib.suppress(ArtifactError):
         return job.read_file(ARCHIVE_FILE)
-    from jobs.artifacts import ArtifactStore, default_root  # noqa: PLC0415 - seldom needed
+    from jobs.artifacts import ArtifactStore  # noqa: PLC0415 - seldom needed
 
-    record, root = job.record, default_root(client.home)
+    record, root = job.record, client.store_root
     key = f"jobs/{job.id}/attempt-{record.attempt:04d}/files/{ARCHIVE_FILE}"
     with contextlib.suppress(OSError):
         if (root / "store.id").read_text(encoding="ascii").strip() == record.store:

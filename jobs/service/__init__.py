@@ -22,7 +22,10 @@ DRAIN_TIMEOUT: Final = 60.0
 
 
 class Service:
-    """Run Redis (unless `url` names one) and one worker, for the length of a block."""
+    """Run Redis (unless `url` names one) and one worker, for the length of a block.
+
+    The worker keeps files where UNROLL_STORE says, unless `store` names a folder.
+    """
 
     def __init__(
         self,
@@ -32,12 +35,14 @@ class Service:
         answer_slots: int = 1,
         url: str | None = None,
         log: Path | None = None,
+        store: Path | None = None,
     ) -> None:
         self.home = home.absolute()
         self._slots = slots
         self._answer_slots = answer_slots
         self._url = url
         self._log = log
+        self._store = store
         self._lock = HomeLock(self.home)
         self._redis = None if url else EmbeddedRedis(self.home)
         self._worker: Child | None = None
@@ -113,6 +118,8 @@ class Service:
         command += ["--slots", str(self._slots), "--answer-slots", str(self._answer_slots)]
         # Credentials go by environment: a command line is open to every user of the machine.
         environment = {**os.environ, "UNROLL_REDIS_URL": self.url, "UNROLL_HOME": str(self.home)}
+        if self._store:
+            environment["UNROLL_STORE"] = str(self._store)
         try:
             self._worker = Child(command, environment=environment, log=self._log)
         except OSError as error:

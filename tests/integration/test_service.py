@@ -185,7 +185,8 @@ def test_a_redis_that_dies_is_started_again_with_its_data(up: Callable[..., Up])
     wait_until(answers, "the server came back")
 
 
-def test_an_embedded_client_leaves_nothing(tmp_path: Path) -> None:
+def test_an_embedded_client_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNROLL_STORE", str(tmp_path / "of other jobs"))
     before = descendants(os.getpid())  # servers of other tests
     with Client.embedded() as client:
         home = client.home
@@ -193,13 +194,17 @@ def test_an_embedded_client_leaves_nothing(tmp_path: Path) -> None:
         children = descendants(os.getpid()) - before
         assert len(children) >= 2
         assert HomeLock(home).holder() == os.getpid()
+        assert client.store_root.is_relative_to(home)
+        assert client.store_root.is_dir()
     assert running(children) & descendants(os.getpid()) == set()
     assert not home.exists()
+    assert not (tmp_path / "of other jobs").exists()
 
 
 def test_an_embedded_client_keeps_a_home_that_was_named(tmp_path: Path) -> None:
     with Client.embedded(home=tmp_path) as client:
         client.store.ping()
+        assert client.store_root == tmp_path / "store"
     assert (tmp_path / "redis").is_dir()
     assert not (tmp_path / "address").exists()
 

@@ -63,14 +63,13 @@ def test_a_store_that_only_its_workers_may_read_is_none(
     def refuse(*args: Any, **options: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setenv("UNROLL_STORE", str(tmp_path))
-    assert existing_store() is None
+    assert existing_store(tmp_path) is None
     made = ArtifactStore(tmp_path).id
-    found = existing_store()
+    found = existing_store(tmp_path)
     assert found is not None
     assert found.id == made
     monkeypatch.setattr(f"pathlib.Path.{refused}", refuse)
-    assert existing_store() is None
+    assert existing_store(tmp_path) is None
 
 
 def test_it_outlives_its_source_and_can_be_put_again(store: ArtifactStore, source: Path) -> None:
