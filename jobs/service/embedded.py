@@ -1,6 +1,6 @@
 """A Redis server private to one home: found, started, watched and stopped by us.
 
-    HOME/service.lock   held (flock) by the process that runs the service; says its pid
+    HOME/service.lock   held (flock) by the process that runs the service; says which that is
     HOME/address        URL of the server while it runs
     HOME/redis/         append-only file and log of the server; kept between starts
 
@@ -18,6 +18,7 @@ import signal
 import socket
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -31,6 +32,25 @@ _MAX_SOCKET_PATH: Final = 107
 _START_TIMEOUT: Final = 120.0
 _STOP_TIMEOUT: Final = 15.0
 _FOLDER_PREFIX: Final = "unroll-"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that runs a service."""
+
+    pid: int
+    host: str
+    #: Where its pid is a pid: the boot of its machine, and the namespace.
+    machine: str
+
+    @property
+    def is_near(self) -> bool:
+        """Whether its pid means it here too; a home may be shared by machines and containers."""
+        return self.machine == _this_process().machine
+
+    def __str__(self) -> str:
+        """Return it in a person's words."""
+        return f"pid {self.pid}" if self.is_near else f"pid {self.pid} on {self.host}"
 
 
 class HomeLock:
@@ -51,11 +71,15 @@ class HomeLock:
         if not self._lock(file):
             os.close(file)
             raise SetupError(
-                f"a service of {self._home} is running already (pid {self.holder()}); "
+                f"a service of {self._home} is running already ({self.holder()}); "
                 "`unroll down` stops it"
             )
-        os.ftruncate(file, 0)
-        os.write(file, json.dumps({"pid": os.getpid()}).encode())
+        try:
+            os.ftruncate(file, 0)
+            os.write(file, json.dumps(asdict(_this_process())).encode())
+        except OSError as error:
+            os.close(file)
+            raise unusable(self._home, error) from None
         self._file = file
 
     def release(self) -> None:
@@ -65,8 +89,8 @@ class HomeLock:
             os.close(self._file)
             self._file = None
 
-    def holder(self) -> int | None:
-        """Return the pid of the process that holds the lock, or None where nobody does."""
+    def holder(self) -> Holder | None:
+        """Return the process that holds the lock, or None where nobody does."""
         try:
             file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -74,7 +98,7 @@ class HomeLock:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return self._read_pid()
+            return self._read_holder()
         finally:
             os.close(file)
         return None
@@ -89,10 +113,12 @@ class HomeLock:
             time.sleep(0.01)  # somebody was only looking
         return False
 
-    def _read_pid(self) -> int | None:
-        for _ in range(100):  # the holder writes its pid just after it took the lock
-            with contextlib.suppress(OSError, ValueError):
-                return int(json.loads(self._path.read_text(encoding="utf-8"))["pid"])
+    def _read_holder(self) -> Holder | None:
+        for _ in range(100):  # the holder says who it is just after it took the lock
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                said = json.loads(self._path.read_text(encoding="utf-8"))
+                # A service of an earlier release says its pid alone.
+                return Holder(**{**asdict(_this_process()), **said})
             time.sleep(0.01)
         return None
 
@@ -128,18 +154,22 @@ class EmbeddedRedis:
             (self._home / "redis").mkdir(exist_ok=True, mode=0o700)
             self._clear_stale_socket()
             self._socket = _private_folder() / "redis.sock"
+            self.restart(server)
+            self._write_address()
         except OSError as error:
+            self.stop()
             raise unusable(self._home, error) from None
-        self.restart(server)
-        self._write_address()
 
     def restart(self, server: Path | None = None) -> None:
         """Start the server at its old address, e.g. after it was killed. Raise SetupError."""
-        self._child = Child(
-            [str(server or find_server()), *self._options()],
-            death_signal=signal.SIGTERM,
-            log=self._home / "redis" / "server.log",
-        )
+        try:
+            self._child = Child(
+                [str(server or find_server()), *self._options()],
+                death_signal=signal.SIGTERM,
+                log=self._home / "redis" / "server.log",
+            )
+        except OSError as error:
+            raise unusable(self._home, error) from None
         try:
             self._await_answer(self._child)
         except SetupError:
@@ -151,7 +181,8 @@ class EmbeddedRedis:
         if self._child is not None:
             self._child.stop(_STOP_TIMEOUT)
             self._child = None
-        self._address.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # none, or a disk that is only read by now
+            self._address.unlink()
         if self._socket.name:
             shutil.rmtree(self._socket.parent, ignore_errors=True)
 
@@ -185,10 +216,13 @@ class EmbeddedRedis:
         draft.replace(self._address)
 
     def _clear_stale_socket(self) -> None:
-        # Under the lock nobody else serves this home, so what an address still names is left over.
+        # Under the lock nobody else serves this home, so what an address still names is left over:
+        # unless it came with a copy of a home that is served.
         with contextlib.suppress(FileNotFoundError):
-            old = Path(urlsplit(self._address.read_text(encoding="utf-8").strip()).path).parent
-            if old.name.startswith(_FOLDER_PREFIX) and old.stat().st_uid == os.getuid():
+            left = Path(urlsplit(self._address.read_text(encoding="utf-8").strip()).path)
+            old = left.parent
+            ours = old.name.startswith(_FOLDER_PREFIX) and old.stat().st_uid == os.getuid()
+            if ours and not answers(left):
                 shutil.rmtree(old, ignore_errors=True)
             self._address.unlink()
 
@@ -220,6 +254,12 @@ def answers(path: Path) -> bool:
             return connection.recv(64).startswith(b"+PONG")
         except OSError:
             return False
+
+
+def _this_process() -> Holder:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    namespace = Path("/proc/self/ns/pid").readlink()
+    return Holder(os.getpid(), socket.gethostname(), f"{boot} {namespace}")
 
 
 def unusable(home: Path, error: OSError) -> SetupError:

@@ -17,7 +17,7 @@ from jobs.client import Client
 from jobs.errors import SetupError, WaitTimeout
 from jobs.intake import refuse_control_characters
 from jobs.service import DRAIN_TIMEOUT, Service, require_worker
-from jobs.service.embedded import HomeLock
+from jobs.service.embedded import Holder, HomeLock
 from jobs.spec import Resources
 from jobs.verbs.common import Number, common, print_json, print_table
 from jobs.wording import duration
@@ -102,30 +102,32 @@ def down(timeout: float, home: Path | None, as_json: bool) -> None:
     """Stop what `unroll up` runs elsewhere."""
     home = home or _home()
     lock = HomeLock(home)
-    pid = lock.holder()
-    if pid is not None:
-        _tell(pid, home)
-        _await_end(lock, pid, timeout)
+    holder = lock.holder()
+    if holder is not None:
+        _tell(holder, home)
+        _await_end(lock, holder, timeout)
     if as_json:
-        print_json({"home": str(home), "stopped": pid})
+        print_json({"home": str(home), "stopped": holder and holder.pid})
     else:
-        click.echo(f"stopped the service of {home}" if pid else f"no service runs in {home}")
+        click.echo(f"stopped the service of {home}" if holder else f"no service runs in {home}")
 
 
-def _tell(pid: int, home: Path) -> None:
+def _tell(holder: Holder, home: Path) -> None:
+    if not holder.is_near:
+        raise SetupError(f"the service of {home} runs as {holder}: stop it there")
     try:
-        os.kill(pid, signal.SIGTERM)
+        os.kill(holder.pid, signal.SIGTERM)
     except PermissionError:
-        raise SetupError(f"the service of {home} (pid {pid}) belongs to another user") from None
+        raise SetupError(f"the service of {home} ({holder}) belongs to another user") from None
     except ProcessLookupError:
         return
 
 
-def _await_end(lock: HomeLock, pid: int, timeout: float) -> None:
+def _await_end(lock: HomeLock, holder: Holder, timeout: float) -> None:
     deadline = time.monotonic() + timeout
-    while lock.holder() == pid:
+    while lock.holder() == holder:
         if time.monotonic() >= deadline:
-            raise WaitTimeout(f"pid {pid} still drains after {timeout:g} s; it was told to stop")
+            raise WaitTimeout(f"{holder} still drains after {timeout:g} s; it was told to stop")
         time.sleep(0.05)
 
 

@@ -1,7 +1,10 @@
 """The Redis server of a home: private, durable, one at a time, and never left behind."""
 
+import errno
 import importlib.util
+import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -11,12 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from redis import Redis
 
 from jobs.errors import SetupError
 from jobs.service import embedded
 from jobs.service.children import Child
 from jobs.service.embedded import EmbeddedRedis, HomeLock, answers
+from jobs.verbs.service import down
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -39,6 +44,10 @@ def server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
     server.start()
     yield server
     server.stop()
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def socket_of(server: EmbeddedRedis) -> Path:
@@ -139,6 +148,32 @@ def test_an_address_that_names_a_foreign_folder_removes_nothing(tmp_path: Path) 
     assert precious.exists()
 
 
+def test_a_home_that_was_copied_leaves_the_service_of_the_other_alone(
+    server: EmbeddedRedis, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(tmp_path / "address", copy)
+    second = EmbeddedRedis(copy)
+    second.start()
+    try:
+        assert answers(socket_of(server))
+        assert second.url != server.url
+    finally:
+        second.stop()
+
+
+@pytest.mark.parametrize("method", ["write_text", "open"])
+def test_a_full_disk_is_one_line_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(Path, method, no_space)
+    server = EmbeddedRedis(tmp_path)
+    with pytest.raises(SetupError, match=r"cannot write to the home.*No space left"):
+        server.start()
+    assert not server.running
+
+
 def test_a_broken_append_only_file_is_one_line(tmp_path: Path) -> None:
     folder = tmp_path / "redis" / "appendonlydir"
     folder.mkdir(parents=True)
@@ -176,11 +211,45 @@ def test_a_home_has_one_service_and_the_second_learns_its_pid(tmp_path: Path) ->
     first.acquire()
     with pytest.raises(SetupError, match=rf"pid {os.getpid()}.*unroll down"):
         second.acquire()
-    assert second.holder() == os.getpid()
+    holder = second.holder()
+    assert holder is not None
+    assert (holder.pid, holder.is_near) == (os.getpid(), True)
     first.release()
     assert second.holder() is None
     second.acquire()
     second.release()
+
+
+def test_a_service_on_another_machine_is_not_stopped_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where homes lie on NFS, locks are seen on all machines, and pids mean nothing there."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: killed.append(pid))
+    lock = HomeLock(tmp_path)
+    lock.acquire()
+    own = json.loads((tmp_path / "service.lock").read_text())
+    other = {**own, "host": "node-a", "machine": "another boot"}
+    (tmp_path / "service.lock").write_text(json.dumps(other))
+    with pytest.raises(SetupError, match=rf"pid {os.getpid()} on node-a.*unroll down"):
+        HomeLock(tmp_path).acquire()
+    said = CliRunner().invoke(down, ["--home", str(tmp_path)])
+    lock.release()
+    assert isinstance(said.exception, SetupError)
+    assert f"runs as pid {os.getpid()} on node-a: stop it there" in str(said.exception)
+    assert not killed
+
+
+def test_a_lock_that_cannot_say_whose_it_is_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = HomeLock(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", no_space)
+        with pytest.raises(SetupError, match=r"cannot write to the home.*No space left"):
+            lock.acquire()
+    lock.acquire()
+    lock.release()
 
 
 def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
@@ -193,7 +262,7 @@ def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        assert HomeLock(tmp_path).holder() == holder.pid
+        assert getattr(HomeLock(tmp_path).holder(), "pid", None) == holder.pid
         holder.kill()
     lock = HomeLock(tmp_path)
     lock.acquire()
