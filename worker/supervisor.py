@@ -148,12 +148,20 @@ class Supervisor:
         self._pulse.on_answer = running.beat
         settled = True
         try:
+            return self._see_through(running, relay, folder)
+        except _GaveUp:
+            settled = False  # the guard goes on trying to hand the lease back
+            raise
+        finally:
+            running.close(done=settled)
+
+    def _see_through(self, running: Running, relay: Relay, folder: AttemptFolder) -> str:
+        try:
             life = HangWatch(folder.events_file, folder.read_spec().policy)
             exited = self._watch(running, relay, life)
             with self._tools.launcher.holding(folder):
                 return self._record(exited, relay, folder)
         except _GaveUp:
-            settled = False  # the guard goes on trying to hand the lease back
             raise
         except StaleToken:
             running.kill()
@@ -164,8 +172,6 @@ class Supervisor:
             return self._finish(
                 Ending(Reason.INFRASTRUCTURE, f"the supervisor failed: {error}", format_exc())
             )
-        finally:
-            running.close(done=settled)
 
     def _watch(self, running: Running, relay: Relay, life: HangWatch) -> Exit:
         """Relay and obey until the runner has ended."""

@@ -278,6 +278,23 @@ def test_a_mistake_of_ours_ends_the_attempt_with_its_traceback(
     eventually(lambda: not stage.processes())
 
 
+def test_a_mistake_of_ours_that_cannot_be_told_leaves_the_lease_to_the_guard(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Relay) -> bool:
+        raise KeyError("a mistake of ours")
+
+    command = ("/bin/sh", "-c", f"touch {stage.settings.home}/back")
+    monkeypatch.setattr("worker.supervisor.by_guard", lambda *_: Handback(command))
+    thread = stage.start()
+    stage.store.away = True
+    stage.draining.set()
+    monkeypatch.setattr(Relay, "pump", fail)
+    over(thread)
+    assert not stage.store.told
+    eventually((stage.settings.home / "back").exists)
+
+
 @pytest.fixture
 def full_store(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(*_: object) -> None:
