@@ -1,6 +1,6 @@
 """The guard: a small process between a supervisor and a runner, so that neither outlives the other.
 
-It is executed by its path (`python -I -S guard.py COMMANDS_FD`), or forked (see `worker.forking`),
+It is executed by its path (`python -I -S guard.py DESCRIPTOR`), or forked (see `worker.forking`),
 and needs the standard library alone: about 8 MB instead of the runner's 300. The supervisor holds
 the other end of its standard input:
 

@@ -52,7 +52,10 @@ class Housekeeping:
         Whoever cleared a job need not be who has files of it: each worker looks at its own. Raise
         ServiceUnreachable.
         """
-        for queue in self._store.sweep(self._settings.clocks.lease).bells:
+        swept = self._store.sweep(self._settings.clocks.lease)
+        for job in swept.expired:
+            logger.warning("job %s: its worker fell silent and its lease ran out", job)
+        for queue in swept.bells:
             ring(queue, self._store)
         cleared, since = self._store.cleared(self._since)
         for job in cleared:

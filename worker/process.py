@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from worker import guard
 from worker.environment import ATTEMPT_VARIABLE, clean_environment, runner_environment
@@ -88,16 +88,10 @@ class Running:
         self._link = link
         self._commands = commands
         self._folder = folder
-        self._replies = b""
         self._over: Exit | None = None
         #: The process group, and the process id of rank 0; 0 where it could not be started.
         self.pid = link.hear_group(_START_SECONDS)
         commands.setblocking(False)
-
-    @property
-    def guard_pid(self) -> int:
-        """Return the guard's process id."""
-        return self._link.process.pid
 
     def beat(self) -> None:
         """Tell the guard that a renewal of the lease was answered."""
@@ -107,16 +101,6 @@ class Running:
         """Give the runner a command; one that has ended or does not listen misses it."""
         with contextlib.suppress(OSError):
             self._commands.send(json.dumps({"command": command}).encode() + b"\n")
-
-    def replies(self) -> Iterator[dict[str, Any]]:
-        """Yield what the runner has answered since the last look."""
-        with contextlib.suppress(OSError):
-            while said := self._commands.recv(65536):
-                self._replies += said
-        *lines, self._replies = self._replies.split(b"\n")
-        for line in lines:
-            with contextlib.suppress(ValueError):
-                yield json.loads(line)
 
     def wait(self, timeout: float) -> Exit | None:
         """Return how the runner ended, or None if it has not after `timeout` seconds."""

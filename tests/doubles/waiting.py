@@ -1,10 +1,12 @@
-"""How tests wait for what other threads and processes bring about."""
+"""How tests wait for what other threads and processes bring about, and find these."""
 
 import time
 from collections.abc import Callable
 from typing import Any
 
 import psutil
+
+from worker.process import Running
 
 #: Seconds: far more than anything takes, also on a busy machine.
 PATIENCE = 30.0
@@ -25,3 +27,8 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:  # also where it has gone while it was asked
         return False
+
+
+def guard_of(running: Running) -> int:
+    """Return the process id of a runner's guard."""
+    return running._link.process.pid

@@ -17,7 +17,7 @@ import pytest
 
 from jobs.spec import Component, TrainSpec
 from tests.doubles.parents import SCRIPTED, SCRIPTED_PARENT, wait_until_ready
-from tests.doubles.waiting import PATIENCE, eventually, is_alive
+from tests.doubles.waiting import PATIENCE, eventually, guard_of, is_alive
 from worker import guard
 from worker.folder import Attempt, AttemptFolder
 from worker.parent import PreloadedParent
@@ -140,7 +140,7 @@ def test_without_its_supervisor_nothing_is_left_and_the_lease_goes_back(
     assert told.read_text() == "password\n"
     assert Exit.read(folder) == Exit("abandoned", None, "SIGKILL", 0)
     assert not is_alive(running.pid)
-    eventually(lambda: not is_alive(running.guard_pid))
+    eventually(lambda: not is_alive(guard_of(running)))
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -150,9 +150,9 @@ def test_a_lease_goes_back_after_the_end_too_unless_the_record_has_it(
     told = folder.path / "handed back"
     running = start("pass", handback=Handback(["/bin/sh", "-c", f'touch "{told}"']))
     assert waited(running) == Exit("exited", 0)
-    assert is_alive(running.guard_pid)
+    assert is_alive(guard_of(running))
     running.close(done=done)
-    eventually(lambda: not is_alive(running.guard_pid))
+    eventually(lambda: not is_alive(guard_of(running)))
     assert told.exists() is not done
 
 
@@ -275,7 +275,7 @@ def test_a_rank_that_dies_takes_the_others_along(
 def test_a_killed_guard_takes_every_rank_along(start: Start, folder: AttemptFolder) -> None:
     running = start(RANKS + "time.sleep(600)", ranks=2)
     pids = ranks_of(folder, 2)
-    os.kill(running.guard_pid, signal.SIGKILL)
+    os.kill(guard_of(running), signal.SIGKILL)
     assert waited(running) == Exit("unseen")
     eventually(lambda: not any(map(is_alive, pids)))
 
@@ -299,8 +299,8 @@ def test_an_answered_renewal_moves_the_deadline(start: Start, folder: AttemptFol
 def test_the_guard_outlives_what_stops_a_whole_group(start: Start, folder: AttemptFolder) -> None:
     running = start("signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEP)
     ready(folder)
-    os.kill(running.guard_pid, signal.SIGTERM)
-    os.kill(running.guard_pid, signal.SIGINT)
+    os.kill(guard_of(running), signal.SIGTERM)
+    os.kill(guard_of(running), signal.SIGINT)
     assert running.wait(0.3) is None
     assert running.kill().cause == "killed"
 
@@ -309,7 +309,7 @@ def test_a_killed_guard_takes_its_runner_along(start: Start, folder: AttemptFold
     running = start("say('child', str(subprocess.Popen(['sleep', '600']).pid))\n" + SLEEP)
     ready(folder)
     child = int((folder.path / "child").read_text())
-    os.kill(running.guard_pid, signal.SIGKILL)
+    os.kill(guard_of(running), signal.SIGKILL)
     assert waited(running) == Exit("unseen")
     eventually(lambda: not is_alive(running.pid) and not is_alive(child))
 
@@ -320,7 +320,7 @@ def test_a_stopped_guard_does_not_keep_its_runner_from_being_killed(
     monkeypatch.setattr("worker.process._CLEAR_SECONDS", 0.5)
     running = start(SLEEP)
     ready(folder)
-    os.kill(running.guard_pid, signal.SIGSTOP)
+    os.kill(guard_of(running), signal.SIGSTOP)
     assert running.kill() == Exit("unseen")
     eventually(lambda: not is_alive(running.pid))
 
@@ -347,21 +347,14 @@ def test_who_hangs_tells_what_it_is_at_before_it_is_killed(
     assert "it cannot tell" in told[2]
 
 
-def test_commands_go_in_and_replies_come_out(start: Start, folder: AttemptFolder) -> None:
+def test_commands_go_in(start: Start, folder: AttemptFolder) -> None:
     running = start(
         "channel = socket.socket(fileno=int(os.environ['UNROLL_COMMANDS_FD']))\n"
         "said = json.loads(channel.makefile().readline())\n"
-        "channel.sendall(json.dumps({'reply': said['command']}).encode() + b'\\n')\n" + SLEEP
+        "sys.exit(7 if said == {'command': 'stop'} else 1)"
     )
-    running.send("checkpoint")
-    replies: list[object] = []
-
-    def has_replied() -> bool:
-        replies.extend(running.replies())
-        return bool(replies)
-
-    eventually(has_replied)
-    assert replies == [{"reply": "checkpoint"}]
+    running.send("stop")
+    assert running.wait(PATIENCE) == Exit("exited", 7)
 
 
 def test_the_runner_inherits_what_it_needs_and_no_credentials(
@@ -383,10 +376,10 @@ def test_the_runner_inherits_what_it_needs_and_no_credentials(
     assert environment["CUDA_VISIBLE_DEVICES"] == "1,3"
     kinds = [fd.partition(":")[0] for fd in json.loads((folder.path / "fds").read_text())]
     assert kinds == ["/dev/null", str(folder.log_file), str(folder.log_file), "socket"]
-    assert "secret" not in " ".join(psutil.Process(running.guard_pid).cmdline())
-    assert "secret" not in json.dumps(psutil.Process(running.guard_pid).environ())
-    assert os.getpgid(running.pid) == running.pid != os.getpgid(running.guard_pid)
-    assert os.getsid(running.guard_pid) == running.guard_pid
+    assert "secret" not in " ".join(psutil.Process(guard_of(running)).cmdline())
+    assert "secret" not in json.dumps(psutil.Process(guard_of(running)).environ())
+    assert os.getpgid(running.pid) == running.pid != os.getpgid(guard_of(running))
+    assert os.getsid(guard_of(running)) == guard_of(running)
 
 
 def test_the_runner_begins_as_a_new_interpreter_does(start: Start, folder: AttemptFolder) -> None:
@@ -441,7 +434,7 @@ def test_the_guard_is_small(start: Start, folder: AttemptFolder) -> None:
     running = start(SLEEP)
     ready(folder)
     # What a fork shares with its parent costs nothing.
-    assert psutil.Process(running.guard_pid).memory_full_info().uss < 24e6
+    assert psutil.Process(guard_of(running)).memory_full_info().uss < 24e6
 
 
 def test_descendants_are_found_in_any_depth() -> None:

@@ -23,6 +23,7 @@ import lightning_modules
 from jobs.job import Reason
 from jobs.spec import spec_from_dict
 from tests.doubles.parents import wait_until_ready
+from tests.doubles.waiting import guard_of
 from tests.integration.test_runner_resume import assert_equal, points_of
 from worker import guard
 from worker.events import CheckpointEvent, EndEvent, Event, EventReader, MetricEvent
@@ -135,7 +136,7 @@ class Bench:
             reader = EventReader(folder.events_file)
             while kill and running.wait(0.001) is None:
                 if sum(map(kill, reader.read())):
-                    ranks = guard.descendants(running.guard_pid)
+                    ranks = guard.descendants(guard_of(running))
                     os.kill(random.choice(ranks or [running.pid]), signal.SIGKILL)
                     break
             assert running.wait(PATIENCE) is not None

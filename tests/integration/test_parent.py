@@ -16,7 +16,7 @@ import pytest
 
 from jobs.spec import Component, TrainSpec
 from tests.doubles.parents import SCRIPTED, SCRIPTED_PARENT, wait_until_ready
-from tests.doubles.waiting import PATIENCE, eventually, is_alive
+from tests.doubles.waiting import PATIENCE, eventually, guard_of, is_alive
 from worker import parent as parent_module
 from worker.folder import Attempt, AttemptFolder
 from worker.parent import PreloadedParent
@@ -97,13 +97,13 @@ def parent_of(pid: int) -> int:
 def test_a_guard_is_forked_from_the_parent_and_leaves_no_zombie(make: Make, runs: Runs) -> None:
     parent = make()
     running = runs.start(parent, "time.sleep(600)")
-    assert parent_of(running.guard_pid) == parent.pid
-    assert parent_of(running.pid) == running.guard_pid
-    names = [Path(f"/proc/{pid}/comm").read_text() for pid in (parent.pid, running.guard_pid)]
+    assert parent_of(guard_of(running)) == parent.pid
+    assert parent_of(running.pid) == guard_of(running)
+    names = [Path(f"/proc/{pid}/comm").read_text() for pid in (parent.pid, guard_of(running))]
     assert names == ["unroll-parent\n", "unroll-guard\n"]
     running.kill()
     running.close(done=True)
-    eventually(lambda: not psutil.pid_exists(running.guard_pid))
+    eventually(lambda: not psutil.pid_exists(guard_of(running)))
     assert not psutil.Process(parent.pid).children()
 
 
@@ -170,7 +170,7 @@ def test_the_end_of_the_parent_leaves_running_jobs_alone(
     assert runs.start(parent, "sys.exit(3)").wait(PATIENCE) == Exit("exited", 3)
     assert running.kill() == Exit("killed", None, "SIGKILL")
     running.close(done=True)
-    eventually(lambda: not is_alive(running.guard_pid))
+    eventually(lambda: not is_alive(guard_of(running)))
     if ends == "killed":
         wait_until_ready(parent)
         assert parent.pid != first
@@ -209,11 +209,11 @@ def test_a_runner_has_the_code_as_it_is_now(
     first = parent.pid
     monkeypatch.setattr(parent_module, "code_stamp", lambda: "changed")
     running = runs.start(parent, "time.sleep(600)")
-    assert parent_of(running.guard_pid) == os.getpid()
+    assert parent_of(guard_of(running)) == os.getpid()
     wait_until_ready(parent)
     assert parent.pid != first
     running = runs.start(parent, "time.sleep(600)")
-    assert parent_of(running.guard_pid) == parent.pid
+    assert parent_of(guard_of(running)) == parent.pid
 
 
 def test_a_parent_that_ends_again_and_again_is_started_ever_less_often(

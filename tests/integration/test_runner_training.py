@@ -18,8 +18,9 @@ import torch
 from jobs.job import Reason
 from worker.events import CheckpointEvent, EndEvent, EventReader, MetricEvent, ProgressEvent
 from worker.folder import AttemptFolder
+from worker.guard import COMMANDS_VARIABLE
 from worker.runner.__main__ import run
-from worker.runner.commands import COMMANDS_FD, Commands
+from worker.runner.commands import Commands
 from worker.runner.resume import Saved
 
 Lay = Callable[..., AttemptFolder]
@@ -223,7 +224,7 @@ def test_commands_over_a_socket_are_acted_on_and_answered(lay: Lay) -> None:
     ours.settimeout(60)
     with ours, theirs, ours.makefile("r") as replies:
         number = theirs.fileno()
-        environment = {**os.environ, COMMANDS_FD: str(number)}
+        environment = {**os.environ, COMMANDS_VARIABLE: str(number)}
         process = start(folder, pass_fds=(number,), env=environment)
         theirs.close()
         wait_for_steps(folder, process, 2)

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.spec import Component, TrainSpec
 from tests.doubles.parents import SCRIPTED, SCRIPTED_PARENT, wait_until_ready
-from tests.doubles.waiting import PATIENCE, eventually, is_alive
+from tests.doubles.waiting import PATIENCE, eventually, guard_of, is_alive
 from worker import warm as warm_module
 from worker.folder import Attempt, AttemptFolder
 from worker.parent import NoParent, PreloadedParent
@@ -120,7 +120,7 @@ def test_the_second_use_of_a_model_finds_it_in_memory(
     assert Path(f"/proc/{holder}/comm").read_text() == "unroll-model\n"
     assert here.use(lay_used("second")) == "weights"
     running = here.start(_that_sleeps(lay_used("third")))
-    assert psutil.Process(running.guard_pid).ppid() == holder
+    assert psutil.Process(guard_of(running)).ppid() == holder
     assert here.use(lay_used("other", "another", "others")) == ""
     here.holder("another")
     assert here.use(lay_used("again", "another", "others")) == "others"

@@ -500,6 +500,17 @@ def test_a_way_to_start_that_there_is_not_is_refused(
     assert "'spawn'; it may be fork or interpreter" in capsys.readouterr().err
 
 
+def test_who_takes_over_what_was_lost_says_so(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SimpleNamespace(
+        sweep=lambda ttl: Sweep(expired=["lost"], bells=[]), cleared=lambda since: ([], since)
+    )
+    artifacts = ArtifactStore(settings.home / "store")
+    Housekeeping(cast(JobStore, store), artifacts, settings).sweep()
+    assert caplog.messages == ["job lost: its worker fell silent and its lease ran out"]
+
+
 def test_folders_of_cleared_jobs_go_and_only_old_ones_of_strangers(settings: Settings) -> None:
     artifacts = ArtifactStore(settings.home / "store")
     (settings.home / "file").write_text("x")

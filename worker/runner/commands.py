@@ -20,10 +20,9 @@ from functools import partial
 from types import FrameType
 from typing import Any, Final
 
+from worker.guard import COMMANDS_VARIABLE
 from worker.runner.reasons import Preempted
 
-#: Environment variable that holds the number of the inherited descriptor.
-COMMANDS_FD: Final = "UNROLL_COMMANDS_FD"
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -40,7 +39,7 @@ class Commands:
     @classmethod
     def inherited(cls) -> "Commands":
         """Return the commands of this process: those of its supervisor, and of signals."""
-        number = os.environ.pop(COMMANDS_FD, "")
+        number = os.environ.pop(COMMANDS_VARIABLE, "")
         return cls(socket.socket(fileno=int(number)) if number else None)
 
     @contextmanager
