@@ -1,6 +1,8 @@
 """Prepared data that nobody uses goes; what is in use stays, whatever its age."""
 
+import math
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from datamodules import _cache
@@ -27,6 +31,20 @@ def kind(tmp_path: Path) -> Iterator[Path]:
 def use(kind: Path, key: str) -> Mapping[str, NDArray[Any]]:
     prepared = _cache.Prepared({"ids": np.arange(12).reshape(3, 4), "none": np.zeros(0)}, {})
     return _cache.cached(kind, key, lambda: prepared).arrays
+
+
+@given(
+    st.lists(st.integers(0, 4), max_size=3),
+    st.sampled_from("CF"),
+    st.sampled_from(["<i4", "<f8", "|b1", "<U3"]),
+)
+def test_an_array_comes_back_as_it_was(shape: list[int], order: str, dtype: str) -> None:
+    array = np.arange(math.prod(shape)).reshape(shape).astype(dtype, order=order)  # type: ignore[call-overload]
+    with tempfile.TemporaryDirectory() as folder:
+        found = _cache.cached(Path(folder), "key", lambda: _cache.Prepared({"a": array}, {}))
+        (kept,) = found.arrays.values()
+        np.testing.assert_array_equal(kept, array)
+        assert (kept.dtype, kept.flags.f_contiguous) == (array.dtype, array.flags.f_contiguous)
 
 
 def grow_old(entry: Path, seconds: float = 2 * MONTH) -> None:

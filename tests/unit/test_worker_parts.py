@@ -500,6 +500,19 @@ def test_a_way_to_start_that_there_is_not_is_refused(
     assert "'spawn'; it may be fork or interpreter" in capsys.readouterr().err
 
 
+def test_for_how_long_the_cache_is_kept_is_a_number_of_days(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNROLL_REDIS_URL", "unix:///nobody")
+    monkeypatch.delenv("UNROLL_CACHE_DAYS", raising=False)
+    assert read_settings(["--home", str(tmp_path)]).cache_days == 30
+    monkeypatch.setenv("UNROLL_CACHE_DAYS", "0.5")
+    assert read_settings(["--home", str(tmp_path)]).cache_days == 0.5
+    monkeypatch.setenv("UNROLL_CACHE_DAYS", "never")
+    with pytest.raises(SetupError, match="UNROLL_CACHE_DAYS is 'never'; it must be a number"):
+        read_settings(["--home", str(tmp_path)])
+
+
 def test_who_takes_over_what_was_lost_says_so(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
