@@ -57,7 +57,9 @@ class TaggedText(LearnedData[_Indexes, _Split], TagData):
     an empty line between sequences; or else a table `.jsonl` or `.parquet` with a list of tokens
     and a list of tags in each row; each of them gzip or not. In columns a label stands above its
     sequence as a comment `# LABEL = ...`. Tags and labels that training does not have count as
-    wrong in every other split, and are counted. A test split may be missing until it is asked for.
+    wrong in every other split, and are counted; a training that goes on from a model leaves out the
+    sequences with some that the model does not have. A test split may be missing until it is asked
+    for.
 
     Args:
         root: folder of the data, absolute or relative to a data root of the worker; or a data set
@@ -103,6 +105,8 @@ class TaggedText(LearnedData[_Indexes, _Split], TagData):
         self._form = TextForm(lowercase=lowercase, normalise=normalise)
         self._min_count = min_count
         self._characters = characters
+        #: How many training sequences were left out, by reason: "unknown_label".
+        self.left_out: dict[str, int] = {}
 
     # --- what it is
 
@@ -133,12 +137,15 @@ class TaggedText(LearnedData[_Indexes, _Split], TagData):
         }
 
     def facts(self, split: str) -> dict[str, int]:
-        """Return how many tags and labels of a split training does not have."""
+        """Return how many tags and labels training does not have, or rows were left out of it."""
         parts = self._split(split)
         counted = ["tags", "labels"] if self.label_names else ["tags"]
-        return {
+        facts = {
             f"unknown_{each}": int((parts[each].values == UNKNOWN_CLASS).sum()) for each in counted
         }
+        if split == "train":
+            facts |= {f"left_out_{reason}": n for reason, n in self.left_out.items() if n}
+        return facts
 
     def true_tags(self, split: str) -> Sequence[Sequence[str]]:
         """Return the tags of every row as its file has them."""
@@ -228,6 +235,21 @@ class TaggedText(LearnedData[_Indexes, _Split], TagData):
         )
         self._splits = {split: rows_of(prepared.arrays, split) for split in files}
         self._learned = loaded or _Indexes(prepared.facts)
+        if loaded and "train" in self._splits:
+            self._splits["train"] = self._learnable(self._splits["train"])
+
+    def _learnable(self, train: _Split) -> _Split:
+        """Return the rows of which a loaded model has all tags and the label; count the others."""
+        tags = train["tags"]
+        known = np.logical_and.reduceat(tags.values != UNKNOWN_CLASS, tags.offsets[:-1])  # (N,)
+        if self.label_names:
+            known &= train["labels"].values != UNKNOWN_CLASS
+        left_out = int((~known).sum())
+        self.left_out = {"unknown_label": left_out}
+        if left_out:
+            _log.warning("sequences left out of training: %d unknown label", left_out)
+        of_words = {"characters": np.repeat(known, train["words"].lengths)}
+        return {name: rows.where(of_words.get(name, known)) for name, rows in train.items()}
 
     def _find(self, workspace: Workspace) -> dict[str, TagFiles]:
         folder, roots = open_root(self._root, workspace)

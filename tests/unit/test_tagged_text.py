@@ -274,6 +274,35 @@ def test_a_model_of_labels_asks_where_they_are(tmp_path: Path) -> None:
         data.load_state_dict({"format": 0})
 
 
+@pytest.mark.parametrize("label", ["label", None])
+@pytest.mark.parametrize("characters", [True, False])
+def test_training_goes_on_without_tags_and_labels_that_a_loaded_model_does_not_have(
+    label: str | None, characters: bool, tmp_path: Path
+) -> None:
+    first, grown = tmp_path / "first", tmp_path / "grown"
+    known = ROWS["train"]
+    new = [("Sing the song", "O O B-t", "Music"), ("Sing it", "O O", "Sing")]
+    for folder, train in ((first, known), (grown, [new[0], known[0], new[1], known[1]])):
+        folder.mkdir()
+        write_parallel(folder, {**ROWS, "train": train})
+    before = prepared(first, label=label, characters=characters)
+    data = TaggedText(root=".", label=label, characters=characters)
+    data.load_state_dict(before.state_dict())
+    data.prepare(Workspace((grown,), grown / "cache"))
+    kept = [0, 1] if label else [0, 2]  # where labels are not read, the second new row has none
+    assert len(data.sizes("train")) == (2 if label else 3)
+    batch, expected = data.collate("train", kept), before.collate("train", [0, 1])
+    assert batch.targets is not None
+    assert expected.targets is not None
+    assert torch.equal(batch.inputs, expected.inputs)
+    assert torch.equal(batch.targets, expected.targets)
+    for name in {*expected.extras} - {"index"}:
+        assert torch.equal(batch.extras[name], expected.extras[name])
+    assert [data.true_tags("train")[row] for row in kept] == before.true_tags("train")
+    unknown = {"unknown_tags": 0} | ({"unknown_labels": 0} if label else {})
+    assert data.facts("train") == {**unknown, "left_out_unknown_label": 2 if label else 1}
+
+
 def test_an_answer_is_a_tag_for_each_word_and_the_label(tmp_path: Path) -> None:
     write_parallel(tmp_path)
     data = prepared(tmp_path, label="label")
