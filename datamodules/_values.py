@@ -36,7 +36,9 @@ class Scaling:
         The values need not fit into memory.
         """
         parts = [values[begin : begin + _PART] for begin in range(0, len(values), _PART)]
-        mean = sum(part.sum(axis=0, dtype=np.float64) for part in parts) / len(values)
+        # Counted from the first row: the mean of a column that does not change is just its value.
+        first = values[0].astype(np.float64)
+        mean = first + sum((part - first).sum(axis=0) for part in parts) / len(values)
         squares = sum(((part - mean) ** 2).sum(axis=0) for part in parts)
         deviation = np.sqrt(squares / len(values))
         scale = np.where(deviation > 0, deviation, 1.0)

@@ -68,6 +68,17 @@ def test_a_column_that_never_changes_is_left_in_its_unit() -> None:
     assert scaling(np.array([[4.0, 1.5]])).tolist() == [[1.0, 0.0]]
 
 
+@given(numbers, st.sampled_from([np.float32, np.float64]), st.integers(1, 50_000))
+@settings(deadline=None)
+def test_a_column_that_never_changes_has_no_deviation_of_rounding(
+    value: float, kind: type[np.floating], rows: int
+) -> None:
+    column = np.full((rows, 1), value / 3, dtype=kind)
+    scaling = Scaling.of(column)
+    assert scaling.scale == (1.0,)
+    assert not scaling(column).any()
+
+
 def test_the_state_is_plain_and_comes_back() -> None:
     scaling = Scaling.of(np.array([[3.0, 1.0], [5.0, 2.5]]))
     assert scaling.state() == {"mean": [4.0, 1.75], "scale": [1.0, 0.75]}
