@@ -16,7 +16,12 @@ from datamodules._cache import Prepared
 from datamodules._errors import DataFormatError
 from datamodules._frame_answers import READERS, VALUES, TargetName
 from datamodules._frame_files import Frames, Row, read_frames
-from datamodules._frame_targets import FrameTargets, frame_targets_from_state
+from datamodules._frame_targets import (
+    FrameTargets,
+    Measured,
+    NextFrame,
+    frame_targets_from_state,
+)
 from datamodules._paths import Folder
 from datamodules._rows import Rows, Texts, arrays_of, rows_of
 from datamodules._values import Scaling
@@ -76,12 +81,42 @@ class Framed:
             return list(_rows(self.said))
         return [json.loads(text) for text in Texts(self.said)]
 
+    def require_like(self, learned: Learned) -> None:
+        """Raise DataFormatError where a model of what training had cannot read this split.
+
+        That is looked at here and not in the files: a cached split is the same for every model.
+        """
+        counts = [("features a frame", self.frames, learned.scaling)]
+        if isinstance(learned.targets, Measured):
+            counts.append(("values", self.said, learned.targets.scaling))
+        for what, rows, scaling in counts:
+            count, known = rows.values.shape[1], len(scaling.mean)
+            if count != known:
+                raise DataFormatError(
+                    f"{self.names[0]} has {count} {what} where training has {known}"
+                )
+        if isinstance(learned.targets, NextFrame) and learned.targets.binary:
+            self._require_binary()
+
+    def _require_binary(self) -> None:
+        for name, frames in zip(self.names, _rows(self.frames), strict=True):
+            if not is_binary(frames):
+                raise DataFormatError(
+                    f"{name} holds other numbers than 0 and 1, which are all that training has:"
+                    " train with scale = 'standard'"
+                )
+
     def where(self, kept: NDArray[np.bool_]) -> "Framed":
         """Return only the sequences for which `kept` (N,) is true."""
         names = Texts(self.names.rows.where(kept))
         return replace(
             self, frames=self.frames.where(kept), names=names, said=self.said.where(kept)
         )
+
+
+def is_binary(frames: Frames) -> bool:
+    """Return whether all features are 0 or 1."""
+    return bool(((frames == 0) | (frames == 1)).all())
 
 
 def _values(said: Sequence[NDArray[np.float32]], rows: Sequence[Row]) -> Rows:
@@ -128,10 +163,11 @@ class FrameSplit:
     unknown: NDArray[np.int64]
 
     @classmethod
-    def of(cls, framed: Framed, targets: FrameTargets) -> "FrameSplit":
-        """Return the split of these sequences."""
-        said = targets.encode(framed.answers())
-        return cls(framed, said, targets.unknown(said))
+    def of(cls, framed: Framed, learned: Learned) -> "FrameSplit":
+        """Return the split of these sequences. Raise DataFormatError as `require_like` does."""
+        framed.require_like(learned)
+        said = learned.targets.encode(framed.answers())
+        return cls(framed, said, learned.targets.unknown(said))
 
     def where(self, kept: NDArray[np.bool_]) -> "FrameSplit":
         """Return only the sequences for which `kept` (N,) is true."""

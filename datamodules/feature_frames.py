@@ -24,7 +24,7 @@ from datamodules._frame_targets import (
     OneOf,
     Written,
 )
-from datamodules._framed import Framed, FrameSplit, Learned, from_prepared, to_prepared
+from datamodules._framed import Framed, FrameSplit, Learned, from_prepared, is_binary, to_prepared
 from datamodules._labelled import Example, cut_off
 from datamodules._paths import Folder, find_folder
 from datamodules._targets import LabelTargets, TextTargets
@@ -206,7 +206,7 @@ class FeatureFrames(FrameData):
 
     def _learn(self, train: Framed) -> Learned:
         frames = train.frames.values
-        binary = bool(((frames == 0) | (frames == 1)).all())
+        binary = is_binary(frames)
         scaled = self._scale == "standard" or (self._scale == "auto" and not binary)
         scaling = Scaling.of(frames) if scaled else _as_it_is(frames.shape[1])
         return Learned(scaling, self._targets(train, scaling, binary=binary and not scaled))
@@ -232,7 +232,7 @@ class FeatureFrames(FrameData):
 
     def _keep(self, framed: Mapping[str, Framed], learned: Learned) -> None:
         """Take over all splits, without what cannot be trained on."""
-        self._splits = {s: FrameSplit.of(each, learned.targets) for s, each in framed.items()}
+        self._splits = {s: FrameSplit.of(each, learned) for s, each in framed.items()}
         if "train" in self._splits:
             self._splits["train"] = self._learnable(self._splits["train"])
         for split, each in self._splits.items():

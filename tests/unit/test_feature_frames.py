@@ -437,6 +437,42 @@ def test_training_must_hold_something_to_tell_apart(
         prepared(tmp_path, target)
 
 
+@pytest.mark.parametrize(("train", "val"), [(2, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize("target", ["value", "values"])
+def test_every_split_must_have_as_many_values_as_training(
+    target: str, train: int, val: int, tmp_path: Path
+) -> None:
+    for split, count in (("train", train), ("val", val)):
+        values = list(range(count))
+        write(tmp_path, split, [(ONE, {target: values if target == "value" else [values]})] * 2)
+    with pytest.raises(
+        DataFormatError, match=f"val-0.npy has {val} values .* training has {train}"
+    ):
+        prepared(tmp_path, target, test_share=0.0)
+
+
+def test_a_loaded_model_asks_for_its_features_also_of_what_is_cached(tmp_path: Path) -> None:
+    small(tmp_path, {"label": "a"}, {"label": "b"}, {"label": "a"})
+    state = prepared(tmp_path, "label").state_dict()
+    for split in ("train", "val", "test"):
+        write(tmp_path, split, [([[1, 2, 3]], {"label": label}) for label in "ab"])
+    prepared(tmp_path, "label")  # another job, by which they are now cached
+    data = FeatureFrames(root=".")
+    data.load_state_dict(state)
+    with pytest.raises(DataFormatError, match=r"train-0.npy has 3 features .* training has 2"):
+        data.prepare(Workspace((tmp_path,), tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("scale", ["auto", "none"])
+def test_where_training_has_0_and_1_alone_every_split_must(scale: str, tmp_path: Path) -> None:
+    write(tmp_path, "train", [([[0.0, 1.0], [1.0, 1.0]], {})] * 2)
+    write(tmp_path, "val", [([[0.0, 1.0]], {}), ([[0.0, 2.0]], {})])
+    why = r"val-1.npy holds other numbers than 0 and 1.*: train with scale = 'standard'"
+    with pytest.raises(DataFormatError, match=why):
+        prepared(tmp_path, "next", test_share=0.0, scale=scale)
+    prepared(tmp_path, "next", test_share=0.0, scale="standard")
+
+
 def test_splits_that_cannot_be_had_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError, match=r"no split 'train': looked for one of train.jsonl"):
         prepared(tmp_path, "label")
