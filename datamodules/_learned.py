@@ -1,10 +1,11 @@
 """What kinds of data share that learn from training: what a checkpoint keeps of them."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from datamodules._base import DataModule, Workspace
-from datamodules._errors import DataError, DataMissingError
+from datamodules._errors import DataError, DataFormatError
 
 #: Of `state_dict`: to be raised when a kind of data keeps things otherwise.
 _STATE_FORMAT: Final = 1
@@ -30,7 +31,7 @@ class LearnedData(DataModule, Generic[L, S]):
         self._learned: L | None = None
         self._splits: dict[str, S] = {}
         #: Why there is no such split, for who uses it nevertheless.
-        self._absent: dict[str, DataMissingError] = {}
+        self._absent: dict[str, DataError] = {}
         #: What each split was made of, as `origin` has it; `prepare` fills it.
         self._origins: dict[str, Any] = {}
         #: Where `prepare` ran.
@@ -67,6 +68,18 @@ class LearnedData(DataModule, Generic[L, S]):
     def origin(self, split: str) -> Any:
         """Return plain JSON that is another once what a split was made of is, or None."""
         return self._origins.get(split)
+
+    def _give_up_empty(self, files: Mapping[str, object]) -> None:
+        """Give up each split of which no row is left: who uses it nevertheless is told why.
+
+        `files` says what each was read from.
+        """
+        for split in [each for each in self._splits if not len(self.sizes(each))]:
+            del self._splits[split]
+            self._absent[split] = DataFormatError(
+                f"nothing is left of {split} ({files[split]}): all its rows are too long or have"
+                " labels that the model does not know; add others, or train a new model on it"
+            )
 
     @property
     def _known(self) -> L:

@@ -148,6 +148,7 @@ class FeatureFrames(FrameData):
         framed = from_prepared(kept)
         self._learned = self._learned or self._learn(framed["train"])
         self._keep(framed, self._learned)
+        self._give_up_empty({split: rows[0].where for split, rows in found.items()})
 
     def _find(self, folder: Folder) -> dict[str, list[Row]]:
         """Return the rows of every split, those that have no manifest cut off."""

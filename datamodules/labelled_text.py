@@ -168,6 +168,8 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
             }
         self._learned = loaded or made.learned
         self.left_out = dict(made.left_out)
+        of_files = {s: found[s if s in found else "train"] for s in self._splits}
+        self._give_up_empty({split: paths[0] for split, paths in of_files.items()})
         self._tell()
 
     def _made_of(self, files: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:

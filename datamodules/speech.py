@@ -212,17 +212,18 @@ class Speech(SpokenData):
         targets = self._learned.targets
         self._splits = {split: SpeechSplit.of(each, targets) for split, each in heard.items()}
         self._leave_out()
+        self._give_up_empty({split: rows[0].where for split, rows in found.items()})
 
     def _find(self, workspace: Workspace) -> dict[str, list[Recording]]:
         folder = Folder(find_folder(self._root, workspace.roots), self._root, workspace.roots)
-        found, self._absent = self._layout.find(folder, self._names)
+        found, absent = self._layout.find(folder, self._names)
         cut = {split: share for split, share in self._shares.items() if split not in found}
         if "train" in found and any(cut.values()):
             shares = {split: share for split, share in cut.items() if share}
             found |= cut_recordings(
                 found["train"], shares, self._split_seed, by_label=self._by_label
             )
-        self._absent = {split: why for split, why in self._absent.items() if split not in found}
+        self._absent = {split: why for split, why in absent.items() if split not in found}
         for split in () if self._learned else ("train", "val"):
             if split not in found:
                 raise self._absent.get(split) or DataError(

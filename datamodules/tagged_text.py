@@ -237,6 +237,8 @@ class TaggedText(LearnedData[_Indexes, _Split], TagData):
         self._learned = loaded or _Indexes(prepared.facts)
         if loaded and "train" in self._splits:
             self._splits["train"] = self._learnable(self._splits["train"])
+        names = self._splits_by_name.items()
+        self._give_up_empty({split: f"{self._root}/{name}" for split, name in names})
 
     def _learnable(self, train: _Split) -> _Split:
         """Return the rows of which a loaded model has all tags and the label; count the others."""

@@ -299,6 +299,18 @@ def test_labels_that_a_loaded_model_does_not_have_are_left_out(tmp_path: Path) -
     assert data.facts("val") == {"unknown_labels": 1}
 
 
+def test_where_a_loaded_model_knows_no_label_nothing_is_left_to_train_on(tmp_path: Path) -> None:
+    small(tmp_path, {"label": "a"}, {"label": "b"}, {"label": "a"})
+    state = prepared(tmp_path, "label").state_dict()
+    small(tmp_path, {"label": "c"}, {"label": "d"}, {"label": "c"})
+    data = FeatureFrames(root=".")
+    data.load_state_dict(state)
+    data.prepare(Workspace((tmp_path,), tmp_path / "cache"))
+    assert data.facts("val") == {"unknown_labels": 1}
+    with pytest.raises(DataFormatError, match=r"nothing is left of train \(.*train.jsonl, line 1"):
+        data.plan("train", 0)
+
+
 @given(st.lists(st.lists(st.sets(st.sampled_from("abcd")), max_size=4), min_size=1, max_size=5))
 @settings(max_examples=30, deadline=None)
 def test_labels_and_what_is_missed_add_up_to_all_there_are(rows: list[list[set[str]]]) -> None:

@@ -295,6 +295,21 @@ def test_going_on_with_further_labels_leaves_them_out(root, workspace):
     assert again.left_out["unknown_label"] == 1
 
 
+def test_where_a_model_knows_no_label_nothing_is_left_to_train_on(root, workspace):
+    for split in ("train", "val", "test"):
+        write_tsv(root, split, ROWS)
+    data = make(workspace)
+    write_tsv(root, "train", [("le chien", "fr"), ("il cane", "it")])
+    again = LabelledText(root="set", tokens="characters")
+    again.load_state_dict(data.state_dict())
+    again.prepare(workspace)
+    assert rows_of(again, "val") == ROWS  # which is all that an evaluation asks for
+    with pytest.raises(
+        DataFormatError, match=r"nothing is left of train \(.*train.tsv\): .* labels"
+    ):
+        again.sizes("train")
+
+
 def test_a_state_of_another_version_is_refused():
     with pytest.raises(DataError, match="form this version cannot read"):
         LabelledText(root="set").load_state_dict({"format": 99})
@@ -423,6 +438,24 @@ def test_turned_round_the_label_goes_in_and_the_text_is_to_be_written(root, work
     }
     assert data.sizes("val").tolist() == [[1, len(text) + 1] for text, _ in ROWS]
     assert data.state_dict() == plain.state_dict()
+
+
+@pytest.mark.parametrize("writes_val", [True, False])
+def test_turned_round_a_split_of_unknown_labels_is_refused_when_it_is_used(
+    root, workspace, writes_val
+):
+    write_tsv(root, "train", ROWS)
+    state = turned(workspace).state_dict()
+    unknown = [("le chien", "fr"), ("le chat", "fr"), ("il cane", "it"), ("il gatto", "it")]
+    write_tsv(root, "train", unknown)
+    if writes_val:
+        write_tsv(root, "val", unknown)
+    data = LabelledText(root="set", tokens="characters", direction="label_to_text")
+    data.load_state_dict(state)
+    data.prepare(workspace)
+    where = "val.tsv" if writes_val else "train.tsv"
+    with pytest.raises(DataFormatError, match=rf"nothing is left of val \(.*{where}\)"):
+        data.sizes("val")
 
 
 def test_turned_round_models_are_chosen_by_the_loss_and_nothing_is_searched_for(root, workspace):

@@ -301,6 +301,19 @@ def test_training_goes_on_without_labels_that_a_loaded_model_does_not_have(root,
     assert data.facts("train") == {"left_out_unknown_label": 1}
 
 
+def test_where_a_loaded_model_knows_no_label_nothing_is_left_to_train_on(root, workspace):
+    manifest(root, "train", ["a", "b", "a", "b"])
+    manifest(root, "val", ["a", "b"])
+    state = make(workspace, test_share=0).state_dict()
+    manifest(root, "train", ["c", "d", "c"])
+    data = unprepared(test_share=0)
+    data.load_state_dict(state)
+    data.prepare(workspace)
+    assert len(data.sizes("val")) == 2
+    with pytest.raises(DataFormatError, match=r"nothing is left of train \(.*train.jsonl, line 1"):
+        data.sizes("train")
+
+
 def test_a_loaded_state_listens_as_the_model_learned_to(root, workspace):
     named(root)
     first = make(workspace, **NAMES)

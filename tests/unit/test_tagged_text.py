@@ -303,6 +303,19 @@ def test_training_goes_on_without_tags_and_labels_that_a_loaded_model_does_not_h
     assert data.facts("train") == {**unknown, "left_out_unknown_label": 2 if label else 1}
 
 
+def test_where_a_model_knows_no_tag_nothing_is_left_to_train_on(tmp_path: Path) -> None:
+    first, other = tmp_path / "first", tmp_path / "other"
+    for folder, train in ((first, ROWS["train"]), (other, [("it", "NEW", "Music")])):
+        folder.mkdir()
+        write_parallel(folder, {**ROWS, "train": train})
+    data = TaggedText(root=".")
+    data.load_state_dict(prepared(first).state_dict())
+    data.prepare(Workspace((other,), other / "cache"))
+    assert len(data.sizes("val")) == 1
+    with pytest.raises(DataFormatError, match=r"nothing is left of train \(./train\)"):
+        data.sizes("train")
+
+
 def test_an_answer_is_a_tag_for_each_word_and_the_label(tmp_path: Path) -> None:
     write_parallel(tmp_path)
     data = prepared(tmp_path, label="label")
