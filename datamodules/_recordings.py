@@ -1,6 +1,7 @@
 """Which recordings a folder holds, and what is said in each: by a table, a name or a folder."""
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,15 +160,16 @@ def cut_recordings(
 ) -> dict[str, list[Recording]]:
     """Cut splits off from `train`, each label by itself where what is said is a label.
 
-    Raise DataFormatError for a label with a single recording.
+    A recording of which several texts are told stays together with all of them. Raise
+    DataFormatError for a label with a single recording.
     """
-    of = {each.name: each for each in recordings}
-    examples = [
-        Example(each.name, each.said if by_label else "any text", each.where) for each in recordings
-    ]
+    of: defaultdict[tuple[str, str], list[Recording]] = defaultdict(list)
+    for each in recordings:
+        of[each.name, each.said if by_label else "any text"].append(each)
+    examples = [Example(*key, rows[0].where) for key, rows in of.items()]
     return {
-        split: [of[each.text] for each in rows]
-        for split, rows in cut_off(examples, shares, seed).items()
+        split: [row for each in chosen for row in of[each.text, each.label]]
+        for split, chosen in cut_off(examples, shares, seed).items()
     }
 
 

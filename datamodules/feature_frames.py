@@ -1,6 +1,7 @@
 """Sequences of feature frames: video, sensors, music, ready-made features of speech."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -178,11 +179,13 @@ class FeatureFrames(FrameData):
                 " off: give these manifests of their own"
             )
         label_of = READERS["label" if self._target == "label" else "next"]
-        labels = [label_of(row, folder, 0) or "" for row in rows]
-        of = {(row.name, label): row for row, label in zip(rows, labels, strict=True)}
-        examples = [Example(*key, row.where) for key, row in of.items()]
+        # A file of which several rows tell stays together with all of them.
+        of: defaultdict[tuple[str, str], list[Row]] = defaultdict(list)
+        for row in rows:
+            of[row.name, label_of(row, folder, 0) or ""].append(row)
+        examples = [Example(*key, told[0].where) for key, told in of.items()]
         return {
-            split: [of[each.text, each.label] for each in chosen]
+            split: [row for each in chosen for row in of[each.text, each.label]]
             for split, chosen in cut_off(examples, shares, self._split_seed).items()
         }
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,33 @@ def test_splits_without_a_manifest_are_cut_off_label_by_label(tmp_path: Path) ->
     assert sorted(targets.tolist()) == [0] * 4 + [1] * 4
     other = prepared(tmp_path, "label", val_share=0.2, test_share=0.1, split_seed=1)
     assert other.sources("val") != data.sources("val")
+
+
+@pytest.mark.parametrize(
+    ("target", "of"),
+    [
+        ("value", lambda n: {"value": n}),
+        ("values", lambda n: {"values": [n, n]}),
+        ("tags", lambda n: {"labels": [f"t{n}", "same"]}),
+        ("text", lambda n: {"text": f"text {n}"}),
+    ],
+)
+def test_a_path_that_stands_twice_keeps_what_each_row_says(
+    target: str, of: Callable[[int], Said], tmp_path: Path
+) -> None:
+    write(tmp_path, "train", [(TWO, of(row)) for row in range(20)])
+    again = [{"path": f"train-{row}.npy", **of(20 + row)} for row in range(0, 20, 4)]
+    with (tmp_path / "train.jsonl").open("a") as manifest:
+        manifest.writelines(json.dumps(row) + "\n" for row in again)
+    data = prepared(tmp_path, target, val_share=0.3)
+    splits = ("train", "val", "test")
+    names = [list(data.sources(split)) for split in splits]
+    told = sorted(f"train-{row}.npy" for row in [*range(20), *range(0, 20, 4)])
+    assert sorted(name for each in names for name in each) == told
+    said = [str(each) for split in splits for each in data._split(split).framed.answers()]
+    assert len(set(said)) == 25
+    # What training has is in no other split.
+    assert sum(len(set(each)) for each in names) == 20
 
 
 def test_an_archive_and_a_single_axis_are_read_too(tmp_path: Path) -> None:

@@ -170,6 +170,27 @@ def test_labels_may_be_numbers_and_splits_may_be_cut_off(root, workspace):
     assert len(data.sizes("val")) == len(data.sizes("test")) == 2
 
 
+@pytest.mark.parametrize(("target", "column"), [("label", "label"), ("text", "text")])
+def test_a_recording_that_stands_twice_keeps_what_each_row_says(root, workspace, target, column):
+    manifest(root, "train", ["a", "b"] * 8, column=column)
+    manifest_file = root / "train.jsonl"
+    again = [{"path": f"audio/train{place}.wav", column: "b"} for place in (0, 2)]
+    lines = [manifest_file.read_text(), *(json.dumps(line) + "\n" for line in again)]
+    manifest_file.write_text("".join(lines))
+    data = make(workspace, target=target, split_seed=3)
+    rows = [
+        (name, text)
+        for split in ("train", "val", "test")
+        for name, text in zip(data.sources(split), data._split(split).heard.said, strict=True)
+    ]
+    expected = [(f"set/audio/train{n}.wav", said) for n, said in enumerate(["a", "b"] * 8)]
+    expected += [(f"set/{line['path']}", "b") for line in again]
+    assert sorted(rows) == sorted(expected)
+    if target == "text":  # no recording is in two splits
+        splits = [set(data.sources(split)) for split in ("train", "val", "test")]
+        assert sum(map(len, splits)) == len(set().union(*splits))
+
+
 def test_texts_are_written_by_their_symbols(root, workspace):
     manifest(root, "train", ["Go on", "go", "on", "no go"], column="text")
     manifest(root, "val", ["go", "Ogon"], column="text")
