@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from datamodules._errors import DataFormatError
 from datamodules._files import cell_of, checked_text
-from datamodules._frame_files import Row, read_array
+from datamodules._frame_files import Row, read_array, to_single
 from datamodules._paths import Folder
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
@@ -50,10 +50,19 @@ def _tags(row: Row, folder: Folder, steps: int) -> list[str]:
             raise DataFormatError(
                 f"{where} names an array of shape {array.shape}: one label a frame"
             )
-        cell = [int(each) for each in array]
+        cell = _whole(array, where)
     labels = [_name(each, where) for each in _listed(cell, where)]
     _same_count(len(labels), steps, where)
     return labels
+
+
+def _whole(array: NDArray[Any], where: str) -> list[int]:
+    fractions = array[array % 1 != 0]
+    if fractions.size:
+        raise DataFormatError(
+            f"{where} names an array that holds {fractions[0]} and not a whole number"
+        )
+    return [int(each) for each in array]
 
 
 def _labels(row: Row, folder: Folder, steps: int) -> list[list[str]]:
@@ -78,7 +87,7 @@ def _value(row: Row, _folder: Folder, _steps: int) -> NDArray[np.float32]:
 def _values(row: Row, folder: Folder, steps: int) -> NDArray[np.float32]:
     where, cell = _cell(row, "values")
     if isinstance(cell, str):
-        array = _named(cell, where, folder)
+        array = to_single(_named(cell, where, folder), f"{where} ({cell})")
         values = array[:, None] if array.ndim == 1 else array
     else:
         each = [step if isinstance(step, list) else [step] for step in _listed(cell, where)]
@@ -98,7 +107,7 @@ def _cell(row: Row, column: str) -> tuple[str, Any]:
     return f"{row.where}, column {column!r}", cell_of(row.where, row.cells, column)
 
 
-def _named(name: str, where: str, folder: Folder) -> NDArray[np.float32]:
+def _named(name: str, where: str, folder: Folder) -> NDArray[Any]:
     array = read_array(folder.file(name, where), f"{where} ({name})")
     if not array.ndim:
         raise DataFormatError(f"{where} names an array without axes: a row for each frame")

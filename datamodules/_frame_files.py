@@ -60,7 +60,7 @@ def read_frames(path: Path, where: str, features: int | None = None) -> Frames:
     Raise DataFormatError unless it holds at least one frame of finite numbers, `features` of them
     where that is known.
     """
-    array = read_array(path, where)
+    array = to_single(read_array(path, where), where)
     frames = array[:, None] if array.ndim == 1 else array
     if frames.ndim != 2:
         raise DataFormatError(
@@ -76,8 +76,8 @@ def read_frames(path: Path, where: str, features: int | None = None) -> Frames:
     return frames
 
 
-def read_array(path: Path, where: str) -> NDArray[np.float32]:
-    """Return the array of a file as float32. Raise DataFormatError unless it is finite numbers."""
+def read_array(path: Path, where: str) -> NDArray[Any]:
+    """Return the array of a file. Raise DataFormatError unless it is finite numbers."""
     array = _loaded(path, where)
     if array.dtype.kind not in "buif":
         raise DataFormatError(f"{where} holds {array.dtype} and not numbers")
@@ -88,6 +88,11 @@ def read_array(path: Path, where: str) -> NDArray[np.float32]:
             f"{where} holds {array[tuple(np.argwhere(~finite)[0])]} at [{first}]: a network cannot"
             " read that; leave it out, or fill it in"
         )
+    return array
+
+
+def to_single(array: NDArray[Any], where: str) -> NDArray[np.float32]:
+    """Return finite numbers as float32. Raise DataFormatError where they are too large."""
     with np.errstate(over="ignore"):
         single: NDArray[np.float32] = array.astype(np.float32)
     if not np.isfinite(single).all():

@@ -33,7 +33,7 @@ from datamodules._values import Scaling
 from datamodules._vocab import Normalisation, TextForm, Tokens
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
-_VERSION: Final = 1
+_VERSION: Final = 2
 #: Windows of splits that are only read: no gradient is kept, so they are at least so long.
 _READING_WINDOW: Final = 256
 _log = logging.getLogger(__name__)

@@ -197,6 +197,15 @@ def test_what_is_said_of_each_frame_may_lie_in_an_array(
 # --- the next frame
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint64, np.float64])
+def test_labels_of_frames_may_be_large_numbers(kind: type[np.generic], tmp_path: Path) -> None:
+    days = [20240101, 20240102, 20240103]  # some of which are one in single precision
+    np.save(tmp_path / "days.npy", np.array(days, dtype=kind))
+    for split in ("train", "val", "test"):
+        write(tmp_path, split, [(THREE, {"labels": "days.npy"})])
+    assert prepared(tmp_path, "tags").tag_names == tuple(map(str, days))
+
+
 def test_the_next_frame_is_told_from_windows_of_scaled_ones(tmp_path: Path) -> None:
     small(tmp_path, {}, {}, {})
     data = prepared(tmp_path, "next", bptt=2)
@@ -450,11 +459,15 @@ def test_arrays_of_answers_have_one_entry_a_frame(tmp_path: Path) -> None:
     np.save(tmp_path / "scalar.npy", np.float32(1))
     np.save(tmp_path / "table.npy", np.ones((2, 2, 2)))
     np.save(tmp_path / "many.npy", np.array([[0, 3], [1, 0]]))
+    np.save(tmp_path / "parts.npy", np.array([2.0, 1.7]))
+    np.save(tmp_path / "large.npy", np.array([1, 1e39]))
     for target, name, why in (
         ("tags", "scalar.npy", "without axes"),
         ("tags", "table.npy", "one label a frame"),
+        ("tags", "parts.npy", "holds 1.7 and not a whole number"),
         ("labels", "many.npy", "a table of 0 and 1"),
         ("values", "table.npy", "a row for each frame"),
+        ("values", "large.npy", "(large.npy) holds numbers that are too large"),
     ):
         column = "values" if target == "values" else "labels"
         assert why in refused(tmp_path, target, TWO, {column: name})
