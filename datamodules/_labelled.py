@@ -45,7 +45,8 @@ class LabelledFiles:
     layout: Layout
     #: Columns of a table with the text and with the label.
     columns: tuple[str, str]
-    #: The sign that ends the label at the head of a line; empty: the first blank.
+    #: The sign that ends the label at the head of a line; empty: the first blank. One that is no
+    #: white space leaves out what follows it up to the first blank: a finer label, "DESC:manner".
     label_until: str
     encoding: str
 
@@ -103,13 +104,19 @@ class LabelledFiles:
 
     def _parted(self, where: str, line: str) -> tuple[str, str]:
         """Return text and label of a line that begins with its label."""
+        until = self.label_until
         head, _, text = line.partition(" ")
-        if self.label_until and self.label_until not in head:
+        if not until:
+            return text, head
+        label, found, _ = head.partition(until)
+        if any(map(str.isspace, until)):  # the label ends there, and so does the head
+            label, found, text = line.partition(until)
+        if not found:
             raise DataFormatError(
                 f"{where} begins with {head!r}: a label must stand there, up to a"
-                f" {self.label_until!r} ('label_until')"
+                f" {until!r} ('label_until')"
             )
-        return text, head.partition(self.label_until)[0] if self.label_until else head
+        return text, label
 
 
 def _label(value: object, where: str) -> str:

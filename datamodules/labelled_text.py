@@ -32,7 +32,7 @@ from datamodules._vocab import (
 )
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
-_VERSION: Final = 1
+_VERSION: Final = 2
 _log = logging.getLogger(__name__)
 
 Share = Annotated[float, Interval(ge=0, lt=1)]
@@ -64,7 +64,9 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
         direction: whether labels are found for texts or texts written for labels
         text: column of the text in a table
         label: column of the label in a table
-        label_until: sign that ends the label at the head of a line; the first blank if not given
+        label_until: sign that ends the label at the head of a line; the first blank if not given.
+            Behind a sign that is no white space the text begins at the next blank only:
+            "DESC:manner How" has the text "How"
         train: name of the training split
         val: name of the validation split
         test: name of the test split

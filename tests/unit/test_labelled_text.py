@@ -129,6 +129,21 @@ def test_the_label_at_the_head_of_a_line_may_end_at_a_sign(root, workspace):
     assert make(workspace, encoding="latin-1", test_share=0).labels == ("DESC:manner", "LOC:city")
 
 
+@pytest.mark.parametrize("until", ["\t", " ", " | ", " \u3000"])
+def test_behind_a_sign_of_white_space_all_is_text(root, workspace, until):
+    for split in ("train", "val"):
+        (root / f"{split}.txt").write_text(f"pos{until}great film\nneg{until}dull\n")
+    data = make(workspace, label_until=until, test_share=0)
+    assert rows_of(data, "train") == [("great film", "pos"), ("dull", "neg")]
+
+
+def test_a_sign_with_a_blank_behind_it_ends_the_label_alone(root, workspace):
+    for split in ("train", "val"):
+        (root / f"{split}.txt").write_text("pos: great film\nneg: dull\n")
+    data = make(workspace, label_until=":", test_share=0)
+    assert rows_of(data, "train") == [("great film", "pos"), ("dull", "neg")]
+
+
 def test_numbers_are_labels_too(root, workspace):
     for split in ("train", "val", "test"):
         rows = [json.dumps({"review": f"x{i}", "stars": i}) + "\n" for i in (5, 1)]
@@ -372,6 +387,9 @@ def test_a_head_without_its_sign_is_named(root, workspace):
     (root / "train.txt").write_text("A:x one\nBx two\n")
     with pytest.raises(DataFormatError, match=r"train.txt, line 2 begins with 'Bx'"):
         make(workspace, label_until=":")
+    (root / "train.txt").write_text("A\tx one\nBx two\n")
+    with pytest.raises(DataFormatError, match=r"train.txt, line 2 begins with 'Bx'"):
+        make(workspace, label_until="\t")
 
 
 def test_a_split_without_a_file_is_missed_where_nothing_is_cut_off(root, workspace):
