@@ -225,6 +225,10 @@ class Captions(LearnedData[Learned, CaptionSplit], TextData):
         index = torch.arange(len(lines))
         return Batch(vectors, torch.ones_like(index), extras={"index": index})
 
+    def line_length(self, line: str) -> int:
+        """Return about how long the sentence will be: what is read has one position."""
+        return len(line) if self._inputs == "meanings" else self._max_length
+
     def rerank(self, found: Sequence[W], line: str) -> Sequence[W]:
         """Return the outputs with the fewest slot errors first, of equal ones the likeliest."""
         if self._inputs == "vectors":

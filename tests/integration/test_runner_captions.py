@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jobs.job import Reason
 from worker.events import EventReader, MetricEvent
 from worker.folder import AttemptFolder
@@ -100,6 +102,23 @@ def test_a_meaning_is_said_with_its_own_names(lay_plain: Lay, tmp_path: Path) ->
     wrong = run(lay_plain("wrong", {**asked, "lines": ["goodbye()", "hello"]}, **model), Commands())
     assert wrong.reason == Reason.BAD_DATA
     assert wrong.message.startswith("line 2: it holds 'hello' where a meaning must stand")
+
+
+def test_a_wide_vector_is_one_position_however_many_characters_spell_it(
+    lay_plain: Lay, tmp_path: Path
+) -> None:
+    vectors = np.random.default_rng(0).normal(size=(8, 1024)).astype(np.float32)
+    for split in ("train", "val"):
+        np.save(tmp_path / "data" / f"{split}.npy", vectors)
+        (tmp_path / "data" / f"{split}.txt").write_text("a dog\ntwo cats\n" * 4)
+    plain = spec({"name": "captions", "root": ".", "inputs": "vectors"}, 1)
+    _, model = trained(lay_plain, plain)
+    lines = [json.dumps(vector.tolist()) for vector in vectors]
+    assert min(map(len, lines)) > 10_000
+    end = run(
+        lay_plain("asked", {"kind": "predict", "job": "job-1", "lines": lines}, **model), Commands()
+    )
+    assert end.result == {"lines": 8}, end.message
 
 
 def test_a_text_is_written_for_a_label(lay_plain: Lay, tmp_path: Path) -> None:

@@ -164,7 +164,21 @@ def test_a_line_without_an_end_is_refused_with_its_number(
     spec = {"kind": "predict", "job": "job-1", "first": 64, "lines": ["abc", "a" * 300_000]}
     end = run(lay("endless", spec, **trained), Commands())
     assert end.reason is Reason.BAD_DATA
-    assert end.message.startswith("line 66 has 300,000 symbols, more than 10,000: put a line end")
+    assert end.message.startswith("line 66 has 300,001 symbols, more than 10,000: put a line end")
+
+
+def test_a_long_line_of_which_little_is_read_is_no_endless_one(lay: Lay) -> None:
+    data = {"max_source_length": 5}
+    training = lay("cut", {"data": data, "trainer": {"max_epochs": 1}})
+    assert run(training, Commands()).reason == Reason.SUCCEEDED
+    checkpoint = str(next(training.checkpoints.iterdir()))
+    trained = {"checkpoint": checkpoint, "trained": read_json(training.spec_file)}
+    lines = ["abcde" * 3_000, "abcdeabcde"]
+    folder = lay("long", {"kind": "predict", "job": "job-1", "lines": lines}, **trained)
+    end = run(folder, Commands())
+    assert end.reason == Reason.SUCCEEDED, end.message
+    long, short = read_json(folder.files / "predictions.json")["lines"]
+    assert [each["text"] for each in long] == [each["text"] for each in short]
 
 
 def test_samples_of_a_line_do_not_depend_on_the_lines_it_came_with(

@@ -25,8 +25,9 @@ from worker.runner.trained import load
 
 #: Symbols or frames (`line_length`), padding counted, times the beam, that are searched at once.
 _AT_ONCE: Final = 50_000
-#: Symbols of a line that text is written from. An output grows with its input, and each of its
-#: steps looks at all of that: without a bound, a file without line ends keeps a worker for hours.
+#: Symbols that are read of a line that text is written from, the end symbol counted. An output
+#: grows with its input, and each of its steps looks at all of that: without a bound, a file without
+#: line ends keeps a worker for hours.
 _LONGEST: Final = 10_000
 
 
@@ -41,7 +42,7 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     done = 0
     lengths = [data.line_length(line) for line in spec.lines]
     if writes_text(model):
-        _refuse_endless(lengths, spec.first)
+        _refuse_endless(data, spec, lengths)
     for rows in batches_by_length(lengths, _AT_ONCE // width):
         with autocast, torch.no_grad():
             batch = _encode(data, spec, rows).to(task.device)
@@ -65,11 +66,12 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
     return {"lines": len(spec.lines)}
 
 
-def _refuse_endless(lengths: Sequence[int], first: int) -> None:
+def _refuse_endless(data: LineData, spec: PredictSpec, lengths: Sequence[int]) -> None:
     for row, length in enumerate(lengths):
-        if length > _LONGEST:
+        # Of a long line little may be read: the numbers of one vector, the head of a document.
+        if length > _LONGEST and (read := int(_encode(data, spec, [row]).lengths)) > _LONGEST:
             raise DataError(
-                f"line {first + row + 1} has {length:,} symbols, more than {_LONGEST:,}: put a "
+                f"line {spec.first + row + 1} has {read:,} symbols, more than {_LONGEST:,}: put a "
                 "line end after each text"
             )
 
