@@ -14,7 +14,7 @@ from datamodules._base import Answer, DataModule, Plan, StreamData, TextData
 from datamodules._batch import Batch
 from datamodules._bucketing import EVALUATION_SCALE, Sizes
 from datamodules._errors import DataError
-from datamodules._frame_files import Frames, read_frames
+from datamodules._frame_files import Frames, count_frames, read_frames
 from datamodules._frame_streams import FrameStreams
 from datamodules._frame_targets import Measured, NextFrame, OneEach, OneOf, Written
 from datamodules._framed import FrameSplit, Learned
@@ -115,9 +115,15 @@ class FrameData(LearnedData[Learned, FrameSplit], TextData, TagData, ValueData, 
             return []
         return [read_frames(find_path(line, self.roots), line, self._features)]
 
+    def _count(self, line: str) -> int:
+        return count_frames(find_path(line, self.roots), line) if line.strip() else 1
+
     def line_length(self, line: str) -> int:
-        """Return how many frames the file at this path has."""
-        return sum(map(len, self._frames(line))) or 1
+        """Return how many frames the file at this path has; 1 where `encode` refuses it."""
+        try:
+            return self._count(line)
+        except DataError:
+            return 1
 
     def answers(self, output: Any, line: str, count: int) -> list[Answer]:  # noqa: ARG002 (its output says all)
         """Return what a model says, in the words and units of the manifest."""
@@ -131,7 +137,7 @@ class FrameData(LearnedData[Learned, FrameSplit], TextData, TagData, ValueData, 
 
     def words(self, line: str) -> list[str]:
         """Return the number of each frame."""
-        return [str(place) for place in range(self.line_length(line))]
+        return [str(place) for place in range(self._count(line))]
 
     def source_symbols(self, line: str) -> list[str]:
         """Return the number of each frame."""

@@ -76,6 +76,14 @@ def read_frames(path: Path, where: str, features: int | None = None) -> Frames:
     return frames
 
 
+def count_frames(path: Path, where: str) -> int:
+    """Return how many frames a file has, of a .npy from its head alone.
+
+    Raise DataError for one that cannot be read; what it holds is not looked at.
+    """
+    return len(np.atleast_1d(_loaded(path, where)))
+
+
 def read_array(path: Path, where: str) -> NDArray[Any]:
     """Return the array of a file. Raise DataFormatError unless it is finite numbers."""
     array = _loaded(path, where)

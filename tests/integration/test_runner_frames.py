@@ -94,6 +94,13 @@ def test_frames_are_learned_scored_and_asked(target: str, frames: Path, lay_plai
         steps = [len(np.load(frames / line.removeprefix("waves/"))) for line in lines if line]
         assert [len(answers[row][0]["text"].split()) for row in (0, 2)] == steps
 
+    (frames / "torn.npy").write_bytes(b"no array")
+    for line in ("waves/gone.npy", "waves/torn.npy"):
+        wrong = {"kind": "predict", "job": "job-1", "lines": [*lines, line]}
+        end = run(lay_plain(f"wrong-{Path(line).stem}", wrong, **trained), Commands())
+        assert end.reason == Reason.BAD_DATA
+        assert end.message.startswith("line 4: "), end.message
+
 
 @pytest.fixture
 def trained(frames: Path, lay_plain: Lay) -> Callable[[str], dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules import _frame_data
 from datamodules._base import Feed, Workspace
 from datamodules._classes import MISSED, UNKNOWN_CLASS
 from datamodules._errors import DataError, DataFormatError, DataMissingError, DataPathError
@@ -322,6 +323,21 @@ def test_a_checkpoint_holds_all_that_a_prediction_needs(tmp_path: Path) -> None:
         again.encode(["wide.npy"])
     with pytest.raises(DataError, match="form this version cannot read"):
         again.load_state_dict({"format": 0})
+
+
+def test_the_length_of_a_line_is_known_without_its_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(tmp_path, {"label": "a"}, {"label": "b"}, {"label": "a"})
+    data = prepared(tmp_path, "label")
+    np.savez(tmp_path / "packed.npz", frames=np.zeros((7, 2)))
+    np.save(tmp_path / "line.npy", np.zeros(5))
+    np.save(tmp_path / "one.npy", np.float64(5))
+    (tmp_path / "torn.npy").write_bytes(b"no array")
+    monkeypatch.setattr(_frame_data, "read_frames", None)
+    files = {"train-1.npy": 2, "packed.npz": 7, "line.npy": 5, "one.npy": 1, "torn.npy": 1}
+    lines = {**files, "gone.npy": 1, "": 1}
+    assert [data.line_length(line) for line in lines] == list(lines.values())
 
 
 def test_labels_that_a_loaded_model_does_not_have_are_left_out(tmp_path: Path) -> None:
