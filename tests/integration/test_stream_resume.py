@@ -82,6 +82,17 @@ def test_a_training_stopped_anywhere_goes_on_as_if_it_had_not(lay: Lay, precisio
         assert torch.equal(last.memory["Carry"]["states"], resumed.memory["Carry"]["states"])
 
 
+def test_another_job_that_goes_on_in_mid_epoch_has_the_state_too(lay: Lay) -> None:
+    spec = {**SPEC, "trainer": {**SPEC["trainer"], "log_every": 1}}
+    whole, first = lay("whole", spec), lay("first", spec)
+    run(whole, Commands())
+    run(first, StopAfter(6))
+    assert Saved.read(newest_of(first)).position.batch == 6
+    second = lay("second", {**spec, "resume_from": "job-0"}, checkpoint=str(newest_of(first)))
+    assert run(second, Commands()).reason == Reason.SUCCEEDED
+    assert points_of(first) | points_of(second) == points_of(whole)
+
+
 def test_without_the_state_it_would_be_another_training(lay: Lay) -> None:
     whole, first = lay("whole"), lay("first")
     run(whole, Commands())

@@ -17,6 +17,7 @@ from jobs.catalog import Catalog
 from jobs.errors import SpecError
 from jobs.spec import TrainerOptions, TrainSpec
 from lightning_modules._base import Topology
+from lightning_modules._carry import Carry
 from lightning_modules._ranks import rank, world_size
 from lightning_modules._recipe import Recipe
 from worker.runner import catalog, precision
@@ -122,8 +123,14 @@ def _of_another_job(saved: Saved, spec: TrainSpec, options: TrainerOptions) -> S
     _refuse_if_nothing_is_left(saved.position, options)
     plan = (spec.data.to_dict(), spec.seed, options.batch_tokens)
     its_plan = (saved.spec["data"], saved.spec["seed"], saved.trainer["batch_tokens"])
-    position = saved.position if plan == its_plan else replace(saved.position, batch=0)
-    return replace(saved, memory={}, position=position)
+    if plan != its_plan:
+        return _at_epoch_start(saved)
+    # In the middle of an epoch each stream goes on from its state.
+    return replace(saved, memory={k: v for k, v in saved.memory.items() if k == Carry.__name__})
+
+
+def _at_epoch_start(saved: Saved) -> Saved:
+    return replace(saved, memory={}, position=replace(saved.position, batch=0))
 
 
 def _refuse_if_nothing_is_left(position: Position, options: TrainerOptions) -> None:
