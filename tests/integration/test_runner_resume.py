@@ -81,6 +81,21 @@ def assert_same_training(whole: AttemptFolder, parts: list[AttemptFolder]) -> No
 
 
 @pytest.fixture
+def lay_changing(lay: Lay, data_root: Path, tmp_path: Path) -> Lay:
+    """Return a function that lays an attempt folder over so many rows to train on."""
+    root = tmp_path / "changing"
+    shutil.copytree(data_root / "corpus", root / "corpus")
+
+    def make(name: str, spec: dict[str, Any], rows: int, **attempt: Any) -> AttemptFolder:
+        for path in (data_root / "corpus").glob("train.*"):
+            lines = path.read_text().splitlines(keepends=True)
+            (root / "corpus" / path.name).write_text("".join(lines[:rows]))
+        return lay(name, spec, roots=(str(root),), **attempt)
+
+    return make
+
+
+@pytest.fixture
 def whole(lay: Lay) -> AttemptFolder:
     folder = lay("whole", SPEC)
     assert run(folder, Commands()).reason == Reason.SUCCEEDED
@@ -205,6 +220,45 @@ def test_another_job_with_other_batches_begins_the_epoch_anew(lay: Lay) -> None:
     run(fresh, Commands())
     assert steps[0] == 4
     assert len(steps) == len([1 for name, _ in points_of(fresh) if name == "train/loss"])
+
+
+@pytest.mark.parametrize("rows", [10, 70])
+def test_a_job_whose_data_has_changed_does_not_go_on(lay_changing: Lay, rows: int) -> None:
+    first = lay_changing("first", SPEC, 80)
+    run(first, StopAfter(5))
+    second = lay_changing("second", SPEC, rows, checkpoint=str(newest_of(first)))
+    end = run(second, Commands())
+    assert (end.reason, end.traceback) == (Reason.BAD_DATA, "")
+    assert end.message.startswith("the data has changed since the checkpoint of step 5: bring back")
+
+
+@pytest.mark.parametrize("rows", [10, 70])
+def test_another_job_on_data_that_has_changed_begins_the_epoch_anew(
+    lay_changing: Lay, rows: int
+) -> None:
+    first = lay_changing("first", SPEC, 80)
+    run(first, StopAfter(5))
+    assert Saved.read(newest_of(first)).position.batch == 5
+    spec = {"trainer": {"max_epochs": 1, "log_every": 1}, "resume_from": "job-0"}
+    second = lay_changing("second", spec, rows, checkpoint=str(newest_of(first)))
+    end = run(second, Commands())
+    assert end.reason == Reason.SUCCEEDED, end.message
+    fresh = lay_changing("fresh", {"trainer": spec["trainer"]}, rows)
+    run(fresh, Commands())
+    steps, from_anew = (
+        [step for name, step in points_of(each) if name == "train/loss"] for each in (second, fresh)
+    )
+    assert steps == [5 + step for step in from_anew]
+
+
+def test_a_checkpoint_of_before_its_data_was_known_is_gone_on_from(lay: Lay) -> None:
+    first = lay("first", SPEC)
+    run(first, StopAfter(5))
+    content = Saved.read(newest_of(first)).to_dict()
+    del content["data_digest"]
+    torch.save(content, newest_of(first))
+    second = lay("second", SPEC, checkpoint=str(newest_of(first)))
+    assert run(second, Commands()).reason == Reason.SUCCEEDED
 
 
 def test_a_warm_start_takes_weights_and_symbols_and_begins_anew(

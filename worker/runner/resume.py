@@ -71,6 +71,8 @@ class Saved:
     #: The spec, and the trainer options that were in force, as plain JSON.
     spec: Mapping[str, Any]
     trainer: Mapping[str, Any]
+    #: Of the data that is learned from, and that models are chosen by; empty where none is known.
+    data_digest: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `torch.save` writes."""
@@ -93,6 +95,7 @@ class Saved:
             raise SpecError(f"{path.name} is no checkpoint of this version (format {FORMAT})")
         if content["format"] == _ONE_RANK:
             content["random"] = [content["random"]]
+        content.setdefault("data_digest", "")  # of before it was kept
         names = cls.__dataclass_fields__.keys() - {"position"}
         position = Position(**content["position"])
         return cls(position=position, **{name: content[name] for name in names})
@@ -104,7 +107,7 @@ class Continuation(Callback):
     def __init__(self, saved: Saved | None, constants: Mapping[str, Any]) -> None:
         #: What the fit goes on from; let go of once it is in place.
         self._saved = saved
-        #: Fields of `Saved` that no batch changes: spec, trainer.
+        #: Fields of `Saved` that no batch changes: spec, trainer, data_digest.
         self._constants = constants
         self._start = saved.position if saved else Position()
         self._epoch, self._batch, self._step = (

@@ -13,6 +13,7 @@ import torch
 
 from datamodules._base import DataModule, Feed
 from datamodules._content import training_digest
+from datamodules._errors import DataError
 from jobs.catalog import Catalog
 from jobs.errors import SpecError
 from jobs.spec import TrainerOptions, TrainSpec
@@ -49,7 +50,9 @@ def train(task: Task, spec: TrainSpec) -> dict[str, Any]:
     if start and saved is None:
         data.load_state_dict(dict(start.data))
     prepare(task, data, options, spec.seed, saved)
-    if saved is None:
+    if saved:
+        saved = _on_this_data(saved, spec, data)
+    else:
         require_sets(task, spec, kind, data)
     data.plan_ahead(data.feed.start_epoch)  # while the model is made
     seed_everything(spec.seed)  # the first weights do not depend on how the data was prepared
@@ -133,6 +136,25 @@ def _at_epoch_start(saved: Saved) -> Saved:
     return replace(saved, memory={}, position=replace(saved.position, batch=0))
 
 
+def _on_this_data(saved: Saved, spec: TrainSpec, data: DataModule) -> Saved:
+    """Return what to go on from on the data as it is: after a change, from the epoch's beginning.
+
+    Raise DataError where it has changed under this very job: what it does is to follow from its
+    spec, however often it is interrupted.
+    """
+    digests = {saved.data_digest, training_digest(data)}
+    if len(digests) == 1 or "" in digests:
+        return saved
+    if saved.spec == spec.to_dict():
+        raise DataError(
+            f"the data has changed since the checkpoint of step {saved.position.step}: bring"
+            " back the files as they were and retry, or submit a new job with resume_from to go on"
+            " with what is there"
+        )
+    data.feed = replace(data.feed, start_batch=0)
+    return _at_epoch_start(saved)
+
+
 def _refuse_if_nothing_is_left(position: Position, options: TrainerOptions) -> None:
     if position.epoch >= options.last_epoch:
         raise SpecError(
@@ -176,7 +198,9 @@ def _fit(
     model, data = parts
     plan = _plan(data, options)
     model.recipe = _recipe(options, plan.steps)
-    at = Continuation(saved, {"spec": spec.to_dict(), "trainer": options.to_dict()})
+    digest = training_digest(data)
+    constants = {"spec": spec.to_dict(), "trainer": options.to_dict(), "data_digest": digest}
+    at = Continuation(saved, constants)
     guard = GradientGuard(options.clip)
     monitor, mode = data.monitor or (model.monitor, model.monitor_mode)
     selection = Selection(at, options, monitor, mode)
@@ -208,7 +232,7 @@ def _fit(
         **selection.metrics,
         **selection.facts,
         **data.facts("train"),
-        "data_digest": training_digest(data),
+        "data_digest": digest,
         "best_step": selection.step,
         "parameters": sum(each.numel() for each in model.parameters()),
     }
