@@ -130,9 +130,14 @@ class Meaning:
         return (slot for slot in self.slots if slot.value)
 
 
+def slot_name(written: str) -> str:
+    """Return the name of a slot as tokens and meanings have it: "kids allowed" is kidsallowed."""
+    return re.sub(r"[\s_]", "", written).lower()
+
+
 def _slot(part: str, where: str) -> Slot:
     name, equals, value = (each.strip() for each in part.partition("="))
-    name = re.sub(r"[\s_]", "", name).lower()
+    name = slot_name(name)
     if not re.fullmatch(r"\w+", name):
         raise DataFormatError(f"{where} holds the slot {part[:80]!r}: its name must be a word")
     value = value.strip("'\"").strip()

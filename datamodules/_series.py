@@ -46,7 +46,9 @@ class SeriesTable:
         _, first = next(iter(table_rows(path, self.encoding)), (None, None))
         if first is None:
             raise DataFormatError(f"{path} has no rows")
-        return [name for name in first if name != self.time]
+        if not (names := [name for name in first if name != self.time]):
+            raise DataFormatError(f"{path} has no column of values, only {self.time!r}")
+        return names
 
     def read(
         self, path: Path, columns: Sequence[str]

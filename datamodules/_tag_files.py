@@ -1,5 +1,6 @@
 """Tagged text in files: a row a token, tokens and tags line for line, or lists in a table."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -25,6 +26,8 @@ SUFFIXES: Final = (".conllu", ".conll", ".iob", ".bio", ".txt", ".tsv")
 
 #: What stands for the head of a document in the files of CoNLL-2003.
 _DOCUMENT: Final = "-DOCSTART-"
+#: A comment in files in which a token may be '#'.
+_NOTE: Final = re.compile(r"# +[^\s=]+ +=( |$)")
 
 
 @dataclass(frozen=True)
@@ -123,8 +126,8 @@ class ColumnFile:
     """A row for each token, its columns parted by tabs or blanks; an empty line between sequences.
 
     CoNLL-U (by its suffix) is read as its specification says: columns parted by tabs, comments
-    after '#', and no token of their own for ranges (1-2) and empty nodes (1.1). A label is a
-    comment `# KEY = LABEL` above the sequence, in any of the formats.
+    after '#', and no token of their own for ranges (1-2) and empty nodes (1.1). In any of the
+    formats `# KEY = VALUE` is a comment, such as the label above a sequence.
     """
 
     path: Path
@@ -179,7 +182,7 @@ class ColumnFile:
         key, equals, value = line[1:].partition("=")
         if self.names.label is not None and equals and key.strip() == self.names.label:
             return value.strip()
-        return "" if self.is_universal else None
+        return "" if self.is_universal or _NOTE.match(line) else None
 
     def _columns(self, line: str) -> list[str]:
         if self.is_universal:

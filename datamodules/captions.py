@@ -18,7 +18,7 @@ from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._files import digest_of
 from datamodules._hub import open_root
 from datamodules._learned import LearnedData
-from datamodules._meanings import Meaning
+from datamodules._meanings import Meaning, slot_name
 from datamodules._refusals import Refusal, misfit
 from datamodules._vocab import KINDS, Normalisation, TextForm, Tokens, Vocabulary, printable
 
@@ -298,4 +298,4 @@ def _mention(line: str) -> tuple[str, frozenset[str]]:
             f"'mentions' holds {line!r}: write the slot, a colon and its words, such as"
             " 'kidsallowed: kid child'"
         )
-    return slot.strip().replace("_", "").lower(), frozenset(words.lower().split())
+    return slot_name(slot), frozenset(words.lower().split())

@@ -323,16 +323,20 @@ def _named(folder: Path, name: str, roots: Sequence[Path]) -> Path:
 
 
 def _all_texts(folder: Path, but: Sequence[str], roots: Sequence[Path]) -> list[Path]:
-    """Return the text files of a folder, by name, but for those of the other splits."""
-    others = {find_file(folder / name, roots) for name in but}
+    """Return the text files of a folder, by name, but for those of other splits, packed or not."""
+    others = {_plain(folder / name) for name in but}
     found = sorted(path for suffix in _SUFFIXES for path in folder.glob(f"[!.]*{suffix}"))
-    texts = [path for path in found if path not in others and is_file(inside(path, roots))]
+    texts = [each for each in found if _plain(each) not in others and is_file(inside(each, roots))]
     if not texts:
         there = what_is_there(folder, "")
         raise DataMissingError(
             f"{folder} has no .txt file to learn from: name some in train (it holds: {there})"
         )
     return texts
+
+
+def _plain(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".gz"))
 
 
 def _symbols(pieces: Sequence[str], vocabulary: Vocabulary) -> NDArray[np.int32]:

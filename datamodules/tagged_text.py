@@ -17,7 +17,7 @@ from datamodules._batch import Batch
 from datamodules._bucketing import Sizes
 from datamodules._cache import Prepared, cached, key_of
 from datamodules._classes import UNKNOWN_CLASS
-from datamodules._errors import DataError, DataMissingError
+from datamodules._errors import DataError, DataFormatError, DataMissingError
 from datamodules._hub import open_root
 from datamodules._learned import LearnedData
 from datamodules._rows import Rows, Texts, arrays_of, rows_of
@@ -26,7 +26,7 @@ from datamodules._tags import Index, TagData
 from datamodules._vocab import PAD, SPECIALS, UNK, UNKNOWN_TEXT, Normalisation, TextForm
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
-_VERSION: Final = 1
+_VERSION: Final = 2
 #: Between the tags of a row: what no format of files lets stand inside one.
 _BETWEEN: Final = "\t"
 _log = logging.getLogger(__name__)
@@ -274,6 +274,12 @@ class TaggedText(LearnedData[_Indexes, _Split], TagData):
         return Prepared(arrays_of(splits), indexes.state())
 
     def _indexes_of(self, train: Sentences) -> _Indexes:
+        tags = sorted({tag for row in train.tags for tag in row})
+        if len(tags) < 2:
+            raise DataFormatError(
+                f"all words of {self._splits_by_name['train']!r} in {self._root} have the tag"
+                f" {tags[0]!r}: there is nothing to tell apart"
+            )
         counts = Counter(self._form(word) for row in train.tokens for word in row)
         letters: set[str] = set()
         for spelled in self._spelling(word for row in train.tokens for word in row):
@@ -282,7 +288,7 @@ class TaggedText(LearnedData[_Indexes, _Split], TagData):
             {
                 "words": sorted(word for word in counts if counts[word] >= self._min_count),
                 "characters": sorted(letters) if self._characters else [],
-                "tags": sorted({tag for row in train.tags for tag in row}),
+                "tags": tags,
                 "labels": sorted(set(train.labels)),
             }
         )

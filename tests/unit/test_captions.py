@@ -298,6 +298,15 @@ def test_words_for_slots_are_of_meanings_only() -> None:
         Captions(root=".", inputs="vectors", mentions=["kidsallowed: kid"])
 
 
+@pytest.mark.parametrize("slot", ["kidsallowed", "kids allowed", " Kids_Allowed"])
+def test_a_slot_is_mentioned_by_its_name_however_it_is_written(tmp_path: Path, slot: str) -> None:
+    rows = [[f"inform({slot}=yes)", "kids are welcome"], ["inform(food=thai)", "thai food"]]
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(rows))
+    data = prepared(tmp_path, mentions=[f"{slot}: kids child"])
+    assert data.own_scores({0: ids_of(data, "kids are welcome")}, "val") == {"slot_error": [(0, 1)]}
+
+
 @pytest.mark.parametrize("mention", ["kids", "kids:", ":a b"])
 def test_words_of_a_slot_are_given_behind_its_name(mention: str) -> None:
     with pytest.raises(DataError, match="'mentions' holds"):

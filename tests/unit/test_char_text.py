@@ -141,6 +141,14 @@ def test_files_follow_each_other_and_may_be_splits(folder: Path) -> None:
     assert read(all_but_held, "train") == "second\nfile\n" + TEXT
 
 
+@pytest.mark.parametrize("name", ["val.txt", "val.txt.gz"])
+def test_a_split_is_not_learned_from_however_it_is_packed(folder: Path, name: str) -> None:
+    (folder / "val.txt").write_text("held out\n")
+    (folder / "val.txt.gz").write_bytes(gzip.compress(b"held out\n"))
+    data = prepared(folder, val=name, test_fraction=0)
+    assert read(data, "train") == TEXT
+
+
 def test_what_training_did_not_know_is_counted(folder: Path) -> None:
     (folder / "other.txt").write_text("ab \N{SNOWMAN} \N{SNOWMAN}\n")
     data = prepared(folder, train=["input.txt"], test="other.txt")

@@ -65,7 +65,7 @@ def small_tagged_text(folder):
     for split, count in (("train", 120), ("val", 25), ("test", 13)):
         (folder / split).mkdir()
         rows = [[f"w{(row * place) % 17}" for place in range(1 + row % 9)] for row in range(count)]
-        for name, cut in (("seq.in", slice(None)), ("seq.out", slice(1)), ("label", None)):
+        for name, cut in (("seq.in", slice(None)), ("seq.out", slice(-1, None)), ("label", None)):
             lines = [
                 f"{len(words)}" if cut is None else " ".join(word[cut] for word in words)
                 for words in rows

@@ -222,6 +222,15 @@ def test_universal_columns_with_comments_ranges_and_empty_nodes(tmp_path: Path) 
     assert data.collate("train", [0, 1]).extras["label"].tolist() == [0, 1]
 
 
+def test_what_a_key_is_given_is_a_comment_and_a_token_may_be_its_sign(tmp_path: Path) -> None:
+    content = "# sent_id = 1\n# text =\n# SYM - B\na NN - O\n\n#a=b NN - O\n# = - B\n"
+    write_columns(tmp_path, content)
+    assert read(prepared(tmp_path)) == [
+        (["#", "a"], ["B", "O"]),
+        (["#a=b", "#"], ["O", "B"]),
+    ]
+
+
 def test_a_gzip_file_reads_as_its_content(tmp_path: Path) -> None:
     write_columns(tmp_path, CONLL)
     (tmp_path / "test.conll").unlink()
@@ -249,6 +258,12 @@ def test_bad_columns_are_one_line(
 
 
 # --- the checkpoint, lines and answers
+
+
+def test_one_tag_for_all_words_is_nothing_to_learn(tmp_path: Path) -> None:
+    write_columns(tmp_path, "a O\nb O\n\nc O\n")
+    told = refused(tmp_path)
+    assert told == "all words of 'train' in . have the tag 'O': there is nothing to tell apart"
 
 
 def test_a_checkpoint_alone_reads_lines_as_training_did(tmp_path: Path) -> None:

@@ -313,6 +313,7 @@ def test_a_missing_value_may_be_the_one_before_it(tmp_path: Path) -> None:
         ("date,a\n2020-01-02,1\n7,1\n", "line 3, column 'date' holds '7'"),
         ("date,a\nnan,1\n", "which is neither"),
         ("date,a\n,1\n", "holds '', which is neither"),
+        ("date\n2020-01-01\n", "has no column of values, only 'date'"),
         ("date,a\n", "has no rows"),
         ("", "has no rows"),
     ],
