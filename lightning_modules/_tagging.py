@@ -28,7 +28,7 @@ Heads = tuple[Tensor, Tensor | None]
 
 _SUMS: Final = (
     *("nll", "known", "right", "steps", "rows", "right_rows"),
-    *("label_nll", "known_labels", "right_labels"),
+    *("label_nll", "known_labels", "right_labels", "labels"),
 )
 
 
@@ -98,7 +98,8 @@ class TagGoal(Goal[Heads, TagSums]):
             labels, agreed = batch.extras["label"], label_logits.argmax(dim=-1)
             nll, known = _nll(label_logits[counted], labels[counted])
             gathered.sums.add(label_nll=nll, known_labels=known)
-            gathered.sums.add(right_labels=((agreed == labels) & counted).sum())
+            right_labels = ((agreed == labels) & counted).sum()
+            gathered.sums.add(right_labels=right_labels, labels=counted.sum())
             whole &= agreed == labels
         gathered.sums.add(rows=counted.sum(), right_rows=whole.sum())
         for row, ids, length in zip(
@@ -177,7 +178,8 @@ def _averages(sums: dict[str, float]) -> dict[str, float]:
     }
     if sums["known"]:
         metrics["loss"] = sums["nll"] / sums["known"]
+    if sums["labels"]:
+        metrics["label_accuracy"] = sums["right_labels"] / sums["labels"]
     if sums["known_labels"]:
         metrics["label_loss"] = sums["label_nll"] / sums["known_labels"]
-        metrics["label_accuracy"] = sums["right_labels"] / sums["rows"]
     return metrics

@@ -23,6 +23,7 @@ from lightning_modules._goals import (
     ValueGoal,
     counted,
 )
+from lightning_modules._tagging import TagGoal
 
 CPU = torch.device("cpu")
 
@@ -54,7 +55,7 @@ def batch_of(targets: Tensor, lengths: list[int], **extras: Tensor) -> Batch:
     return Batch(torch.zeros(targets.shape[:2]), rows, targets, rows, extras)
 
 
-def scores_of(goal: Goal[Any, Any], data: DataModule, *pairs: tuple[Tensor, Batch]) -> Any:
+def scores_of(goal: Goal[Any, Any], data: DataModule, *pairs: tuple[Any, Batch]) -> Any:
     gathered = goal.nothing_yet(CPU)
     for outputs, batch in pairs:
         goal.gather(gathered, outputs, batch)
@@ -218,3 +219,14 @@ def test_micro_f1_is_torchmetrics_over_all_decisions(pairs: list[tuple[bool, boo
     batch = batch_of(true[None, :, None], [len(pairs)])
     found = scores_of(LabelsGoal(1), Nothing(), (outputs, batch))
     assert found["micro_f1"] == pytest.approx(binary_f1_score(said, true).item())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_label_that_nobody_can_name_counts_as_wrong(known: bool) -> None:
+    labels = torch.tensor([1, 0]) if known else torch.full((2,), UNKNOWN_CLASS)
+    tags, label = torch.zeros(2, 2, 2), torch.tensor([[0.0, 9.0], [0.0, 9.0]])
+    batch = batch_of(torch.tensor([[0, 1], [1, 0]]), [2, 1], index=torch.arange(2), label=labels)
+    found = scores_of(TagGoal(2), Nothing(), ((tags, label), batch))
+    assert found["label_accuracy"] == (0.5 if known else 0)
+    assert ("label_loss" in found) is known
+    assert "label_accuracy" not in scores_of(TagGoal(2), Nothing(), ((tags, None), batch))
