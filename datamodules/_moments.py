@@ -3,13 +3,11 @@
 Shapes: n rows, K cycles.
 """
 
-import logging
 import math
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -26,7 +24,6 @@ _DAY: Final = 86_400
 #: The first of January 1970 was a Thursday.
 _WEEK_BEGAN: Final = -3 * _DAY
 _SHOWN: Final = 40
-_log = logging.getLogger(__name__)
 
 #: From a cell to its place in time, and to what the clock showed: seconds, that of 1970 being 0.
 #: Times that are numbers have a unit of their own, and nothing is known of any clock (nan).
@@ -65,19 +62,16 @@ class Clock:
         self._times.append(now)
         self.shown.append(shown)
 
-    def tell_gaps(self, path: Path) -> None:
-        """Warn of steps that are longer than most."""
+    def gaps(self) -> str:
+        """Say how many steps are longer than most; nothing where none is."""
         steps = np.diff(np.array(self._times))
         gaps = (steps > _GAP * np.median(steps)).nonzero()[0] if len(steps) else steps
-        if len(gaps):
-            _log.warning(
-                "%s: %d of %d steps of time are longer than usual (the first before row %d):"
-                " windows reach across them as if they were not",
-                path,
-                len(gaps),
-                len(steps),
-                gaps[0] + 2,
-            )
+        if not len(gaps):
+            return ""
+        return (
+            f"{len(gaps)} of {len(steps)} steps of time are longer than usual (the first before row"
+            f" {gaps[0] + 2}): windows reach across them as if they were not"
+        )
 
 
 def _reader_of(cell: object, form: str) -> _Reader:

@@ -52,10 +52,11 @@ class SeriesTable:
 
     def read(
         self, path: Path, columns: Sequence[str]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the values of these columns (n, C), and what the clock showed (n,), or nothing.
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
+        """Return the values of these columns (n, C), what the clock showed (n,), and of its gaps.
 
-        Raise DataFormatError for the first thing that is wrong.
+        Without a column of the time it shows nothing (0,). Raise DataFormatError for the first
+        thing that is wrong.
         """
         values, clock = array("d"), Clock(self.time, self.time_format)
         for where, row in table_rows(path, self.encoding):
@@ -67,8 +68,8 @@ class SeriesTable:
                 if number is None:
                     number = self._filled(before, place, f"{where}, column {column!r}")
                 values.append(number)
-        clock.tell_gaps(path)
-        return np.array(values).reshape(-1, len(columns)), np.array(clock.shown)
+        shown = np.array(clock.shown)
+        return np.array(values).reshape(-1, len(columns)), shown, clock.gaps()
 
     def _filled(self, before: Sequence[float], place: int, where: str) -> float:
         """Return the value before one that is missing, if that is wanted."""

@@ -1,5 +1,6 @@
 """Series of numbers in the order of time: what comes next, from a window of what was."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,7 +37,8 @@ from datamodules._series import (
 from datamodules._values import BEFORE, Scaling, ValueData, value_answer
 
 #: Part of the cache's key: to be raised when the same file and settings give other values.
-_VERSION: Final = 1
+_VERSION: Final = 2
+_log = logging.getLogger(__name__)
 
 Share = Annotated[float, Interval(ge=0, lt=1)]
 
@@ -201,13 +203,11 @@ class TimeSeries(LearnedData[Scaling, Windows], ValueData, LineData):
             "read": [table.time, table.time_format, table.missing, table.encoding],
             "columns": self._columns,
         }
-        build = partial(table.read, path, self._columns)
-        made = cached(
-            workspace.cache / "series",
-            key_of(settings),
-            lambda: Prepared(dict(zip(("values", "shown"), build(), strict=True)), {}),
-        ).arrays
-        return made["values"], made["shown"]
+        build = partial(_prepared, table, path, self._columns)
+        made = cached(workspace.cache / "series", key_of(settings), build)
+        if gaps := made.facts["gaps"]:
+            _log.warning("%s: %s", path, gaps)
+        return made.arrays["values"], made.arrays["shown"]
 
     def _seen(
         self, values: NDArray[np.float64], shown: NDArray[np.float64], where: str
@@ -364,3 +364,8 @@ class TimeSeries(LearnedData[Scaling, Windows], ValueData, LineData):
         known = ", ".join(self._splits) or "none; it was not prepared"
         mend = "; name a file for it or set test_share" if split == "test" else ""
         raise DataError(f"this data has no split {split!r} (it has: {known}){mend}")
+
+
+def _prepared(table: SeriesTable, path: Path, columns: Sequence[str]) -> Prepared:
+    values, shown, gaps = table.read(path, columns)
+    return Prepared({"values": values, "shown": shown}, {"gaps": gaps})
