@@ -1,11 +1,14 @@
 """What kinds of data share that learn from training: what a checkpoint keeps of them."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from datamodules._base import DataModule, Workspace
 from datamodules._errors import DataError, DataFormatError
+
+_log = logging.getLogger(__name__)
 
 #: Of `state_dict`: to be raised when a kind of data keeps things otherwise.
 _STATE_FORMAT: Final = 1
@@ -45,6 +48,10 @@ class LearnedData(DataModule, Generic[L, S]):
     def _take_over(self, state: dict[str, Any]) -> None:
         """Undo `_state`: how data is read belongs to the model."""
 
+    def _reading(self) -> dict[str, Any]:
+        """Return how data is read, by the parameter that says so: what `_take_over` may change."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Return what was learned, and how data is read, as plain values."""
         return {"format": _STATE_FORMAT, **self._state()}
@@ -52,7 +59,8 @@ class LearnedData(DataModule, Generic[L, S]):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what a model's data had learned.
 
-        `prepare` then learns none of its own. Where it ran before with others, it runs again.
+        `prepare` then learns none of its own. Where it ran before with others, it runs again. Warn
+        of parameters that the model's data had otherwise.
         """
         if state_dict.get("format") != _STATE_FORMAT:
             raise DataError(
@@ -60,10 +68,22 @@ class LearnedData(DataModule, Generic[L, S]):
             )
         if self._learned is not None and self.state_dict() == state_dict:
             return
+        asked = self._reading()
         self._take_over(state_dict)
+        self._tell_overruled(asked)
         self._ahead = None  # of rows that are no more
         if self._workspace is not None:
             self.prepare(self._workspace)
+
+    def _tell_overruled(self, asked: Mapping[str, Any]) -> None:
+        learned = self._reading()
+        other = [
+            f"{name} = {learned[name]!r}, not {value!r}"
+            for name, value in asked.items()
+            if learned[name] != value
+        ]
+        if other:
+            _log.warning("the data is read as the model learned it: %s", "; ".join(other))
 
     def origin(self, split: str) -> Any:
         """Return plain JSON that is another once what a split was made of is, or None."""

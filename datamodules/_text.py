@@ -1,6 +1,5 @@
 """What kinds of data with text on both sides share: everything but where the text comes from."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,6 @@ from datamodules._encoded import LAYOUT, Encoded, PairSplit, Reader, Vocabularie
 from datamodules._learned import LearnedData
 from datamodules._rows import Texts
 from datamodules._vocab import TextForm
-
-_log = logging.getLogger(__name__)
 
 
 class TextPairs(LearnedData[Vocabularies, PairSplit], TextData):
@@ -88,11 +85,11 @@ class TextPairs(LearnedData[Vocabularies, PairSplit], TextData):
     def _state(self) -> dict[str, Any]:
         return {"form": self._form.state(), "vocabularies": self.vocabularies.state()}
 
+    def _reading(self) -> dict[str, Any]:
+        return self._form.state()
+
     def _take_over(self, state: dict[str, Any]) -> None:
-        form = TextForm(**state["form"])
-        if form != self._form:
-            _log.warning("the text is read as the model learned it: %s", form)
-        self._read_as(form)
+        self._read_as(TextForm(**state["form"]))
         self._learned = Vocabularies.from_state(state["vocabularies"])
 
     def _source(self, line: str) -> str:

@@ -281,6 +281,9 @@ class Captions(LearnedData[Learned, CaptionSplit], TextData):
     def _state(self) -> dict[str, Any]:
         return self._known.state()
 
+    def _reading(self) -> dict[str, Any]:
+        return {**self._form.state(), "inputs": self._inputs}
+
     def _take_over(self, state: dict[str, Any]) -> None:
         self._learned = Learned.from_state(state)
         self._form, self._inputs = self._learned.reader.form, self._learned.reader.inputs

@@ -300,6 +300,9 @@ class CharText(LearnedData[Vocabulary, Stream], StreamData):
     def _state(self) -> dict[str, Any]:
         return {"form": self._form.state(), "vocabulary": self.vocabulary.state()}
 
+    def _reading(self) -> dict[str, Any]:
+        return self._form.state()
+
     def _take_over(self, state: dict[str, Any]) -> None:
         self._form = TextForm(**state["form"])
         self._learned = from_state(state["vocabulary"])

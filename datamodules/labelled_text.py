@@ -356,6 +356,9 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
     def _state(self) -> dict[str, Any]:
         return {"form": self._form.state(), **self._known.state()}
 
+    def _reading(self) -> dict[str, Any]:
+        return self._form.state()
+
     def _take_over(self, state: dict[str, Any]) -> None:
         self._form = TextForm(**state["form"])
         self._learned = Learned.from_state(state)

@@ -204,6 +204,9 @@ class TaggedText(LearnedData[_Indexes, _Split], TagData):
             "names": self._known.state(),
         }
 
+    def _reading(self) -> dict[str, Any]:
+        return {**self._form.state(), "characters": self._characters}
+
     def _take_over(self, state: dict[str, Any]) -> None:
         self._form = TextForm(**state["form"])
         self._characters = state["with_characters"]

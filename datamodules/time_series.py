@@ -345,6 +345,17 @@ class TimeSeries(LearnedData[Scaling, Windows], ValueData, LineData):
             "scaling": self._known.state(),
         }
 
+    def _reading(self) -> dict[str, Any]:
+        columns = {"inputs": self._inputs, "targets": self._targets}  # empty: the file decides
+        return {
+            **{name: each for name, each in columns.items() if each},
+            **dict(zip(("window", "horizon", "segment"), self._sizes, strict=True)),
+            "relative": self._relative,
+            "calendar": self._calendar,
+            "time": self._table.time,
+            "time_format": self._table.time_format,
+        }
+
     def _take_over(self, state: dict[str, Any]) -> None:
         self._inputs, self._targets = list(state["inputs"]), list(state["targets"])
         window, horizon, segment = state["sizes"]

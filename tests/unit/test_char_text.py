@@ -156,10 +156,14 @@ def test_what_training_did_not_know_is_counted(folder: Path) -> None:
     assert targets(data, "test").count(UNK) == 2
 
 
-def test_the_form_is_the_models_and_so_are_the_symbols(folder: Path) -> None:
+def test_the_form_is_the_models_and_so_are_the_symbols(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     state = prepared(folder, lowercase=True).state_dict()
     data = CharText(root=".")
     data.load_state_dict(state)
+    told = "the data is read as the model learned it: lowercase = True, not False"
+    assert caplog.messages == [told]
     assert data.encode(["Line", ""]).inputs.tolist() == data.encode(["line", ""]).inputs.tolist()
     batch = data.encode(["a\nb", ""])
     assert batch.lengths.tolist() == [4, 1]

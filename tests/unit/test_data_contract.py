@@ -525,10 +525,11 @@ def test_each_row_has_what_slices_go_by(sample):
         assert all(type(each) is str for each in labels)
 
 
-def test_the_state_is_plain_and_enough_to_go_on(sample):
+def test_the_state_is_plain_and_enough_to_go_on(sample, caplog):
     state = saved_and_loaded(sample.data.state_dict())
     data = sample.fresh()
     data.load_state_dict(state)
+    assert not caplog.messages, "nothing is overruled where nothing is otherwise"
     assert data.dims == sample.data.dims
     assert data.state_dict() == sample.data.state_dict()
     data.prepare(sample.workspace)

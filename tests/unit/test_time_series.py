@@ -252,6 +252,20 @@ def test_a_checkpoint_decides_columns_windows_and_scaling(tmp_path: Path) -> Non
         data.load_state_dict({"format": 0})
 
 
+def test_what_a_checkpoint_overrules_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, waves())
+    state = series(tmp_path, targets=["a"]).state_dict()
+    asked = {"window": 4, "horizon": 2, "targets": ["a"]}
+    for agreed in (asked, {**asked, "targets": [], "inputs": ["a", "b"]}):
+        TimeSeries(root=".", **agreed).load_state_dict(state)
+        assert not caplog.text
+    TimeSeries(root=".", window=6, horizon=2, inputs=["b"]).load_state_dict(state)
+    told = "as the model learned it: inputs = ['a', 'b'], not ['b']; window = 4, not 6"
+    assert caplog.messages == [f"the data is read {told}"]
+
+
 def test_without_preparing_there_is_no_scaling() -> None:
     with pytest.raises(DataError, match="prepare it or load a checkpoint"):
         TimeSeries(root=".").state_dict()
