@@ -6,6 +6,7 @@ vocabulary never changes the text it reads: what is lower-cased or normalised wa
 """
 
 import json
+import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -37,6 +38,11 @@ UNKNOWN_TEXT: Final = "\ufffd"
 #: Words whose ids are kept, about, and how long they are at most, in the middle of a line.
 _MET: Final = 1 << 16
 _WORD: Final = 32
+
+#: Characters that subwords are learned from in one piece, far more than a word has. Each merge goes
+#: through all of a piece that it changes: a line of megabytes without a blank would take hours.
+_PIECE: Final = 1000
+_ENDLESS: Final = re.compile(rf"(?<!\S)\S{{{_PIECE + 1},}}|(?<!\s)\s{{{_PIECE + 1},}}")
 
 Normalisation = Literal["none", "nfc", "nfkc"]
 Tokens = Literal["subwords", "words", "characters"]
@@ -195,10 +201,13 @@ class Subwords(Vocabulary):
 
     @classmethod
     def train(cls, lines: Iterable[str], size: int) -> "Subwords":
-        """Merge the most frequent pairs until there are `size` symbols, or no pair occurs twice."""
+        """Merge the most frequent pairs until there are `size` symbols, or no pair occurs twice.
+
+        Of a word that has no end, pairs are counted as if it were several (`_PIECE`).
+        """
         learner = _byte_level(models.BPE())
         learner.train_from_iterator(
-            (f" {line}" for line in lines),
+            chain.from_iterable(_pieces(f" {line}") for line in lines),
             trainers.BpeTrainer(
                 vocab_size=size,
                 min_frequency=2,
@@ -255,6 +264,15 @@ class Subwords(Vocabulary):
 
     def state(self) -> dict[str, Any]:
         return {"tokens": self.tokens, "tokenizer": self._tokenizer.to_str()}
+
+
+def _pieces(text: str) -> Iterator[str]:
+    begin = 0
+    for found in _ENDLESS.finditer(text) if len(text) > _PIECE else ():
+        for end in range(found.start() + _PIECE, found.end(), _PIECE):
+            yield text[begin:end]
+            begin = end
+    yield text[begin:]
 
 
 def _byte_level(model: models.BPE) -> Tokenizer:

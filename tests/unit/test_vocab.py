@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from unittest.mock import patch
@@ -74,6 +75,22 @@ def test_subwords_of_words_that_were_met_are_those_of_the_whole_line(lines, most
         for _ in range(2):
             whole = [next(SUBWORDS._ids([line])) for line in lines]
             assert SUBWORDS.encode(lines) == whole
+
+
+@given(parts=st.lists(st.tuples(st.sampled_from("ab \t"), st.integers(1, 3 * _vocab._PIECE))))
+def test_subwords_are_learned_from_whole_text_cut_only_within_what_is_endless(parts):
+    text = "".join(sign * count for sign, count in parts)
+    pieces = list(_vocab._pieces(text))
+    assert "".join(pieces) == text
+    words = re.findall(r"\S+|\s+", text)
+    runs = [run for piece in pieces for run in re.findall(r"\S+|\s+", piece)]
+    assert max(map(len, runs), default=0) <= _vocab._PIECE
+    assert len(runs) == sum(1 + (len(run) - 1) // _vocab._PIECE for run in words)
+
+
+def test_a_word_without_an_end_is_learned_from_in_pieces():
+    learned = Subwords.train(["ab" * 20_000], 300)
+    assert max(map(len, learned.symbols(range(len(learned))))) <= _vocab._PIECE
 
 
 @given(words=st.lists(lines.map(lambda text: text.replace(" ", "_")), max_size=8))
