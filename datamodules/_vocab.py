@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, compress
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
+from annotated_types import Interval
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from datamodules._errors import DataFormatError
@@ -46,6 +47,8 @@ _ENDLESS: Final = re.compile(rf"(?<!\S)\S{{{_PIECE + 1},}}|(?<!\s)\s{{{_PIECE + 
 
 Normalisation = Literal["none", "nfc", "nfkc"]
 Tokens = Literal["subwords", "words", "characters"]
+#: Learning takes memory for as many symbols as are asked for, however few there will be.
+VocabularySize = Annotated[int, Interval(ge=300, le=1_000_000)]
 
 
 @dataclass(frozen=True)

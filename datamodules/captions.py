@@ -20,7 +20,15 @@ from datamodules._hub import open_root
 from datamodules._learned import LearnedData
 from datamodules._meanings import Meaning, slot_name
 from datamodules._refusals import Refusal, misfit
-from datamodules._vocab import KINDS, Normalisation, TextForm, Tokens, Vocabulary, printable
+from datamodules._vocab import (
+    KINDS,
+    Normalisation,
+    TextForm,
+    Tokens,
+    Vocabulary,
+    VocabularySize,
+    printable,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +111,7 @@ class Captions(LearnedData[Learned, CaptionSplit], TextData):
         lowercase: bool = False,
         normalise: Normalisation = "none",
         tokens: Tokens = "words",
-        vocabulary_size: Annotated[int, Ge(300)] = 6000,
+        vocabulary_size: VocabularySize = 6000,
         max_length: Annotated[int, Ge(1)] = 100,
         bleu_tokens: Literal["13a", "intl", "zh", "char", "none"] = "13a",
     ) -> None:

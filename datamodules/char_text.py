@@ -33,6 +33,7 @@ from datamodules._vocab import (
     TextForm,
     Tokens,
     Vocabulary,
+    VocabularySize,
     from_state,
 )
 
@@ -83,7 +84,7 @@ class CharText(LearnedData[Vocabulary, Stream], StreamData):
         val_fraction: Annotated[float, Interval(gt=0, lt=1)] = 0.05,
         test_fraction: Annotated[float, Interval(ge=0, lt=1)] = 0.05,
         tokens: Tokens = "characters",
-        vocabulary_size: Annotated[int, Ge(300)] = 6000,
+        vocabulary_size: VocabularySize = 6000,
         bptt: Annotated[int, Ge(1)] = 100,
         lowercase: bool = False,
         normalise: Normalisation = "none",

@@ -30,7 +30,7 @@ from datamodules._labelled import Example, cut_off
 from datamodules._paths import Folder, find_folder
 from datamodules._targets import LabelTargets, TextTargets
 from datamodules._values import Scaling
-from datamodules._vocab import Normalisation, TextForm, Tokens
+from datamodules._vocab import Normalisation, TextForm, Tokens, VocabularySize
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
 _VERSION: Final = 2
@@ -115,7 +115,7 @@ class FeatureFrames(FrameData):
         lowercase: bool = False,
         normalise: Normalisation = "none",
         tokens: Tokens = "characters",
-        vocabulary_size: Annotated[int, Ge(300)] = 6000,
+        vocabulary_size: VocabularySize = 6000,
     ) -> None:
         super().__init__()
         if val_share + test_share >= 1:

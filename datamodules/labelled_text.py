@@ -28,6 +28,7 @@ from datamodules._vocab import (
     Normalisation,
     TextForm,
     Tokens,
+    VocabularySize,
     printable,
 )
 
@@ -112,7 +113,7 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
         lowercase: bool = False,
         normalise: Normalisation = "none",
         tokens: Tokens = "subwords",
-        vocabulary_size: Annotated[int, Ge(300)] = 6000,
+        vocabulary_size: VocabularySize = 6000,
         max_length: Annotated[int, Ge(1)] = 512,
     ) -> None:
         super().__init__()

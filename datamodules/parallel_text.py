@@ -11,7 +11,7 @@ from datamodules._base import TextFamily
 from datamodules._encoded import Pair, Reader, TextRows, Vocabularies
 from datamodules._pairs import PairFiles, find_pairs
 from datamodules._text_files import Learning, TextFiles
-from datamodules._vocab import Normalisation, TextForm, Tokens
+from datamodules._vocab import Normalisation, TextForm, Tokens, VocabularySize
 
 #: A list, because that is what a spec can hold.
 _METRICS: Final[list[TextFamily]] = ["bleu", "chrf"]
@@ -66,7 +66,7 @@ class ParallelText(TextFiles):
         lowercase: bool = False,
         normalise: Normalisation = "none",
         tokens: Tokens = "subwords",
-        vocabulary_size: Annotated[int, Ge(300)] = 6000,
+        vocabulary_size: VocabularySize = 6000,
         shared_vocabulary: bool = True,
         max_source_length: Annotated[int, Ge(1)] | None = None,
         max_length: Annotated[int, Ge(1)] = 256,

@@ -14,7 +14,7 @@ from datamodules._base import TextFamily, Workspace
 from datamodules._encoded import Reader, TextRows, Vocabularies
 from datamodules._questions import Columns, Question, QuestionFile, cut_stories, find_questions
 from datamodules._text_files import Files, Learning, TextFiles
-from datamodules._vocab import Normalisation, TextForm, Tokens
+from datamodules._vocab import Normalisation, TextForm, Tokens, VocabularySize
 
 #: Between document and question, in a line of text and as a symbol of its own: neither has it.
 _BETWEEN: Final = "\t"
@@ -82,7 +82,7 @@ class QuestionAnswer(TextFiles):
         lowercase: bool = False,
         normalise: Normalisation = "none",
         tokens: Tokens = "words",
-        vocabulary_size: Annotated[int, Ge(300)] = 6000,
+        vocabulary_size: VocabularySize = 6000,
         shared_vocabulary: bool = True,
         max_length: Annotated[int, Ge(1)] = 512,
         chosen_by: Literal["answer_f1", "loss"] = "answer_f1",

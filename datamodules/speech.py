@@ -38,7 +38,7 @@ from datamodules._speech import (
 from datamodules._spoken import SpokenData
 from datamodules._targets import LabelTargets, TargetName, TextTargets
 from datamodules._values import Scaling
-from datamodules._vocab import Normalisation, TextForm, Tokens
+from datamodules._vocab import Normalisation, TextForm, Tokens, VocabularySize
 
 #: Part of the cache's key: to be raised when the same files and settings give other arrays.
 _VERSION: Final = 1
@@ -146,7 +146,7 @@ class Speech(SpokenData):
         lowercase: bool = False,
         normalise: Normalisation = "none",
         tokens: Tokens = "characters",
-        vocabulary_size: Annotated[int, Ge(300)] = 6000,
+        vocabulary_size: VocabularySize = 6000,
     ) -> None:
         super().__init__()
         rules = {"test": test_where, "val": val_where}  # who fits both is kept for test

@@ -90,7 +90,7 @@ class Parameter:
         kind = " | ".join(map(repr, self.choices)) if self.choices else self.type
         words = [f"list of {kind}" if self.many else kind]
         words += [
-            f"{word} {getattr(self, bound):g}"
+            f"{word} {getattr(self, bound):,}"
             for bound, word in _BOUNDS.items()
             if getattr(self, bound) is not None
         ]

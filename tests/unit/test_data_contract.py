@@ -29,6 +29,7 @@ from datamodules._content import split_digest, training_digest
 from datamodules._stream import FOLLOWS
 from datamodules._tags import TagData
 from datamodules._vocab import EOS, PAD
+from jobs.errors import SpecError
 from jobs.schema import Parameter
 from jobs.spec import Component, TrainerOptions
 from worker.runner import catalog
@@ -305,6 +306,16 @@ def test_the_signature_is_a_schema_with_a_meaning_for_each_parameter(sample):
     arguments = inspect.getdoc(sample.cls).partition("\nArgs:\n")[2]
     meanings = re.findall(r"^    (\w+): \S", arguments, re.MULTILINE)
     assert meanings == [each.name for each in parameters]
+
+
+def test_no_more_symbols_can_be_asked_for_than_there_is_memory_to_learn(sample):
+    hints = inspect.get_annotations(sample.cls.__init__, eval_str=True)
+    if "vocabulary_size" not in hints:
+        pytest.skip("it takes all symbols, or reads none")
+    parameter = Parameter.from_annotation("vocabulary_size", hints["vocabulary_size"])
+    assert parameter.check(1_000_000, "[data]") == 1_000_000
+    with pytest.raises(SpecError, match="at most 1,000,000, not 1000000000"):
+        parameter.check(1_000_000_000, "[data]")
 
 
 def test_what_it_gives_and_how_it_wants_to_be_trained_is_said(sample):

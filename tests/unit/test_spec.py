@@ -153,7 +153,7 @@ def test_an_override_of_the_queue_counts_by_either_name(name: str, plain: dict[s
         ({"kind": []}, "a job has no kind []"),
         (
             {"policy": {"keep_days": 1e302}},
-            "[policy]: 'keep_days' must be float, above 0, at most 100000, not 1e+302",
+            "[policy]: 'keep_days' must be float, above 0, at most 100,000, not 1e+302",
         ),
         ({"modell": 1}, "the spec takes no 'modell'; did you mean 'model'?"),
         ({"search": {}}, "the spec takes no 'search'"),
