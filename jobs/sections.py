@@ -90,7 +90,7 @@ class TrainerOptions(Section):
         None, "epochs after which to stop early; the schedule stays that of max_epochs"
     )
     max_steps: Annotated[int, Ge(1)] | None = option(None, "optimiser steps, if fewer")
-    batch_tokens: Annotated[int, Ge(1)] = option(
+    batch_tokens: Annotated[int, Interval(ge=1, le=1_000_000_000)] = option(
         1100, "rows times the longest sequence on either side, in one global batch"
     )
     lr: Annotated[float, Gt(0)] = option(2e-3, "peak learning rate of Adam")

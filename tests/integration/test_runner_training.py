@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import torch
 
+from datamodules.parallel_text import ParallelText
 from jobs.job import Reason
 from worker.events import CheckpointEvent, EndEvent, EventReader, MetricEvent, ProgressEvent
 from worker.folder import AttemptFolder
 from worker.guard import COMMANDS_VARIABLE
+from worker.runner import selection
 from worker.runner.__main__ import run
 from worker.runner.commands import Commands
 from worker.runner.resume import Saved
@@ -193,6 +195,36 @@ def test_a_job_that_cannot_be_trained_says_why_in_one_line(
     assert end.traceback == ""
     *_, last = EventReader(folder.events_file).read()
     assert last == end
+
+
+@pytest.mark.parametrize(
+    ("method", "split", "message"),
+    [
+        ("sizes", "train", "the split 'train' holds no row"),
+        ("sizes", "val", "the split 'val' holds no row"),
+        ("plan", "train", "an epoch of this data has no batch: there is nothing to train on"),
+    ],
+)
+def test_a_training_without_a_row_or_a_batch_is_refused(
+    lay: Lay, monkeypatch: pytest.MonkeyPatch, method: str, split: str, message: str
+) -> None:
+    usual = getattr(ParallelText, method)
+
+    def nothing(data: ParallelText, asked: str, *others: int) -> Any:
+        return usual(data, asked, *others)[: 0 if asked == split else None]
+
+    monkeypatch.setattr(ParallelText, method, nothing)
+    end = run(lay(), Commands())
+    assert (end.reason, end.message, end.traceback) == (Reason.BAD_DATA, message, "")
+
+
+def test_a_training_that_no_validation_could_score_is_no_success(
+    lay: Lay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "validation_metrics", lambda _: {"val/bleu": math.nan})
+    end = run(lay(), Commands())
+    assert end.reason == Reason.NAN
+    assert end.message == "no validation gave a val/bleu that is a number: no model can be chosen"
 
 
 def test_no_checkpoint_holds_weights_that_are_no_numbers(lay: Lay) -> None:

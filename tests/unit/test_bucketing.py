@@ -18,6 +18,7 @@ from datamodules._bucketing import (
     padding_fraction,
     training_plan,
 )
+from jobs.spec import TrainerOptions
 
 sizes = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=120).map(
     np.array
@@ -50,6 +51,13 @@ def test_batches_are_as_large_as_the_limit_allows(sizes, batch_tokens):
     plan = evaluation_plan(sizes, batch_tokens)
     for rows, following in pairwise(plan):
         assert cost(sizes, [*rows, following[0]]) > batch_tokens * EVALUATION_SCALE
+
+
+def test_the_largest_batch_that_can_be_asked_for_takes_all_rows():
+    (most,) = (each.le for each in TrainerOptions.parameters() if each.name == "batch_tokens")
+    sizes = np.array([[1, 3], [2**20, 2], [5, 5]])
+    for plan in (training_plan(sizes, most, 0, 0), evaluation_plan(sizes, most)):
+        assert [sorted(rows) for rows in plan] == [[0, 1, 2]]
 
 
 def test_rows_longer_than_a_key_tells_apart_are_planned_too():

@@ -155,6 +155,13 @@ def test_an_override_of_the_queue_counts_by_either_name(name: str, plain: dict[s
             {"policy": {"keep_days": 1e302}},
             "[policy]: 'keep_days' must be float, above 0, at most 100,000, not 1e+302",
         ),
+        (
+            {"trainer": {"batch_tokens": 10**18}},
+            (
+                "[trainer]: 'batch_tokens' must be int, at least 1, at most 1,000,000,000, "
+                "not 1000000000000000000"
+            ),
+        ),
         ({"modell": 1}, "the spec takes no 'modell'; did you mean 'model'?"),
         ({"search": {}}, "the spec takes no 'search'"),
         (

@@ -28,16 +28,15 @@ def require_sets(task: Task, spec: TrainSpec, kind: Found[DataModule], data: Dat
         what = f"the slice {each}" if place else f"the test set {each}"
         split, otherwise = set_of(each, test)
         try:
-            _require_rows(
-                _prepared(task, spec, kind, data, otherwise) if otherwise else data, split
-            )
+            require_rows(_prepared(task, spec, kind, data, otherwise) if otherwise else data, split)
         except DataError as error:
             raise type(error)(f"{what} cannot be evaluated: {error}") from error
         except SpecError as error:
             raise SpecError(f"{what} cannot be evaluated: {error}") from None
 
 
-def _require_rows(data: DataModule, split: str) -> None:
+def require_rows(data: DataModule, split: str) -> None:
+    """Raise DataError where a split has no row."""
     if not len(data.sizes(split)):
         raise DataError(f"the split {split!r} holds no row")
 

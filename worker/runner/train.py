@@ -28,9 +28,10 @@ from worker.runner.gradients import GradientGuard
 from worker.runner.lightning_setup import make_trainer, spare_threads
 from worker.runner.metrics import MetricReporter, Plan
 from worker.runner.ranks import first_rank_first
+from worker.runner.reasons import NonFinite
 from worker.runner.resume import Continuation, Position, Saved
 from worker.runner.selection import Selection
-from worker.runner.sets import require_sets
+from worker.runner.sets import require_rows, require_sets
 from worker.runner.task import Task
 
 
@@ -50,6 +51,8 @@ def train(task: Task, spec: TrainSpec) -> dict[str, Any]:
     if start and saved is None:
         data.load_state_dict(dict(start.data))
     prepare(task, data, options, spec.seed, saved)
+    for split in ("train", *data.validation_splits):
+        require_rows(data, split)
     if saved:
         saved = _on_this_data(saved, spec, data)
     else:
@@ -182,10 +185,14 @@ def _recipe(options: TrainerOptions, total_steps: int) -> Recipe:
 
 
 def _plan(data: DataModule, options: TrainerOptions) -> Plan:
-    """Return how many steps the whole training has; epochs differ by a batch or two at most."""
-    an_epoch = len(data.planned("train", 0))
+    """Return how many steps the whole training has; epochs differ by a batch or two at most.
+
+    Raise DataError where that is none.
+    """
+    if not (an_epoch := len(data.planned("train", 0))):
+        raise DataError("an epoch of this data has no batch: there is nothing to train on")
     steps = min(an_epoch * options.max_epochs, options.max_steps or sys.maxsize)
-    return Plan(steps, min(options.max_epochs, math.ceil(steps / max(1, an_epoch))))
+    return Plan(steps, min(options.max_epochs, math.ceil(steps / an_epoch)))
 
 
 def _fit(
@@ -228,6 +235,8 @@ def _fit(
         selection.load_state_dict(saved.memory.get(Selection.__name__, selection.state_dict()))
     if not selection.finished:
         trainer.fit(model, datamodule=data)
+    if selection.score is None:
+        raise NonFinite(f"no validation gave a {monitor} that is a number: no model can be chosen")
     return {
         **selection.metrics,
         **selection.facts,
