@@ -106,6 +106,10 @@ class DataModule(LightningDataModule, ABC):
         """Return how long the input of each row is: words where it is text, else steps."""
         return [int(each) for each in self.sizes(split)[:, 0]]
 
+    def place(self, split: str, row: int) -> str:
+        """Return where a row stands, for the reader of an error: file and line, where known."""
+        return f"row {row + 1} of {split!r}"
+
     def row_labels(self, split: str) -> Sequence[str]:  # noqa: ARG002 (for those that have some)
         """Return the right class of each row by its name; nothing where rows have none."""
         return ()

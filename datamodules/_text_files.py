@@ -68,6 +68,7 @@ class TextFiles(TextPairs):
         self._root = root
         self._names = names
         self._learning = learning
+        self._files: Mapping[str, Files] = {}
         self._read_as(form)
         #: How many training pairs were left out, by reason: "empty", "too_long".
         self.left_out: dict[str, int] = {}
@@ -97,7 +98,7 @@ class TextFiles(TextPairs):
 
         With a loaded vocabulary none is learned, and any split may be missing until it is used.
         """
-        files = self._find(workspace)
+        files = self._files = self._find(workspace)
         learning = self._learning
         settings = {
             "version": _VERSION,

@@ -90,6 +90,13 @@ class ParallelText(TextFiles):
             "max_source_length": self._max_source_length,
         }
 
+    def place(self, split: str, row: int) -> str:
+        """Return the files, and which line or row of them it is."""
+        paths = self._files[split].paths
+        # Rows of one source may have become one, and lines of a table are not all rows.
+        what = "line" if len(paths) == 2 and self._same_source == "rows" else "row"
+        return f"{' and '.join(map(str, paths))}, {what} {row + 1}"
+
     def _find_split(self, folder: Path, name: str, roots: Sequence[Path]) -> PairFiles:
         return find_pairs(folder, name, self._columns, roots)
 

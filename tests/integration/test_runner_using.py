@@ -181,6 +181,23 @@ def test_a_long_line_of_which_little_is_read_is_no_endless_one(lay: Lay) -> None
     assert [each["text"] for each in long] == [each["text"] for each in short]
 
 
+@pytest.mark.parametrize(("split", "side"), [("val", "fw"), ("val", "bw"), ("test", "fw")])
+def test_text_without_an_end_is_neither_validated_nor_evaluated(
+    lay: Lay, trained: dict[str, Any], data_root: Path, tmp_path: Path, split: str, side: str
+) -> None:
+    corpus = shutil.copytree(data_root / "corpus", tmp_path / "endless" / "corpus")
+    lines = (corpus / f"{split}.{side}").read_text().splitlines()
+    lines[6] = "a" * 10_000
+    (corpus / f"{split}.{side}").write_text("\n".join(lines) + "\n")
+    ends = [run(lay("again", roots=(str(corpus.parent),)), Commands())] if split == "val" else []
+    spec = {"kind": "evaluate", "job": "job-1", "split": split}
+    ends += [run(lay("scored", spec, **trained, roots=(str(corpus.parent),)), Commands())]
+    for end in ends:
+        assert end.reason is Reason.BAD_DATA, end.traceback
+        files = " and ".join(str(corpus / f"{split}.{each}") for each in ("fw", "bw"))
+        assert end.message.startswith(f"{files}, line 7 has more than 10,000 symbols: ")
+
+
 def test_samples_of_a_line_do_not_depend_on_the_lines_it_came_with(
     lay: Lay, trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

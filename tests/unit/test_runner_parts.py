@@ -5,16 +5,20 @@ import io
 import json
 import math
 import os
+import re
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from datamodules._errors import DataPathError
+from datamodules._errors import DataError, DataPathError
 from jobs.errors import SpecError
 from jobs.job import Reason
 from worker.events import (
@@ -27,6 +31,7 @@ from worker.events import (
     first_bad_end,
 )
 from worker.folder import AttemptFolder
+from worker.runner import sets
 from worker.runner.lightning_setup import spare_threads
 from worker.runner.precision import choose, cpu_flags
 from worker.runner.predict import batches_by_length
@@ -275,3 +280,19 @@ def test_small_products_are_not_shared(
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     spare_threads(nn.Sequential(embedding, nn.GRU(64, hidden), nn.Linear(hidden, 40)))
     assert asked[-1] == threads
+
+
+@pytest.mark.parametrize("place", [(1, 0), (0, 1)])
+@pytest.mark.parametrize("writes", [True, False])
+def test_rows_are_too_long_only_for_models_that_write_text_from_a_symbol_on(
+    monkeypatch: pytest.MonkeyPatch, place: tuple[int, int], writes: bool
+) -> None:
+    monkeypatch.setattr(sets, "writes_text", lambda _: writes)
+    sizes = np.full((2, 2), sets.LONGEST)
+    data: Any = SimpleNamespace(sizes=lambda _: sizes, place=lambda *where: str(where))
+    model: Any = None
+    sets.refuse_endless(model, data, "val")
+    sizes[place] += 1
+    refused = f"('val', {place[0]}) has more than 10,000 symbols"
+    with pytest.raises(DataError, match=re.escape(refused)) if writes else nullcontext():
+        sets.refuse_endless(model, data, "val")

@@ -19,6 +19,7 @@ from worker.runner.build import build_data, rebuild_model
 from worker.runner.evaluated import NOTED_ROWS, Scored, checkpoint_digest, pinned_digest, row_of
 from worker.runner.lightning_setup import make_trainer
 from worker.runner.metrics import EvaluationProgress, logged_metrics, scoring_facts
+from worker.runner.sets import refuse_endless
 from worker.runner.task import Task
 from worker.runner.train import load_weights, prepare
 from worker.runner.trained import trained_spec
@@ -38,6 +39,7 @@ def evaluate(task: Task, spec: EvaluateSpec) -> dict[str, Any]:
     model = rebuild_model(topology, saved.hyper_parameters)
     load_weights(model, saved)
     set_search(model, spec.search)
+    refuse_endless(model, data, spec.split)
     if isinstance(model, EvaluatedTopology):
         model.notes_rows = len(data.sizes(spec.split)) <= NOTED_ROWS
     trainer = make_trainer(

@@ -20,15 +20,12 @@ from worker.events import ProgressEvent
 from worker.folder import write_atomically
 from worker.runner.evaluate import set_search
 from worker.runner.picture import draw_attention
+from worker.runner.sets import LONGEST
 from worker.runner.task import Task
 from worker.runner.trained import load
 
 #: Symbols or frames (`line_length`), padding counted, times the beam, that are searched at once.
 _AT_ONCE: Final = 50_000
-#: Symbols that are read of a line that text is written from, the end symbol counted. An output
-#: grows with its input, and each of its steps looks at all of that: without a bound, a file without
-#: line ends keeps a worker for hours.
-_LONGEST: Final = 10_000
 
 
 def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
@@ -69,9 +66,9 @@ def predict(task: Task, spec: PredictSpec) -> dict[str, Any]:
 def _refuse_endless(data: LineData, spec: PredictSpec, lengths: Sequence[int]) -> None:
     for row, length in enumerate(lengths):
         # Of a long line little may be read: the numbers of one vector, the head of a document.
-        if length > _LONGEST and (read := int(_encode(data, spec, [row]).lengths)) > _LONGEST:
+        if length > LONGEST and (read := int(_encode(data, spec, [row]).lengths)) > LONGEST:
             raise DataError(
-                f"line {spec.first + row + 1} has {read:,} symbols, more than {_LONGEST:,}: put a "
+                f"line {spec.first + row + 1} has {read:,} symbols, more than {LONGEST:,}: put a "
                 "line end after each text"
             )
 

@@ -1,6 +1,6 @@
-"""Whether what a model will be evaluated on is there: looked at before it is trained for hours."""
+"""Whether what a model is evaluated on is there and can be: looked at before hours are spent."""
 
-from typing import Any
+from typing import Any, Final
 
 from datamodules._base import DataModule
 from datamodules._errors import DataError
@@ -8,11 +8,18 @@ from jobs.errors import SpecError
 from jobs.schedules import set_of
 from jobs.slicing import is_row_slice, row_slice
 from jobs.spec import Component, TrainSpec
+from lightning_modules._base import Topology
+from lightning_modules._text import writes_text
 from worker.runner.build import build_data
 from worker.runner.catalog import Found
 from worker.runner.evaluated import row_properties
 from worker.runner.ranks import first_rank_first
 from worker.runner.task import Task
+
+#: Symbols of a line that text is written from, the end symbol counted. An output grows with its
+#: input, and each of its steps looks at all of that: without a bound, a file without line ends
+#: keeps a worker for hours.
+LONGEST: Final = 10_000
 
 
 def require_sets(task: Task, spec: TrainSpec, kind: Found[DataModule], data: DataModule) -> None:
@@ -39,6 +46,18 @@ def require_rows(data: DataModule, split: str) -> None:
     """Raise DataError where a split has no row."""
     if not len(data.sizes(split)):
         raise DataError(f"the split {split!r} holds no row")
+
+
+def refuse_endless(model: Topology, data: DataModule, split: str) -> None:
+    """Raise DataError for the first row that is too long to write text from or to score it by."""
+    if not writes_text(model):
+        return
+    too_long = data.sizes(split).max(axis=1) > LONGEST
+    if too_long.any():
+        raise DataError(
+            f"{data.place(split, int(too_long.argmax()))} has more than {LONGEST:,} symbols: a text"
+            " so long cannot be scored; shorten it, or leave it out"
+        )
 
 
 def _prepared(

@@ -31,7 +31,7 @@ from worker.runner.ranks import first_rank_first
 from worker.runner.reasons import NonFinite
 from worker.runner.resume import Continuation, Position, Saved
 from worker.runner.selection import Selection
-from worker.runner.sets import require_rows, require_sets
+from worker.runner.sets import refuse_endless, require_rows, require_sets
 from worker.runner.task import Task
 
 
@@ -60,6 +60,8 @@ def train(task: Task, spec: TrainSpec) -> dict[str, Any]:
     data.plan_ahead(data.feed.start_epoch)  # while the model is made
     seed_everything(spec.seed)  # the first weights do not depend on how the data was prepared
     model = build_model(topology, spec.model, data.dims)
+    for split in data.validation_splits:
+        refuse_endless(model, data, split)
     if rank() > 0:
         seed_everything(spec.seed + rank())  # each rank draws masks of its own
     if start:
