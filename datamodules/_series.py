@@ -28,6 +28,7 @@ Range = tuple[int, int]
 _NOTHING: Final = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 #: Characters of a cell or a line that an error shows.
 _SHOWN: Final = 40
+_LARGEST: Final = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class SeriesTable:
 def number_of(value: object, where: str) -> float | None:
     """Return the number in a cell, or None where it holds none.
 
-    Raise DataFormatError for what is no number, or an infinite one.
+    Raise DataFormatError for what is no number, and for one that single precision cannot hold.
     """
     if value is None or (isinstance(value, str) and value.strip().lower() in _NOTHING):
         return None
@@ -102,6 +103,8 @@ def number_of(value: object, where: str) -> float | None:
         raise DataFormatError(f"{where} holds {str(value)[:_SHOWN]!r} and not a number")
     if math.isinf(number):
         raise DataFormatError(f"{where} holds an infinite value")
+    if abs(number) > _LARGEST:
+        raise DataFormatError(f"{where} holds {number:g}, too large for single precision")
     return number
 
 

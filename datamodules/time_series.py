@@ -40,6 +40,10 @@ from datamodules._values import BEFORE, Scaling, ValueData, value_answer
 _VERSION: Final = 2
 _log = logging.getLogger(__name__)
 
+#: Deviations from the mean of training that are still read: their squares, which losses are made
+#: of, fit into single precision.
+_REACH: Final = 1e18
+
 Share = Annotated[float, Interval(ge=0, lt=1)]
 
 
@@ -213,14 +217,28 @@ class TimeSeries(LearnedData[Scaling, Windows], ValueData, LineData):
         self, values: NDArray[np.float64], shown: NDArray[np.float64], where: str
     ) -> NDArray[np.float32]:
         """Return scaled values, and behind them the phases of the calendar, (n, C + 2K)."""
+        scaled = self._in_reach(values, where)
         if not self._calendar:
-            return self._known(values)
+            return scaled
         if np.isnan(shown).any():
             raise DataFormatError(
                 f"{where}: the times in column {self._table.time!r} are numbers, of which"
                 " 'calendar' knows no day, week or year: leave it out"
             )
-        return np.concatenate([self._known(values), phases(shown, self._calendar)], axis=1)
+        return np.concatenate([scaled, phases(shown, self._calendar)], axis=1)
+
+    def _in_reach(self, values: NDArray[np.float64], where: str) -> NDArray[np.float32]:
+        """Return scaled values. Raise DataFormatError for one that would be lost in errors."""
+        with np.errstate(over="ignore"):
+            scaled = self._known(values)
+        far = np.argwhere(abs(scaled) > _REACH)
+        if len(far):
+            row, column = far[0]
+            raise DataFormatError(
+                f"{where}: {values[row, column]:g} in column {self._columns[column]!r} is too far"
+                " from all that was trained on: correct it, or fill it in"
+            )
+        return scaled
 
     def _scaled(self, rows: NDArray[np.float64], path: Path) -> Scaling:
         """Return the scaling of the training rows. Raise DataFormatError for a constant target."""
