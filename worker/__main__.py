@@ -23,10 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return WorkerProcess(read_settings(arguments)).run()
     except SetupError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"unroll: {error}\n")
         return _REFUSED
     except ServiceUnreachable as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"unroll: {error}\n")
         return _UNREACHABLE
 
 

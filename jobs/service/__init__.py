@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,15 @@ _QUICK_END: Final = 10.0
 _MAX_QUICK_ENDS: Final = 3
 #: Seconds that a worker has for taking checkpoints and handing its jobs back.
 DRAIN_TIMEOUT: Final = 60.0
+#: Seconds that a worker has to announce itself or to refuse; a slow one goes on without being seen.
+_ANNOUNCE_TIMEOUT: Final = 60.0
+_LOOK: Final = 0.05
+#: The exit status of a worker that cannot do what it is told: told again, it cannot either.
+_REFUSED: Final = 2
+
+
+class WorkerRefused(SetupError):
+    """The worker cannot do what the environment says; without a log, it has said so itself."""
 
 
 class Service:
@@ -71,7 +81,7 @@ class Service:
         self.stop()
 
     def start(self) -> None:
-        """Start the parts.
+        """Start the parts, and wait until the worker is there.
 
         Raise SetupError with the mend, or ServiceUnreachable where the given Redis does not answer;
         nothing is left running.
@@ -84,6 +94,7 @@ class Service:
             if self._redis:
                 self._redis.start()
             self._start_worker()
+            self._await_worker()
         except BaseException:
             self.stop(0)
             raise
@@ -103,6 +114,7 @@ class Service:
             self._note_end("Redis")
             self._redis.restart()
         if self._worker is not None and not self._worker.running:
+            self._refuse_what_it_refused(self._worker)
             self._note_end("the worker")
             self._start_worker()
 
@@ -124,6 +136,27 @@ class Service:
             self._worker = Child(command, environment=environment, log=self._log)
         except OSError as error:
             raise unusable(self.home, error) from None
+
+    def _await_worker(self) -> None:
+        from jobs.connection import connect  # noqa: PLC0415 - imports Redis
+        from jobs.store import JobStore  # noqa: PLC0415 - imports Redis
+
+        here, worker = socket.gethostname(), self._worker
+        assert worker is not None  # noqa: S101 - just started
+        deadline = time.monotonic() + _ANNOUNCE_TIMEOUT
+        with connect(self.url) as connection:
+            store = JobStore(connection)
+            while worker.running and time.monotonic() < deadline:
+                if (here, worker.pid) in ((each.host, each.pid) for each in store.workers()):
+                    return
+                time.sleep(_LOOK)
+        self._refuse_what_it_refused(worker)
+
+    @staticmethod
+    def _refuse_what_it_refused(worker: Child) -> None:
+        if worker.process.returncode == _REFUSED:
+            said = worker.last_words().removeprefix("unroll: ")
+            raise WorkerRefused(said or "the worker refuses its settings: see what it said")
 
 
 def require_answer(url: str) -> None:

@@ -16,7 +16,7 @@ import click
 from jobs.client import Client
 from jobs.errors import SetupError, WaitTimeout
 from jobs.intake import refuse_control_characters
-from jobs.service import DRAIN_TIMEOUT, Service, require_worker
+from jobs.service import DRAIN_TIMEOUT, Service, WorkerRefused, require_worker
 from jobs.service.embedded import Holder, HomeLock
 from jobs.spec import Resources
 from jobs.verbs.common import Number, common, print_json, print_table
@@ -24,6 +24,8 @@ from jobs.wording import duration
 from jobs.workers import MAX_SLOTS, Worker
 
 _LOOK: Final = 0.5
+#: Exit status of what is refused.
+_REFUSED: Final = 2
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _slots = click.option(
@@ -55,11 +57,19 @@ def up(slots: int, answer_slots: int, home: Path | None, as_json: bool) -> None:
         url=os.environ.get("UNROLL_REDIS_URL"),
     )
     stop = threading.Event()
-    with _told_by_signals(stop), service:
+    with _told_by_signals(stop), _refused_once(), service:
         _say_where(service, slots, as_json)
         while not stop.wait(_LOOK):
             service.mend()
         click.echo("draining: jobs are handed back; a second Ctrl-C does not wait", err=True)
+
+
+@contextlib.contextmanager
+def _refused_once() -> Iterator[None]:
+    try:
+        yield
+    except WorkerRefused:  # it has said why, in this terminal
+        raise click.exceptions.Exit(_REFUSED) from None
 
 
 @contextlib.contextmanager

@@ -240,6 +240,40 @@ def test_a_part_that_ends_at_once_again_and_again_is_given_up(
         wait_until(mended_for_ever, "it was given up")
 
 
+@pytest.mark.parametrize(
+    ("variable", "given", "said"),
+    [
+        ("UNROLL_DATA_ROOTS", "/nope", "UNROLL_DATA_ROOTS names /nope, which is no folder"),
+        ("UNROLL_STORE", "/dev/null/store", "cannot keep files in /dev/null/store"),
+        ("UNROLL_PLUGINS", "/nope", "UNROLL_PLUGINS names /nope, which is no folder"),
+        ("UNROLL_START", "spoon", "UNROLL_START is 'spoon'; it may be fork or interpreter"),
+        ("UNROLL_WARM_MB", "much", "UNROLL_WARM_MB is 'much'; it must be a number"),
+        ("UNROLL_WARM_SECONDS", "-1", "UNROLL_WARM_SECONDS is '-1'; it must be a number"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_of_up(
+    tmp_path: Path, variable: str, given: str, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "up", "--home", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, variable: given},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"unroll: {said}")
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_an_embedded_client_says_what_its_worker_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNROLL_START", "spoon")
+    with pytest.raises(SetupError, match=r"^UNROLL_START is 'spoon'"), Client.embedded():
+        pass
+
+
 def test_up_for_a_redis_elsewhere_that_does_not_answer_starts_nothing(tmp_path: Path) -> None:
     service = Service(tmp_path / "home", url="redis://:secret@127.0.0.1:1/0")
     with pytest.raises(ServiceUnreachable, match="no service answers") as caught:

@@ -132,7 +132,21 @@ def test_without_a_service_the_worker_says_so_in_one_line(
     monkeypatch.setenv("UNROLL_REDIS_URL", f"unix://{tmp_path}/nobody")
     monkeypatch.setattr("worker.__main__.set_up_logging", lambda: None)
     assert main(["--home", str(tmp_path)]) == 3
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("unroll: unix://")
+
+
+def test_what_a_worker_refuses_it_says_as_the_command_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def taken(*_: object) -> None:
+        raise SetupError("a worker called 'x' runs already")
+
+    monkeypatch.setattr("worker.__main__.set_up_logging", lambda: None)
+    monkeypatch.setattr("worker.__main__.WorkerProcess", taken)
+    monkeypatch.setenv("UNROLL_REDIS_URL", f"unix://{tmp_path}/nobody")
+    assert main(["--home", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "unroll: a worker called 'x' runs already\n"
 
 
 class Shop:
