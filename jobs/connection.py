@@ -67,7 +67,8 @@ def connect(url: str) -> "redis.Redis":
     """Return a client whose answers are bytes; nothing is sent yet. Raise SetupError for a bad URL.
 
     A call is repeated once after a moment, so that a restart of Redis passes unnoticed; every
-    transition can bear to be sent twice.
+    transition can bear to be sent twice. No health is checked before: where the disk of Redis is
+    full it refuses a PING, and still answers who only reads.
     """
     if _torn(url):
         raise SetupError(
@@ -81,7 +82,6 @@ def connect(url: str) -> "redis.Redis":
             decode_responses=False,
             socket_timeout=SOCKET_TIMEOUT,
             socket_connect_timeout=CONNECT_TIMEOUT,
-            health_check_interval=30,
             retry=Retry(ExponentialBackoff(cap=0.5, base=0.1), retries=1),
         )
     except (ValueError, TypeError) as error:

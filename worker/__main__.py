@@ -65,8 +65,9 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
 def set_up_logging() -> None:
     """Say what an operator needs: jobs that come and go, outages, and what went wrong."""
     logging.basicConfig(format="%(asctime)s %(levelname).1s %(message)s", level=logging.INFO)
-    for library in ("celery", "kombu", "amqp"):  # the routines tell of outages once, not each try
-        logging.getLogger(library).setLevel(logging.CRITICAL)
+    # The routines tell of outages once, not at each try and with no traceback.
+    for library in ("celery", "kombu", "amqp"):
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
 
 
 def _names(text: str) -> tuple[str, ...]:

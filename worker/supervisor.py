@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from traceback import format_exc
 from typing import Final, TypeVar
@@ -20,7 +20,7 @@ from jobs.wording import printable
 from worker.devices import Share
 from worker.events import first_bad_end
 from worker.evidence import gather, tail
-from worker.folder import AttemptFolder, is_full
+from worker.folder import AttemptFolder
 from worker.handback import by_guard
 from worker.hangs import HangWatch
 from worker.inputs import Inputs, Unusable
@@ -29,7 +29,7 @@ from worker.process import Exit, Launcher, Running
 from worker.pulse import Pulse
 from worker.relay import Relay
 from worker.settings import Settings
-from worker.verdict import CANCELLED, HANDED_BACK, Ending, Order, conclude
+from worker.verdict import CANCELLED, HANDED_BACK, Ending, Order, conclude, name_the_disk
 
 logger = logging.getLogger(__name__)
 
@@ -222,10 +222,7 @@ class Supervisor:
         ending = conclude(self._order, end, exited, tail(folder.log_file, room), self._hung)
         if ending.reason is Reason.SUCCEEDED and (why := self._insist(relay.settle)):
             ending = Ending(Reason.INFRASTRUCTURE, f"the best model is nowhere: {why}")
-        if ending.reason is Reason.INFRASTRUCTURE and is_full(folder.path):
-            # Who cannot write can say nothing of its end, and its guard neither.
-            said = "" if exited.cause == "unseen" else f": {ending.message}"
-            ending = replace(ending, message=f"the disk of {folder.path} is full{said}")
+        ending = name_the_disk(ending, exited, folder.path)
         store, artifacts = self._tools.store, self._tools.artifacts
         leavings = Leavings(store, artifacts, self._job, self._lease, folder)
         try:

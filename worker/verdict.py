@@ -1,13 +1,19 @@
 """How an attempt ended, and why: decided from what was said, not from an exit status."""
 
+import errno
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from pathlib import Path
 from typing import Any, Final
 
 from jobs.job import Reason
 from worker.events import EndEvent
+from worker.folder import is_full
 from worker.process import Exit
+
+_NO_ROOM: Final = os.strerror(errno.ENOSPC)
 
 
 class Order(Enum):
@@ -62,6 +68,17 @@ def conclude(
         return Ending(end.reason, end.message, end.traceback, end.result)
     hung = why if order is Order.HUNG and exited.cause != "exited" else ""
     return Ending(Reason.HUNG, hung, log_tail) if hung else _unsaid(exited, log_tail)
+
+
+def name_the_disk(ending: Ending, exited: Exit, folder: Path) -> Ending:
+    """Return the ending of an attempt in a folder; for want of room it says where, and the mend."""
+    full = is_full(folder)
+    if ending.reason is not Reason.INFRASTRUCTURE or not (full or _NO_ROOM in ending.message):
+        return ending
+    # Who cannot write can say nothing of its end, and its guard neither.
+    said = "" if exited.cause == "unseen" else f": {ending.message}"
+    where = f"the disk of {folder} is" if full else f"the disk of {folder}, or of TMPDIR, was"
+    return replace(ending, message=f"{where} full; free some of it{said}")
 
 
 def _knows_more(exited: Exit) -> bool:

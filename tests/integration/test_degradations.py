@@ -64,7 +64,8 @@ def test_a_full_disk_ends_attempts_with_its_name_and_the_job_goes_on_when_there_
         when(store, job, lambda record: record.checkpoint)
         disk.fill()
         told = when(store, job, lambda record: record.reason is Reason.INFRASTRUCTURE)
-        assert "No space left on device" in told.message or "is full" in told.message
+        assert f"the disk of {disk.folder}" in told.message
+        assert "full; free some of it" in told.message
         assert "\n" not in told.message
         disk.free()
         ended = when(store, job, lambda record: record.state.ended)
@@ -152,11 +153,15 @@ def test_a_redis_whose_disk_is_full_is_named_and_jobs_go_on(
                 return False
 
             eventually(refused)
+            with connect(server.url) as anew:  # who only reads still can
+                assert JobStore(anew, store.keys.namespace).get(job.id).state is JobState.RUNNING
+            eventually(lambda: "hears no bells any more" in workers.log())
             disk.free()
             eventually(lambda: _can(lambda: store.create(train())))
             step = store.get(job.id).progress.step
             record = when(store, job, at_step(step + 20))
             assert (record.attempt, worker.poll()) == (1, None)
+            assert "Traceback" not in workers.log()
         server.kill()
 
 

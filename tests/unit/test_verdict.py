@@ -1,5 +1,7 @@
 """How an attempt's end is decided."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from jobs.job import Reason
 from worker.events import EndEvent
 from worker.process import Exit
-from worker.verdict import HANDED_BACK, Order, conclude
+from worker.verdict import HANDED_BACK, Ending, Order, conclude, name_the_disk
 
 CLEAN = Exit("exited", 0)
 KILLED = Exit("killed", None, "SIGKILL")
@@ -108,3 +110,19 @@ def test_a_death_without_a_word_is_told_with_what_is_known(
     assert ending.reason is reason
     assert words in ending.message
     assert ending.traceback == "the tail"
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_an_end_for_want_of_room_names_the_disk_and_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    monkeypatch.setattr("worker.verdict.is_full", lambda folder: full)
+    ending = Ending(Reason.INFRASTRUCTURE, "OSError: [Errno 28] No space left on device")
+    where = f"the disk of {tmp_path} is" if full else f"the disk of {tmp_path}, or of TMPDIR, was"
+    told = name_the_disk(ending, CLEAN, tmp_path)
+    assert told.message == f"{where} full; free some of it: {ending.message}"
+    other = Ending(Reason.USER_ERROR, "ValueError: no such thing")
+    assert name_the_disk(other, CLEAN, tmp_path) == other
+    lost = Ending(Reason.INFRASTRUCTURE, "the runner's guard was killed")
+    told = name_the_disk(lost, Exit("unseen"), tmp_path)
+    assert told.message == (f"{where} full; free some of it" if full else lost.message)
