@@ -65,8 +65,9 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
 def set_up_logging() -> None:
     """Say what an operator needs: jobs that come and go, outages, and what went wrong."""
     logging.basicConfig(format="%(asctime)s %(levelname).1s %(message)s", level=logging.INFO)
-    # The routines tell of outages once, not at each try and with no traceback.
-    for library in ("celery", "kombu", "amqp"):
+    # The routines tell of outages once, not at each try and with no traceback. Celery has warnings
+    # logged: at each loss of its connection it asks for an option under which a task can be lost.
+    for library in ("celery", "kombu", "amqp", "py.warnings"):
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
 
 

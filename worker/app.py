@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -36,7 +36,7 @@ from worker.notifying import Notifier
 from worker.offer import CATALOG_COMMAND, Offer
 from worker.parent import PreloadedParent
 from worker.process import Launcher
-from worker.routines import Routine
+from worker.routines import Outages, Routine
 from worker.scheduler import Scheduler
 from worker.settings import Settings
 from worker.startup import refuse_a_name_in_use, refuse_eviction
@@ -92,20 +92,20 @@ class WorkerProcess:
             queues=self._settings.queues,
         )
         offer = Offer(self._store, self._settings, crew.name_catalog, catalog)
-        return [
-            Routine("announcing", clocks.sweep, self._announce),
-            Routine("keeping a parent ready", clocks.parent, self._launcher.keep_ready),
-            Routine("looking for jobs", clocks.poll, crew.fill),
-            Routine("sweeping", clocks.sweep, keeping.sweep),
-            Routine("clearing", clocks.clear, keeping.clear),
-            Routine("keeping schedules", clocks.sweep, scheduler.tick),
-            Routine("looking for new data", clocks.data, data.look),
-            Routine("notifying", clocks.sweep, Notifier(self._store.beside(Hooks)).deliver),
-            Routine("moving sweeps on", clocks.parent, self._store.beside(Sweeps).advance_all),
-            Routine(
-                "publishing the catalogue", clocks.catalog, lambda: offer.publish(crew.worker.id)
-            ),
+        actions: list[tuple[str, float, Callable[[], None]]] = [
+            ("announcing", clocks.sweep, self._announce),
+            ("keeping a parent ready", clocks.parent, self._launcher.keep_ready),
+            ("looking for jobs", clocks.poll, crew.fill),
+            ("sweeping", clocks.sweep, keeping.sweep),
+            ("clearing", clocks.clear, keeping.clear),
+            ("keeping schedules", clocks.sweep, scheduler.tick),
+            ("looking for new data", clocks.data, data.look),
+            ("notifying", clocks.sweep, Notifier(self._store.beside(Hooks)).deliver),
+            ("moving sweeps on", clocks.parent, self._store.beside(Sweeps).advance_all),
+            ("publishing the catalogue", clocks.catalog, lambda: offer.publish(crew.worker.id)),
         ]
+        outages = Outages(self._tools.draining)
+        return [Routine(*each, outages) for each in actions]
 
     def _announce(self) -> None:
         self._store.announce(self._crew.worker, self._settings.clocks.lease)

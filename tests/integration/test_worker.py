@@ -373,8 +373,11 @@ def test_a_job_goes_on_while_redis_is_away(make_server: Callable[..., Any], tmp_
             steps = [point.step for point in store.metrics(job.id)]
             assert steps == list(range(1, len(steps) + 1)), "a point was lost or doubled"
             log = workers.log()
-            assert "answers again" in log
+            # One for all routines; of who tried as Redis came back perhaps another.
+            assert log.count("no service answers") in {1, 2}
+            assert log.count("the service answers again") in {1, 2}
             assert "Traceback" not in log
+            assert "Deprecat" not in log
         finally:
             workers.clear()
 

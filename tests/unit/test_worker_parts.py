@@ -15,7 +15,7 @@ import pytest
 
 from jobs.artifacts import ArtifactStore
 from jobs.catalog import Catalog
-from jobs.errors import ArtifactError, ServiceUnreachable, SetupError
+from jobs.errors import ArtifactError, ServiceFull, ServiceUnreachable, SetupError
 from jobs.job import Job, JobState, Lease
 from jobs.store import JobStore, Sweep
 from jobs.workers import Worker
@@ -30,7 +30,7 @@ from worker.housekeeping import Housekeeping
 from worker.offer import Offer
 from worker.parent import PreloadedParent
 from worker.process import Launcher
-from worker.routines import Routine
+from worker.routines import Outages, Routine
 from worker.settings import Settings, data_roots, resolve_plugins
 from worker.sources import code_digest, code_stamp
 from worker.supervisor import Assignment, Tools
@@ -397,6 +397,30 @@ def test_a_routine_goes_on_through_outages_and_mistakes(
         "looking: the service answers again",
         "looking failed",
     ]
+
+
+def test_routines_tell_of_an_outage_once_together(caplog: pytest.LogCaptureFixture) -> None:
+    outages = Outages()
+    for name in ("looking", "sweeping", "sweeping"):
+        outages.hold_up(name, ServiceUnreachable("no service answers"))
+    outages.hold_up("clearing", ServiceFull("the service's memory is full"))
+    for name in ("announcing", "sweeping", "looking", "clearing"):
+        outages.let_go(name)
+    assert [record.getMessage() for record in caplog.records] == [
+        "looking: no service answers",
+        "clearing: the service's memory is full",
+        "sweeping: the service answers again",
+        "clearing: the service answers again",
+    ]
+
+
+def test_who_drains_says_of_no_service_that_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    draining = threading.Event()
+    outages = Outages(draining)
+    outages.hold_up("looking", ServiceUnreachable("no service answers"))
+    draining.set()
+    outages.let_go("looking")
+    assert [record.getMessage() for record in caplog.records] == ["looking: no service answers"]
 
 
 CATALOG = Catalog({}, {})
