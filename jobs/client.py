@@ -289,15 +289,23 @@ class Client:
         """Return a job's or a named model's answer to each line; see `JobHandle.predict`."""
         return self.models.trained(id).predict(lines, beam=beam, timeout=timeout)
 
-    def export(self, target: str, folder: Path, *, timeout: float | None = None) -> Path:
+    def export(
+        self,
+        target: str,
+        folder: Path,
+        *,
+        timeout: float | None = None,
+        wait: Callable[[JobHandle], Any] | None = None,
+    ) -> Path:
         """Write a job's model, or NAME, NAME@3, NAME@challenger, into a folder of its own.
 
-        It then loads without this service. Raise NotAllowed where the folder is not empty,
+        It then loads without this service. `wait` is given the job that this takes, and may say
+        what is waited for. Raise NotAllowed where the folder is not empty,
         UnknownJob, UnknownModel, JobFailed, WaitTimeout, ArtifactError.
         """
         from jobs.exporting import export  # noqa: PLC0415 - only who exports pays for it
 
-        return export(self, self.models.trained(target), Path(folder), timeout)
+        return export(self, self.models.trained(target), Path(folder), timeout, wait)
 
     def _with_absolute_root(self, spec: AnySpec, base: Path | None) -> AnySpec:
         if not self._shares_home:

@@ -1,7 +1,8 @@
 """Exports: a trained model in a folder of its own, with a card that says what it is.
 
 The worker packs weights, settings, sources and a loader into an archive. Here it is unpacked, and
-the card is added, from what the records know. The folder appears whole or not at all.
+the card is added, from what the records know. A new folder appears whole or not at all; one that is
+there and empty, perhaps the mount of a disk, is filled, `load.py` last.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -23,7 +24,8 @@ from jobs.spec import EvaluateSpec, ExportSpec
 from jobs.wording import printable
 
 #: What an export holds beside its sources.
-_NAMES: Final = {"weights.pt", "config.json", "load.py"}
+_LOADER: Final = "load.py"
+_NAMES: Final = {"weights.pt", "config.json", _LOADER}
 _BESIDE: Final = "source/"
 #: What makes two evaluations the same one, made twice.
 _ALIKE: Final = ("split_digest", "checkpoint", "decoding", "signatures", "metric")
@@ -50,11 +52,18 @@ class Exporter(Submitter, Protocol):
         """Return the records of the newest jobs."""
 
 
-def export(client: Exporter, trained: JobHandle, folder: Path, timeout: float | None) -> Path:
+def export(
+    client: Exporter,
+    trained: JobHandle,
+    folder: Path,
+    timeout: float | None,
+    wait: Callable[[JobHandle], Any] | None = None,
+) -> Path:
     """Write a model into a folder that is empty or not there; return it.
 
-    Raise NotAllowed for another folder, JobFailed, WaitTimeout, and ArtifactError where the archive
-    is too large to travel and no store is shared.
+    `wait` is given the job first, and may say what is waited for. Raise NotAllowed for another
+    folder, JobFailed, WaitTimeout, and ArtifactError where the archive is too large to travel and
+    no store is shared.
     """
     folder = folder.expanduser().absolute()
     refuse_what_is_taken(folder)
@@ -62,6 +71,8 @@ def export(client: Exporter, trained: JobHandle, folder: Path, timeout: float | 
     resources = where_the_model_is(record)
     job = client.submit(ExportSpec(job=trained.id, resources=resources, priority=PREDICT_PRIORITY))
     try:
+        if wait:
+            wait(job)
         job.result(timeout)
         content = _read(client, job)
         card_of = (record, getattr(trained, "label", ""), evaluations(client, trained.id))
@@ -106,10 +117,12 @@ def _unpack(
     content: bytes, folder: Path, card_of: tuple[Job, str, Sequence[Mapping[str, Any]]]
 ) -> None:
     try:
+        refuse_what_is_taken(folder)  # meanwhile, perhaps
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        place = folder if folder.exists() else folder.parent
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=place))
     except OSError as error:
-        raise NotAllowed(f"cannot write to {folder.parent}: {error.strerror}") from None
+        raise NotAllowed(f"cannot write to {folder}: {error.strerror}") from None
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for name in archive.namelist():
@@ -119,8 +132,12 @@ def _unpack(
         config = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
         (temporary / "card.md").write_text(card(config, *card_of), encoding="utf-8")
         (temporary / "README.md").write_text(_README, encoding="utf-8")
+        if place == folder:  # perhaps the mount of a disk, onto which nothing can be renamed
+            for each in sorted(temporary.iterdir(), key=lambda each: each.name == _LOADER):
+                each.rename(folder / each.name)
+            return
         temporary.chmod(0o755)
-        temporary.rename(folder)  # onto an empty folder, or where nothing is
+        temporary.rename(folder)
     except OSError as error:
         raise NotAllowed(f"cannot write to {folder}: {error.strerror}") from None
     finally:

@@ -7,6 +7,7 @@ import click
 from jobs.client import Client
 from jobs.exporting import refuse_what_is_taken
 from jobs.verbs.common import common, job_id, print_json
+from jobs.verbs.using import say_if_it_takes_long
 from jobs.wording import printable
 
 
@@ -22,5 +23,5 @@ def export(id: str, folder: Path, home: Path | None, as_json: bool) -> None:  # 
     """
     refuse_what_is_taken(folder)
     with Client(home=home) as client:
-        written = client.export(id, folder)
+        written = client.export(id, folder, wait=say_if_it_takes_long)
     print_json({"folder": str(written)}) if as_json else click.echo(printable(str(written)))

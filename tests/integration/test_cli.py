@@ -258,6 +258,10 @@ def test_who_waits_long_is_told_what_for(
     assert said.json["test/bleu"] == 31.5
     assert said.err.startswith(f"waiting for job {said.json['id']}: ")
     assert said.err.count("\n") == 1
+    with meanwhile(lambda: player.fail(Reason.USER_ERROR, "it reads no lines")):
+        said = unroll("export", job, "folder")
+    assert said.status == 1
+    assert said.err.startswith("waiting for job ")
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "compare"])

@@ -15,6 +15,7 @@ from jobs.errors import ArtifactError, JobFailed, NotAllowed
 from jobs.exporting import card
 from jobs.job import Reason
 from jobs.spec import Component, TrainSpec
+from tests.doubles.disk import small_disk
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Hand
@@ -124,6 +125,35 @@ def test_an_archive_that_would_write_elsewhere_leaves_nothing(
     ):
         person.export(trained, target, timeout=30)
     assert not any(tmp_path.iterdir())
+
+
+def test_an_empty_folder_is_filled_and_not_replaced(
+    person: Client, hand: "Hand", trained: str, meanwhile: Meanwhile, tmp_path: Path
+) -> None:
+    """It may be the mount of a disk, or lie where nothing else can be written."""
+    with small_disk(tmp_path / "disk", 1) as disk:
+        with meanwhile(answer(hand, archive())):
+            assert person.export(trained, disk.folder, timeout=30) == disk.folder
+        assert {each.name for each in disk.folder.iterdir()} == {
+            *("weights.pt", "config.json", "load.py", "source", "card.md", "README.md")
+        }
+    assert not any((tmp_path / "disk").iterdir()), "it was written to the disk"
+
+
+def test_a_folder_that_is_filled_meanwhile_is_left_as_it_is(
+    person: Client, hand: "Hand", trained: str, meanwhile: Meanwhile, tmp_path: Path
+) -> None:
+    target = tmp_path / "model"
+
+    def work() -> None:
+        target.mkdir()
+        (target / "load.py").write_text("mine")
+        answer(hand, archive())()
+
+    with pytest.raises(NotAllowed, match="not empty"), meanwhile(work):
+        person.export(trained, target, timeout=30)
+    assert [each.name for each in tmp_path.rglob("*")] == ["model", "load.py"]
+    assert (target / "load.py").read_text() == "mine"
 
 
 def test_a_failed_export_leaves_nothing_behind(
