@@ -13,6 +13,7 @@ import pytest
 
 from jobs.job import Reason
 from worker.folder import AttemptFolder
+from worker.runner import predict
 from worker.runner.__main__ import run
 from worker.runner.commands import Commands
 
@@ -107,3 +108,38 @@ def test_an_export_says_how_it_was_made_and_names_no_folder_of_the_machine(
     assert config["trainer"]["batch_tokens"] == 100
     assert set(config["versions"]) == {"python", "unroll", "torch", "lightning", "numpy"}
     assert str(data_root) not in (target / "config.json").read_text()
+
+
+def test_the_program_of_an_export_answers_or_says_in_one_line_why_not(
+    lay: Lay, tmp_path: Path
+) -> None:
+    exported = lay("exported", {"kind": "export", "job": "job-1"}, **trained_by(lay("trained")))
+    assert run(exported, Commands()).reason == Reason.SUCCEEDED
+    target = unpack(exported, tmp_path / "model")
+
+    def load(given: bytes, *arguments: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, str(target / "load.py"), *arguments],
+            input=given,
+            capture_output=True,
+            cwd=tmp_path,
+            check=False,
+        )
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    status, out, err = load(b"abc\r\nb\n")
+    assert (status, out.count("\n"), err) == (0, 2, "")
+    status, out, err = load(b"abc\n\xff\n")
+    assert (status, out.count("\n"), err.count("\n")) == (2, 1, 1)
+    assert err.startswith("load.py: line 2: 'utf-8' codec can't decode")
+    status, out, err = load(b"a" * predict._LONGEST)  # and the end symbol
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("load.py: line 1: 10,001 symbols, more than 10,000")
+    status, out, err = load(b"", "--help")
+    assert (status, err) == (0, "")
+    assert "python load.py < lines > answers" in out
+    weights = target / "weights.pt"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    status, out, err = load(b"abc\n")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"load.py: {target} holds no whole model: ")

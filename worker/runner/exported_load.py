@@ -8,10 +8,12 @@ or `python load.py < lines > answers`. What trains and scores is not here: the p
 replaced by stand-ins while the sources beside this file are imported.
 """
 
+import argparse
 import importlib
 import importlib.machinery
 import inspect
 import json
+import pickle
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,11 @@ HERE = Path(__file__).resolve().parent
 TRAINING = ("lightning", "torchmetrics", "sacrebleu")
 #: Needed by some kinds of data only.
 OPTIONAL = ("annotated_types", "babel", "datasets", "pyarrow", "soundfile", "tokenizers")
+#: Symbols that are read of a line that text is written from, as where it was trained: without a
+#: bound, a file without line ends is answered for hours.
+LONGEST = 10_000
+#: Exit status of what cannot be answered.
+REFUSED = 2
 
 
 class StandIn:
@@ -121,29 +128,52 @@ def build(package: str, name: str, arguments: dict[str, Any]) -> Any:
     return cls(**arguments)
 
 
-class Model:
-    """A trained model, ready to answer lines."""
-
-    def __init__(self, folder: Path = HERE) -> None:
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the settings and the weights are. Raise ValueError where a file is torn."""
+    try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         saved = torch.load(folder / "weights.pt", map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        line = str(error).partition("\n")[0][:200]
+        raise ValueError(f"{folder} holds no whole model: {line}; export it again") from None
+    return config, saved
+
+
+class Model:
+    """A trained model, ready to answer lines. Raise ValueError where a file of it is torn."""
+
+    def __init__(self, folder: Path = HERE) -> None:
+        config, saved = read(folder)
         with stand_ins():
             self.data = build("datamodules", config["data"]["name"], config["data"]["params"])
             self.data.load_state_dict(saved["data"])
             self.data.roots = (Path.cwd(),)
             self.model = build("lightning_modules", config["model"], saved["hyper_parameters"])
+            #: What is raised for a line that cannot be answered.
+            self.refusal = importlib.import_module("datamodules._errors").DataError
         self.model.load_state_dict(saved["weights"])
         self.model.eval()
         self.bfloat16 = bool(config["bfloat16"])
 
     def answers(self, lines: Sequence[str], beam: int = 1, n_best: int = 1) -> list[list[Any]]:
-        """Return the best answers to each line, each with `text`, `score` and `values`."""
+        """Return the best answers to each line, each with `text`, `score` and `values`.
+
+        Raise `refusal` for a line that cannot be answered.
+        """
+        batch = self.data.encode(list(lines))
+        if (
+            getattr(self.model, "writes_text", False)
+            and (read := int(batch.lengths.max())) > LONGEST
+        ):
+            raise self.refusal(
+                f"{read:,} symbols, more than {LONGEST:,}: end each text with its line"
+            )
         if hasattr(self.model, "search"):
             wide = max(beam, n_best)
             search = replace(self.model.search, beam=wide, n_best=n_best)
             self.model.search = search.at_least(getattr(self.data, "candidates", 1))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
-            found = self.model.predict(self.data.encode(list(lines)))
+            found = self.model.predict(batch)
         pairs = zip(found, lines, strict=True)
         return [self.data.answers(output, line, n_best) for output, line in pairs]
 
@@ -152,7 +182,30 @@ class Model:
         return [answers[0].text for answers in self.answers(lines, beam)]
 
 
+def main() -> int:
+    """Answer each line of the input with one; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="load.py",
+        usage="python load.py < lines > answers",
+        description="Answer lines of UTF-8 text, each with one line.",
+    )
+    parser.parse_args()
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    try:
+        model = Model()
+    except ValueError as error:
+        sys.stderr.write(f"load.py: {error}\n")
+        return REFUSED
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+            (answer,) = model.predict([text])
+        except (UnicodeDecodeError, model.refusal) as error:
+            sys.stderr.write(f"load.py: line {number}: {error}\n")
+            return REFUSED
+        print(" ".join(answer.splitlines()), flush=True)  # noqa: T201 - it is a program
+    return 0
+
+
 if __name__ == "__main__":
-    model = Model()
-    for line in sys.stdin:
-        print(*model.predict([line.rstrip("\n")]), flush=True)  # noqa: T201 - it is a program
+    sys.exit(main())
