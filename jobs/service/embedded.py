@@ -13,6 +13,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -32,6 +34,8 @@ _MAX_SOCKET_PATH: Final = 107
 _START_TIMEOUT: Final = 120.0
 _STOP_TIMEOUT: Final = 15.0
 _FOLDER_PREFIX: Final = "unroll-"
+#: How a server says that it cannot read what it has written.
+_DAMAGED: Final = re.compile(r"reading the append only file (?P<name>\S+\.aof)")
 
 
 @dataclass(frozen=True)
@@ -204,11 +208,25 @@ class EmbeddedRedis:
         deadline = time.monotonic() + _START_TIMEOUT
         while time.monotonic() < deadline:
             if not child.running:
-                raise SetupError(f"the Redis server ended at once: {child.last_words()}")
+                raise SetupError(self._why_it_ended(child.last_words()))
             if answers(self._socket):
                 return
             time.sleep(0.005)
         raise SetupError(f"the Redis server did not answer for {_START_TIMEOUT:.0f} s")
+
+    def _why_it_ended(self, said: str) -> str:
+        damaged = _DAMAGED.search(said)
+        if damaged is None:
+            return f"the Redis server ended at once: {said}"
+        # Its own advice names a program that seldom is there; but the server is it, by that name.
+        folder, server = self._home.resolve() / "redis" / "appendonlydir", find_server()
+        tool = f"{server.name.partition('-')[0]}-check-aof"
+        command = f"{tool} {quote(str(server))} --fix {quote(str(folder / damaged['name']))}"
+        return (
+            f"the Redis server cannot read {folder / damaged['name']}, which is damaged: put a "
+            f"backup of {folder} back, or make one and let bash cut the file off at the damage: "
+            f"(exec -a {command})"
+        )
 
     def _write_address(self) -> None:
         draft = self._address.with_suffix(".new")

@@ -184,6 +184,30 @@ def test_a_broken_append_only_file_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "address").exists()
 
 
+def test_a_damaged_append_only_file_is_named_with_a_command_that_mends_it(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path)
+    server.start()
+    with Redis.from_url(server.url) as redis:
+        for number in range(100):
+            redis.set(f"key {number}", number)
+    server.stop()
+    (file,) = (tmp_path / "redis" / "appendonlydir").glob("*.incr.aof")
+    content = file.read_bytes()
+    half = content.index(b"*3", len(content) // 2)
+    file.write_bytes(content[:half] + b"!!" + content[half + 2 :])
+    with pytest.raises(SetupError, match="cannot read") as caught:
+        server.start()
+    said = str(caught.value)
+    assert str(file) in said
+    assert "manifest" not in said
+    command = said.partition("at the damage: ")[2]
+    subprocess.run(["bash", "-c", command], input=b"y\n", capture_output=True, check=True)
+    server.start()
+    with Redis.from_url(server.url) as redis:
+        assert 0 < redis.dbsize() < 100
+    server.stop()
+
+
 def test_an_unusable_home_is_one_line_with_the_mend(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
