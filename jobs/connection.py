@@ -28,6 +28,8 @@ from jobs.errors import (  # noqa: E402
 SOCKET_TIMEOUT: Final = 5.0
 #: Seconds for a connection to come about.
 CONNECT_TIMEOUT: Final = 3.0
+#: What is said where Redis refuses whatever would have to be written.
+DISK_FULL: Final = "the service cannot write to its disk; free some of it"
 #: The file of the home that holds the URL of its embedded service.
 ADDRESS_FILE: Final = "address"
 
@@ -181,7 +183,7 @@ _WORDS: Final = (
             "UNROLL_REDIS_URL=rediss://...?ssl_ca_certs=FILE"
         ),
     ),
-    ("MISCONF", "the service cannot write to its disk; free some of it"),
+    ("MISCONF", DISK_FULL),
 )
 _KINDS: Final[tuple[tuple[type[redis.RedisError], str], ...]] = (
     (redis.AuthenticationError, _LOGIN),

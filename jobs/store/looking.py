@@ -1,12 +1,14 @@
 """The looker's side of the store: it reads and never writes."""
 
+import contextlib
 import json
 import time
 from functools import lru_cache
 from typing import Any, Final
 
 from jobs.catalog import Catalog
-from jobs.errors import ArtifactError, UnknownJob, did_you_mean
+from jobs.connection import DISK_FULL
+from jobs.errors import ArtifactError, ServiceUnreachable, UnknownJob, did_you_mean
 from jobs.evidence import AttemptEnd
 from jobs.job import Job, JobState, MetricPoint
 from jobs.store.base import StoreBase
@@ -88,7 +90,7 @@ class Looker(StoreBase):
         now, place, due, lease, catalog, workers = self._run("why", id=job)
         after = [*record.spec.get("after", ()), *record.spec.get("after_ended", ())]
         parents = self._read(after, 0) if after else []
-        return explain(
+        sentence = explain(
             record,
             Circumstances(
                 now=now / 1000,
@@ -100,6 +102,14 @@ class Looker(StoreBase):
                 misfits={text(name): (json.loads(on), text(why)) for name, on, why in workers},
             ),
         )
+        # Nothing moves then, and no worker can say so: its words would have to be written.
+        stuck = not record.state.ended and self._cannot_write()
+        return f"{sentence}; {DISK_FULL}" if stuck else sentence
+
+    def _cannot_write(self) -> bool:
+        with contextlib.suppress(ServiceUnreachable), self._reaching():  # who may not ask
+            return bool(self._client.info("persistence").get("aof_last_write_status") == "err")
+        return False
 
     def metrics(self, job: str, since: int = 0, block: float = 0) -> Points:
         """Return the points behind cursor `since`; if none, wait for some up to `block` seconds."""

@@ -154,10 +154,13 @@ def test_a_redis_whose_disk_is_full_is_named_and_jobs_go_on(
 
             eventually(refused)
             with connect(server.url) as anew:  # who only reads still can
-                assert JobStore(anew, store.keys.namespace).get(job.id).state is JobState.RUNNING
+                looker = JobStore(anew, store.keys.namespace)
+                assert looker.get(job.id).state is JobState.RUNNING
+                assert looker.why(job.id).endswith("cannot write to its disk; free some of it")
             eventually(lambda: "hears no bells any more" in workers.log())
             disk.free()
             eventually(lambda: _can(lambda: store.create(train())))
+            assert "its disk" not in store.why(job.id)
             step = store.get(job.id).progress.step
             record = when(store, job, at_step(step + 20))
             assert (record.attempt, worker.poll()) == (1, None)
