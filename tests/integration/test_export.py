@@ -13,9 +13,9 @@ import pytest
 
 from jobs.job import Reason
 from worker.folder import AttemptFolder
-from worker.runner import predict
 from worker.runner.__main__ import run
 from worker.runner.commands import Commands
+from worker.runner.sets import LONGEST
 
 Lay = Callable[..., AttemptFolder]
 LINES = ["abc", "deade", "b"]
@@ -132,7 +132,7 @@ def test_the_program_of_an_export_answers_or_says_in_one_line_why_not(
     status, out, err = load(b"abc\n\xff\n")
     assert (status, out.count("\n"), err.count("\n")) == (2, 1, 1)
     assert err.startswith("load.py: line 2: 'utf-8' codec can't decode")
-    status, out, err = load(b"a" * predict._LONGEST)  # and the end symbol
+    status, out, err = load(b"a" * LONGEST)  # and the end symbol
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("load.py: line 1: 10,001 symbols, more than 10,000")
     status, out, err = load(b"", "--help")
