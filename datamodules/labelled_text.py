@@ -171,8 +171,7 @@ class LabelledText(LearnedData[Learned, ClassSplit], TextData):
             }
         self._learned = loaded or made.learned
         self.left_out = dict(made.left_out)
-        of_files = {s: found[s if s in found else "train"] for s in self._splits}
-        self._give_up_empty({split: paths[0] for split, paths in of_files.items()})
+        self._give_up_empty({s: found[s if s in found else "train"][0] for s in self._splits})
         self._tell()
 
     def _made_of(self, files: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:

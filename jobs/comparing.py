@@ -54,8 +54,8 @@ class Comparable:
 
 
 def less_is_better(metric: str) -> bool:
-    """Return whether the lower value of a metric is the better one."""
-    return metric in LESS_IS_BETTER
+    """Return whether the lower value of a metric, `loss` or `val/loss`, is the better one."""
+    return metric.rpartition("/")[2] in LESS_IS_BETTER
 
 
 def metric_of(row: Row, metric: str) -> float:

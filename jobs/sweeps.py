@@ -164,7 +164,7 @@ class Sweeps(StoreBase):
             )
             for number, values in enumerate(sweep.trials)
         ]
-        sign = 1 if _less_is_better(sweep.metric) else -1
+        sign = 1 if less_is_better(sweep.metric) else -1
         return sorted(
             rows, key=lambda row: (row.is_out, -row.rung, _last(sign * row.score), row.trial)
         )
@@ -183,7 +183,7 @@ class Sweeps(StoreBase):
             if len(sweep.rungs) >= len(sweep.stops):
                 return _over(sweep)
             scores = {int(n): score_of(jobs.get(id), sweep.metric) for n, id in newest.items()}  # noqa: A001
-            going = survivors(scores, sweep.eta, less=_less_is_better(sweep.metric))
+            going = survivors(scores, sweep.eta, less=less_is_better(sweep.metric))
             if not going:
                 return _over(sweep)
         return self._next_rung(sweep, going)
@@ -255,10 +255,6 @@ def score_of(job: Job | None, metric: str) -> float:
     """Return what a trial is ranked by; NaN where it has not succeeded, or did not report it."""
     value = job.result.get(metric) if job and job.state is JobState.SUCCEEDED else None
     return float(value) if isinstance(value, int | float) else math.nan
-
-
-def _less_is_better(metric: str) -> bool:
-    return less_is_better(metric.rpartition("/")[2])
 
 
 def _last(number: float) -> float:

@@ -85,7 +85,7 @@ class Series:
     def best(self) -> float:
         """Return the best value so far."""
         finite = [value for value in self.values if math.isfinite(value)]
-        choose = min if less_is_better(self.name.rpartition("/")[2]) else max
+        choose = min if less_is_better(self.name) else max
         return choose(finite, default=math.nan)
 
     def add(self, point: MetricPoint) -> None:

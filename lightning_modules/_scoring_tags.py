@@ -54,7 +54,8 @@ def have_marks(tags: Sequence[str]) -> bool:
     A mark has a kind behind it, `B-x`, or there are none but marks. What else is called B, I, E or
     S is a name like others: of parts of speech, of phones, of structures of proteins.
     """
-    return any(_parts(tag)[1] for tag in tags) or bool({"O"} < {*tags, "O"} <= {*_MARKS, "O"})
+    inside = {*tags} - {"O"}
+    return any(_parts(tag)[1] for tag in inside) or (bool(inside) and inside <= _MARKS)
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ class LSTMStep(CellStep):
         before, memory = state[:, hidden:], out[:, hidden:]
         gates = torch.add(pull, drive)
         enter, forget, new, leave = gates.chunk(4, dim=1)
-        new.mul_(2)  # tanh, as above: all four blocks then take one σ
+        new.mul_(2)  # tanh as in `_tanh.py`: all four blocks then take one σ
         gates.sigmoid_()
         new.mul_(2).sub_(1)
         torch.mul(forget, before, out=memory).addcmul_(enter, new)

@@ -2,8 +2,8 @@
 
 What `make bench-quality` is held against: Kreutzer, Bastings & Riezler 2019, "Joey NMT", with a
 model of the same kind and size (`joeynmt.yaml`), trained by its own command in an environment of
-its own. Both times begin with the start of a process; the other's includes neither the making of
-the subwords nor that of the environment. Processor time tells how busy the machine was.
+its own. The clock runs from the start of its process: the making of the environment and of the
+subwords is not counted. The row holds processor seconds, which others on the machine change less.
 """
 
 import json
